@@ -1,0 +1,114 @@
+# `make repro` and `make test` are the two commands; both set everything up by themselves.
+#   PYTHON       the interpreter to build on, 3.11 to 3.13            make PYTHON=python3.12 repro
+#   VENV         where the virtual environment goes                   make VENV=/tmp/tli repro
+#   TORCH_INDEX  an --index-url for torch alone; empty = pip's own    PyTorch's CPU wheels are much smaller
+#   ARGS         more arguments for pytest (test, bench)              make test ARGS='-k metrics'
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+ARGS ?=
+UV ?= uv
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# An environment is as good as the lists it was made from, and knows its own place: both make its stamp's name.
+key = $(shell { echo '$(CURDIR)'; cat $(1); } | sha256sum | cut -c 1-16)
+RUN_LISTS := requirements/torch.txt requirements/run.txt
+RUN_STAMP := $(VENV)/.run-$(call key,$(RUN_LISTS))
+TEST_STAMP := $(VENV)/.test-$(call key,$(RUN_LISTS) requirements/test.txt)
+LOG := $(VENV)/setup.log
+# pip's words go to the log; only a failure shows its end. `enter` puts the environment's programs first.
+quiet = quiet() { "$$@" >> "$(LOG)" 2>&1 || { tail -n 15 "$(LOG)" >&2; echo "setup: this failed: $$*; all of it: $(LOG)" >&2; exit 1; }; }
+enter = export PATH="$$(cd "$(VENV)/bin" && pwd):$$PATH"
+pip = quiet "$(VENV)/bin/python" -m pip install --disable-pip-version-check
+locked = --require-hashes --no-deps --no-build-isolation
+
+# $(call need,shell test,message): stops with the one line unless the test succeeds.
+need = $(if $(shell { $(1); } > /dev/null 2>&1 && echo yes),,$(error $(2)))
+need_python = $(call need,command -v '$(PYTHON)',no program '$(PYTHON)': install Python 3.11 or name one: make PYTHON=/path/to/python3.11)\
+$(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))',expected Python 3.11 to 3.13; \
+got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
+$(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
+
+.PHONY: help setup repro test bench lint clean lock
+
+help: ## print these lines
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 14
+
+setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
+
+repro: $(RUN_STAMP) ## regenerate every table and figure, then hold them against what is expected
+	@$(enter)
+	[ -d data ] || dvc pull -q data.dvc
+	dvc repro
+	python -m tli costs
+	status=0; said=$$(python -m tli verify --strict 2>&1) || status=$$?
+	profile=$$(sed -nE 's/^profile: *([^ #]+).*/\1/p' params.yaml)
+	printf '%s\n\n' "$$said"
+	echo "tables  paper/tables/$$profile/README.md"
+	echo "verify  $$(tail -n 1 <<< "$$said")"
+	awk -v s=$$SECONDS 'BEGIN { printf "time    %.1f minutes, installation not counted\n", s / 60 }'
+	exit $$status
+
+test: $(TEST_STAMP) ## run the tests
+	@$(enter)
+	python -m pytest $(ARGS)
+
+bench: $(TEST_STAMP) ## time the training step and the scoring (tests/bench)
+	@$(enter)
+	python -m pytest tests/bench --benchmark-only $(ARGS)
+
+lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
+	@$(enter)
+	ruff check .
+	mypy
+
+clean: ## remove the environment, build/ and the tools' caches; data, results and DVC's cache stay
+	@if [ -e '$(VENV)/.tli' ]; then rm -rf '$(VENV)'; fi
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+lock: ## re-create requirements/run.txt and test.txt from the .in files (needs uv: pip install uv)
+	@$(call need,command -v '$(UV)',no program '$(UV)': make lock needs uv: pip install uv)
+	compile=('$(UV)' pip compile -q --universal --fork-strategy fewest --generate-hashes --no-header \
+	  --no-emit-index-url --python-version 3.11 --no-emit-package torch)
+	"$${compile[@]}" requirements/run.in -o requirements/run.txt
+	names=$$(sed -nE 's/^([a-z0-9][a-z0-9.-]*)==.*/--no-emit-package \1/p' requirements/run.txt)
+	"$${compile[@]}" $$names requirements/run.in requirements/test.in -o requirements/test.txt
+	sed -i '/^# The following packages were excluded/,$$d' requirements/run.txt requirements/test.txt
+	echo 'lock: wrote requirements/run.txt and requirements/test.txt'
+
+$(RUN_STAMP):
+	@$(need_python)
+	if [ -e '$(VENV)' ] && [ ! -e '$(VENV)/.tli' ]; then
+	  echo "setup: $(VENV) was not made by this Makefile: remove it, or name another folder: make VENV=..." >&2; exit 2
+	fi
+	rm -rf '$(VENV)'; mkdir -p '$(VENV)'; touch '$(VENV)/.tli' '$(LOG)'; $(quiet)
+	echo "setup: $$('$(PYTHON)' -V) in $(VENV)"
+	quiet '$(PYTHON)' -m venv '$(VENV)'
+	sed -n '/^setuptools==/,/^    # via/p' requirements/run.txt > '$(VENV)/setuptools.txt'
+	$(pip) $(locked) -r '$(VENV)/setuptools.txt'
+	echo "setup: $$(grep -c '^[a-z0-9]' requirements/run.txt) locked packages"
+	$(pip) $(locked) -r requirements/run.txt
+	echo "setup: $$(grep '^torch' requirements/torch.txt)"
+	$(pip) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') -r requirements/torch.txt
+	$(pip) --no-deps --no-build-isolation -e .
+	if [ -e .git ] && command -v git > /dev/null; then
+	  git config user.email > /dev/null || git config --local user.email tli@localhost
+	  git config user.name > /dev/null || git config --local user.name 'TLI artifact'
+	else
+	  quiet '$(VENV)/bin/dvc' config --local core.no_scm true
+	fi
+	touch '$@'
+
+$(TEST_STAMP): | $(RUN_STAMP)
+	@$(quiet)
+	echo "setup: $$(grep -c '^[a-z0-9]' requirements/test.txt) locked packages for the tests"
+	$(pip) $(locked) -r requirements/test.txt
+	touch '$@'

@@ -1,0 +1,1 @@
+"""Targeted Lexical Injection and the LoRA-rank study, as one DVC pipeline."""
