@@ -1,0 +1,301 @@
+"""params.yaml, typed, checked and frozen: the one place that values come from (stage: check).
+
+Every key is listed here; an unknown key, a wrong type or a value out of range ends in one line that names the key.
+The `check` stage runs first in the pipeline, so that a bad value fails before DVC removes any output.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tli import store
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A mapping whose keys are all known, all typed and never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _whole(shares: S) -> S:
+    total = sum(value for _, value in shares)
+    if abs(total - 1) > 1e-9:
+        raise ValueError(f"shares that sum to 1, got the sum {total:g}")
+    return shares
+
+
+class Pairs(Section):
+    """Where the word pairs come from: `project` is data/pairs.tsv."""
+
+    source: Literal["project"]
+
+
+class FourBit(Section):
+    """How bitsandbytes packs one 4-bit type: the dtype weights are cast to before, whether scales are packed too."""
+
+    load_dtype: Dtype
+    double_quant: bool
+
+
+class Quantize(Section):
+    """NF4 for training and measuring; FP4 for the view of the public evaluation script (DESIGN: the views)."""
+
+    nf4: FourBit
+    fp4: FourBit
+
+
+class Lora(Section):
+    """LoRA on the blocks that the loss can reach: W + (alpha / r) B A, with alpha by `scaling`.
+
+    `2r`: alpha = 2 r. `fixed32`: alpha = 32. `rslora`: the factor is 8 / sqrt(r) (rank-stabilised, 2312.03732).
+    All three give the factor 2 at the paper's r = 16.
+    """
+
+    rank: Count
+    scaling: Literal["2r", "fixed32", "rslora"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: Annotated[tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj"], ...], Field(min_length=1, strict=False)]
+
+
+class Train(Section):
+    """Targeted Lexical Injection (2506.15415, section 3): what the loss reads and how it is minimised."""
+
+    layer: Count
+    pooling: Literal["mask", "content"]
+    margin: Annotated[float, Field(ge=0)]
+    lr: Annotated[float, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0)]
+    epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    mask_duplicates: bool
+    seed: Seed
+
+
+class Measure(Section):
+    """Seeds of the random pairings (derangements) that translation pairs are held against."""
+
+    random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+
+
+class Sweep(Section):
+    """The rank sweep: every rank with every seed; rank 0, the base model, is always there."""
+
+    ranks: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+
+    @field_validator("ranks", "seeds")
+    @classmethod
+    def _once(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("each value once")
+        return values
+
+
+class Stats(Section):
+    """The coverage of every interval."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+
+
+class Pretraining(Section):
+    """The optimisation of the embedded base: a fixed number of steps, never seconds."""
+
+    steps: Count
+    batch_tokens: Count
+    lr: Positive
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+
+
+class EmbeddedModel(Section):
+    """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
+
+    source: Literal["pretrain"]
+    seed: Seed
+    blocks: Annotated[int, Field(ge=2)]
+    hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
+    intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
+    heads: Count
+    kv_heads: Count
+    vocab_size: Annotated[int, Field(ge=64)]
+    pretraining: Pretraining
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.hidden_size % self.heads or self.heads % self.kv_heads or self.kv_width % 32:
+            raise ValueError(
+                "expected hidden_size a multiple of heads, heads a multiple of kv_heads, "
+                f"and kv_heads x hidden_size / heads a multiple of 32, got {self.hidden_size}, {self.heads}, "
+                f"{self.kv_heads}"
+            )
+        return self
+
+    @property
+    def kv_width(self) -> int:
+        """Output width of k_proj and v_proj."""
+        return self.kv_heads * (self.hidden_size // self.heads)
+
+
+class Mix(Section):
+    """Shares of the corpus's documents by kind; they sum to 1."""
+
+    dictionary: Share
+    parallel: Share
+    switched: Share
+    causal: Share
+    entailment: Share
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        return _whole(self)
+
+
+class Languages(Section):
+    """Shares of the causal and entailment statements by language, or switching between both; they sum to 1."""
+
+    english: Share
+    switched: Share
+    swahili: Share
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        return _whole(self)
+
+
+class Items(Section):
+    """Items a task and language, by split."""
+
+    test: Annotated[int, Field(ge=6)]
+    dev: Annotated[int, Field(ge=6)]
+
+
+class EmbeddedBenchmarks(Section):
+    """The micro-world: `documents` of corpus, the share of combinations held out of it for items, and its noise."""
+
+    source: Literal["world"]
+    seed: Seed
+    documents: Count
+    held_out: Annotated[float, Field(gt=0, lt=1)]
+    rivals: Share
+    mix: Mix
+    languages: Languages
+    items: Items
+
+
+class Compute(Section):
+    """What changes speed and, through rounding, the last digits: threads, and sequences a forward pass."""
+
+    threads: Count
+    batch_size: Count
+
+
+class Profile(Section):
+    """What varies with the profile: the model, its benchmarks, the machine's share."""
+
+    model: EmbeddedModel
+    benchmarks: EmbeddedBenchmarks
+    compute: Compute
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    profile: str
+    pairs: Pairs
+    quantize: Quantize
+    lora: Lora
+    train: Train
+    measure: Measure
+    sweep: Sweep
+    stats: Stats
+    profiles: dict[str, Profile]
+
+    @property
+    def active(self) -> Profile:
+        """The part of the profile that this run uses."""
+        return self.profiles[self.profile]
+
+    def widths(self, target: str) -> tuple[int, int]:
+        """(d_in, d_out) of a projection that LoRA may sit on."""
+        model = self.active.model
+        return model.hidden_size, model.kv_width if target in ("k_proj", "v_proj") else model.hidden_size
+
+    @property
+    def highest_rank(self) -> int:
+        """The smallest width of the target projections: a higher rank adds parameters but no rank."""
+        return min(min(self.widths(target)) for target in self.lora.targets)
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Reads and checks `path`.
+
+    Raises:
+        UserError: one line that names file, key, what was expected, what stood there.
+    """
+    try:
+        raw = YAML(typ="safe", pure=True).load(store.read_text(path))
+    except YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = where.line + 1 if where else 1
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise store.UserError(f"{path}:{line}: not valid YAML: {problem}; mend that line") from None
+    try:
+        params = Params.model_validate(raw)
+    except ValidationError as error:
+        raise store.UserError(f"{path}: {_first(error)}") from None
+    _across(params, path)
+    return params
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's findings as one line."""
+    finding = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in finding["loc"]) or "the whole file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if finding["type"] == "extra_forbidden":
+        return f"{key}: unknown key, got {finding['input']!r}; remove it or correct its spelling{more}"
+    if finding["type"] == "missing":
+        return f"{key}: missing; add it (the committed params.yaml shows every key){more}"
+    message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key}: expected {message.removeprefix('expected ')}, got {finding['input']!r}; set another value{more}"
+
+
+def _across(params: Params, path: Path | str) -> None:
+    """What no single key shows: the profile exists, the layer and the ranks fit the model."""
+    if params.profile not in params.profiles:
+        known = ", ".join(params.profiles)
+        raise store.UserError(f"{path}: profile: expected one of {known}, got {params.profile!r}; set a listed one")
+    blocks = params.active.model.blocks
+    if params.train.layer > blocks:
+        raise store.UserError(
+            f"{path}: train.layer: expected 1 to {blocks} (the blocks of profile {params.profile}), "
+            f"got {params.train.layer}; set a layer that the model has"
+        )
+    for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
+        if max(ranks) > params.highest_rank:
+            raise store.UserError(
+                f"{path}: {key}: expected at most {params.highest_rank} (the smallest width of "
+                f"{', '.join(params.lora.targets)} in profile {params.profile}), got {max(ranks)}; set a lower rank"
+            )
+
+
+def run(out: Path, path: Path | str = "params.yaml") -> Params:
+    """The `check` stage: loads `path` and writes a constant, on which every other stage depends."""
+    params = load(path)
+    store.write_text(out, "params.yaml is valid\n")
+    return params
