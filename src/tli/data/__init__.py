@@ -1,0 +1,1 @@
+"""Room one: word pairs, the micro-world and the benchmarks' items."""
