@@ -1,0 +1,125 @@
+"""Spans of blocks: layers are what they are called, padding changes nothing, cut equals whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tli import store
+from tli.data.lexicon import Pair
+from tli.model import backbone, lora
+from tli.params import Params
+from tli.study import embed, train
+
+
+def _float32(folder: Path) -> torch.nn.Module:
+    model = backbone.load(folder)
+    return model.float()
+
+
+def test_layers_are_transformers_hidden_states(tiny: SimpleNamespace) -> None:
+    ids = torch.randint(4, 100, (3, 7), generator=torch.Generator().manual_seed(0))
+    seen: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        backbone.forward(tiny.model, ids, seen.__setitem__)
+        expected = tiny.model(ids, output_hidden_states=True).hidden_states
+    assert list(seen) == ["0", "1", "2", "3", "4", "norm"]
+    for number in range(4):
+        assert torch.equal(seen[str(number)], expected[number])
+    assert torch.equal(seen["norm"], expected[4])
+    assert torch.equal(tiny.model.model.norm(seen["4"]), seen["norm"])
+    assert not torch.equal(seen["4"], seen["norm"])
+
+
+def test_hooks_are_gone_after_a_forward_pass(tiny: SimpleNamespace) -> None:
+    backbone.forward(tiny.model, torch.tensor([[1, 5]]), lambda _name, _state: None)
+    assert not any(module._forward_hooks for module in tiny.model.modules())
+
+
+@given(st.lists(st.lists(st.integers(4, 99), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_padding_marks_just_what_was_added(sequences: list[list[int]]) -> None:
+    ids, real = backbone.pad(sequences, 3)
+    assert [row[mask].tolist() for row, mask in zip(ids, real, strict=True)] == sequences
+    assert (ids[~real] == 3).all()
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=40), st.integers(1, 8))
+def test_batches_are_a_partition_sorted_by_length(lengths: list[int], size: int) -> None:
+    batches = list(backbone.batches([[0] * length for length in lengths], size))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(len(batch) <= size for batch in batches)
+    flat = [lengths[index] for batch in batches for index in batch]
+    assert flat == sorted(flat)
+
+
+def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
+    """In float32: a word alone and the same word padded among longer ones have the same embedding."""
+    model, tokenizer = _float32(tiny_base), backbone.tokenizer(tiny_base)
+
+    @hypothesis_settings(max_examples=25, deadline=None)
+    @given(st.lists(st.text(alphabet="abkmtuwi ", min_size=1, max_size=24).filter(str.strip), min_size=2, max_size=6))
+    def same(words: list[str]) -> None:
+        together = embed.embed(model, tokenizer, words, batch_size=len(words)).pooled
+        for number, word in enumerate(words):
+            alone = embed.embed(model, tokenizer, [word], batch_size=1).pooled
+            for view, values in together.items():
+                np.testing.assert_allclose(values[number], alone[view][0], rtol=2e-4, atol=2e-5)
+
+    same()
+
+
+def test_mask_pooling_has_bos_in_and_content_pooling_has_it_out(tiny: SimpleNamespace) -> None:
+    ids, real = backbone.pad([[1, 8, 9, 2], [1, 8]], 3)
+    own = embed.content(ids, real, tiny.tokenizer)
+    assert real.tolist() == [[True, True, True, True], [True, True, False, False]]
+    assert own.tolist() == [[False, True, True, False], [False, True, False, False]]
+    states = torch.arange(8.0).reshape(2, 4, 1)
+    assert embed.pool(states, real)[:, 0].tolist() == [1.5, 4.5]
+    assert embed.pool(states, own)[:, 0].tolist() == [1.5, 5.0]
+
+
+def test_a_tokenizer_without_bos_is_refused(tiny: SimpleNamespace) -> None:
+    tiny.tokenizer.backend_tokenizer.post_processor = None
+    with pytest.raises(store.CheckFailed, match="expected BOS"):
+        embed.tokens(tiny.tokenizer, ["mbwa"])
+
+
+def test_cut_and_whole_train_to_the_same_bits(tiny_quantized: Path, pairs: list[Pair], params: Params) -> None:
+    """Loss and gradients of every step, and the adapter, of the two-block model equal those of the whole model."""
+    folder = tiny_quantized / "nf4"
+    tokenizer = backbone.tokenizer(folder)
+    settings = params.train.model_copy(update={"batch_size": 4, "epochs": 2, "lr": 1e-3, "warmup_steps": 1})
+    results = []
+    for blocks in (None, 2):
+        adapted = lora.attach(backbone.load(folder, blocks=blocks), params.lora, blocks=2, seed=3)
+        trained = train.train(adapted, tokenizer, pairs, settings, seed=3)
+        weights = {name: p.detach().clone() for name, p in adapted.named_parameters() if p.requires_grad}
+        results.append((trained, weights))
+    (whole, whole_weights), (cut, cut_weights) = results
+    assert whole == cut
+    assert len(whole.steps) == 8
+    assert whole_weights.keys() == cut_weights.keys()
+    assert all(torch.equal(whole_weights[name], cut_weights[name]) for name in whole_weights)
+    assert any(weights.abs().sum() > 0 for name, weights in cut_weights.items() if "lora_B" in name)
+
+
+def test_the_cut_models_gradients_equal_the_wholes(tiny_quantized: Path, params: Params) -> None:
+    gradients = []
+    for blocks in (None, 2):
+        folder = tiny_quantized / "nf4"
+        adapted = lora.attach(backbone.load(folder, blocks=blocks), params.lora, blocks=2, seed=0).train()
+        tokenizer = backbone.tokenizer(folder)
+        torch.manual_seed(0)
+        embedded, _ = train.states(adapted, tokenizer, [[1, 9, 8], [1, 7], [1, 20], [1, 21, 22]], "2", "mask")
+        train.triplet(*embedded.chunk(2), margin=0.4)[0].backward()
+        gradients.append({name: p.grad for name, p in adapted.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert len(gradients[0]) == 2 * 2 * 2
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
