@@ -1,0 +1,1 @@
+"""Room three: the measurements and the training."""
