@@ -1,0 +1,212 @@
+"""The commands: first the stages, in the order of the pipeline, then what people run around it.
+
+Every stage is one command with its paths as arguments; dvc.yaml calls them, and so may you.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from tli import params as parameters
+from tli import store
+
+FILE = click.Path(path_type=Path)
+
+
+class InOrder(click.Group):
+    """A group whose help lists commands as they are written here."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="tli-artifact")
+def main() -> None:
+    """Targeted Lexical Injection and the LoRA-rank study: the stages of dvc.yaml, each a command."""
+
+
+@contextmanager
+def stage(out: Path, *inputs: Path, torch: bool = True) -> Iterator[parameters.Params]:
+    """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
+
+    No stage reaches the network: what is fetched is fetched by the commands that say so.
+    """
+    params = parameters.load()
+    threads = str(params.active.compute.threads)
+    # threads that wait must sleep: spinning ones take the cores from whatever else runs, and every small layer waits
+    os.environ |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    if torch:
+        from tli.model import backbone
+
+        backbone.setup(params.active.compute.threads)
+    with store.receipt(out, inputs):
+        yield params
+
+
+out_option = click.option("--out", type=FILE, required=True, help="What the stage writes.")
+metrics_option = click.option("--metrics", type=FILE, required=True, help="Small JSON of metrics.")
+rows_option = click.option("--rows", type=FILE, required=True, help="Rows (TSV) that the stage writes.")
+rank_option = click.option("--rank", type=int, required=True, help="The cell's LoRA rank.")
+
+
+@main.command()
+@out_option
+def check(out: Path) -> None:
+    """Check params.yaml; every stage depends on this one."""
+    parameters.run(out)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@out_option
+@click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
+def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
+    """Read, check and audit the word pairs."""
+    from tli.data import lexicon
+
+    with stage(out, pairs_path, torch=False):
+        lexicon.run(pairs_path, out, audit)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("vocabulary", type=FILE)
+@out_option
+@metrics_option
+def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
+    """Generate the micro-world: a bilingual corpus and the items held out of it."""
+    from tli.data import world as module
+
+    with stage(out, pairs_path, torch=False) as params:
+        module.run(pairs_path, vocabulary, out, metrics, params.active.benchmarks)
+
+
+@main.command()
+@click.argument("world_path", metavar="WORLD", type=FILE)
+@out_option
+@metrics_option
+def base(world_path: Path, out: Path, metrics: Path) -> None:
+    """Pre-train the base model on the micro-world."""
+    with stage(out, world_path / "corpus.txt") as params:
+        from tli.model import base as module
+
+        module.run(world_path, out, metrics, params.active.model)
+
+
+@main.command()
+@click.argument("base_path", metavar="BASE", type=FILE)
+@out_option
+@rows_option
+def quantize(base_path: Path, out: Path, rows: Path) -> None:
+    """Quantise the base to NF4 and FP4, block by block."""
+    with stage(out, base_path / "model.safetensors") as params:
+        from tli.model import nf4
+
+        nf4.run(base_path, out, rows, params.quantize)
+
+
+@main.command()
+@click.argument("world_path", metavar="WORLD", type=FILE)
+@out_option
+@metrics_option
+def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
+    """Ask the items as the standard harness would; audit them; score the baselines."""
+    from tli.data import benchmarks as module
+
+    with stage(out, world_path / "items.jsonl", torch=False):
+        module.run(world_path, out, metrics)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
+    """Measure every layer: translations beside random pairs."""
+    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import scan as module
+
+        module.run(pairs_path, quantized, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+@rows_option
+@click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
+def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
+    """Train the paper's cell: Targeted Lexical Injection at lora.rank."""
+    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import train as module
+
+        module.run(pairs_path, quantized, out, rows, log, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Measure alignment before and after, pair by pair."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import align as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("items", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Score the XCOPA- and XNLI-formed items before and after."""
+    with stage(out, items, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import transfer as module
+
+        module.run(items, quantized, adapter, out, params)
+
+
+@main.command("sweep-train")
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@rank_option
+@out_option
+@rows_option
+def sweep_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: Path) -> None:
+    """Train one rank of the sweep, every seed."""
+    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import sweep
+
+        sweep.run_train(pairs_path, quantized, rank, out, rows, params)
+
+
+@main.command("sweep-eval")
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("items", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapters", type=FILE)
+@rank_option
+@out_option
+def sweep_eval(pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int, out: Path) -> None:
+    """Measure alignment and transfer of one rank of the sweep, every seed."""
+    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
+        from tli.study import sweep
+
+        sweep.run_eval(pairs_path, items, quantized, adapters, rank, out, params)
+
+
+if __name__ == "__main__":
+    main(prog_name="tli")
