@@ -1,0 +1,1 @@
+"""Room four: rows become tables, figures and verdicts; nothing here imports torch."""

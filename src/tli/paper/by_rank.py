@@ -1,0 +1,224 @@
+"""The rank sweep: LoRA rank on alignment, and on XCOPA and XNLI by language, against rank 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tli.paper import stats
+from tli.paper.render import Cell, Column, Made, Table
+from tli.paper.rows import Measured, Rows, Sweep, cell
+from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
+from tli.params import Params
+
+SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
+TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
+LANGUAGES = {"en": "English", "sw": "Swahili"}
+
+
+def factor(rank: int, params: Params) -> float:
+    """What LoRA multiplies B A with: 2 (`2r`), 32 / r (`fixed32`), 8 / sqrt(r) (`rslora`)."""
+    return {"2r": 2.0, "fixed32": 32 / rank, "rslora": 8 / math.sqrt(rank)}[params.lora.scaling]
+
+
+def ranks(align: Rows, sweep: Sweep, params: Params) -> Made:
+    """Cosine, gain and retrieval by LoRA rank, mean and SD over seeds, rank 0 first."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes = []
+    wanted = [*points(params).values(), "2.content.nf4"]
+    for view in [view for view in grid(params, "nf4") if view in wanted]:
+        start = {set_: align.one("base", set_, view, "cosine_mean") for set_ in PAIR_SETS}
+        hits: dict[str, Cell] = {f"p1_{way}": align.one("base", "all", view, f"p_at_1.{way}") for way in WAYS}
+        rows.append({**at(view, params), "rank": 0, **start, **hits})
+        for rank in params.sweep.ranks:
+            row = at(view, params) | _adapter(sweep, rank, params)
+            found = {
+                set_: _over_seeds(sweep.align[rank], rank, set_, view, "cosine_mean", params) for set_ in PAIR_SETS
+            }
+            for set_, values in found.items():
+                after = stats.spread(values)
+                gain = stats.spread([value - start[set_] for value in values])
+                notes.append(after.note)
+                row |= {set_: after.mean, f"gain_{set_}": gain.mean, f"gain_sd_{set_}": gain.sd}
+                measured[f"sweep.r{rank}.gain_mean.{set_}.{view}"] = gain.mean
+                measured[f"sweep.r{rank}.gain_sd.{set_}.{view}"] = gain.sd
+            for way in WAYS:
+                hit = stats.spread(_over_seeds(sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params))
+                row |= {f"p1_{way}": hit.mean, f"p1_{way}_sd": hit.sd}
+                measured[f"sweep.r{rank}.p1_{way}.{view}"] = hit.mean
+            rows.append(row)
+    table = Table(
+        "ranks",
+        "LoRA rank and alignment",
+        "Mean cosine of the word pairs, its gain over rank 0 and P@1 among all pairs, mean and SD over "
+        f"{len(params.sweep.seeds)} seeds a rank; rank 0 is the base model. Scaling `{params.lora.scaling}`; the "
+        "factor is what B A is multiplied by. r ÷ min is the rank over the smaller width, d_in or d_out, of that "
+        "projection.",
+        (
+            *VIEW,
+            Column("rank", "rank", "count"),
+            Column("factor", "factor", "number"),
+            Column("parameters", "trained parameters", "count"),
+            *(Column(f"share_{target}", f"r ÷ min, {target}", "number") for target in params.lora.targets),
+            Column("loss_last", "loss, last epoch", "similarity"),
+            *(
+                column
+                for set_ in PAIR_SETS
+                for column in (
+                    Column(set_, f"{set_} cosine", "similarity"),
+                    Column(f"gain_{set_}", f"{set_} gain", "change"),
+                    Column(f"gain_sd_{set_}", "SD", "similarity"),
+                )
+            ),
+            *(
+                column
+                for way, arrow in WAYS.items()
+                for column in (Column(f"p1_{way}", f"P@1 {arrow}", "score"), Column(f"p1_{way}_sd", "SD", "score"))
+            ),
+        ),
+        rows,
+        notes=notes,
+    )
+    return Made(table, measured)
+
+
+def _over_seeds(rows: Rows, rank: int, set_: str, view: str, measure: str, params: Params) -> list[float]:
+    return [rows.one(cell(rank, seed), set_, view, measure) for seed in params.sweep.seeds]
+
+
+def _adapter(sweep: Sweep, rank: int, params: Params) -> dict[str, Cell]:
+    """What a rank's adapters are: factor, trained parameters, last epoch's loss, share of each projection's width."""
+    train, view = sweep.train[rank], trained_view(params)
+    return {
+        "rank": rank,
+        "factor": factor(rank, params),
+        "parameters": int(train.one(cell(rank, params.sweep.seeds[0]), "trained", view, "trainable_parameters")),
+        "loss_last": stats.mean(_over_seeds(train, rank, "trained", view, "loss_last", params)),
+        **{f"share_{target}": rank / min(params.widths(target)) for target in params.lora.targets},
+    }
+
+
+def item_name(task: str, params: Params) -> str:
+    """What the items are: the micro-world's are in a benchmark's form and are never called that benchmark."""
+    return f"{TASKS.get(task, task)}-form" if params.active.benchmarks.source == "world" else TASKS.get(task, task)
+
+
+def said_of_items(params: Params) -> str:
+    """The sentence that every table of scores carries."""
+    if params.active.benchmarks.source == "world":
+        return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
+    return ""
+
+
+def languages(transfer: Rows, task: str) -> list[str]:
+    """The languages of a task's rows, in the file's order."""
+    return [set_.removeprefix(f"{task}.") for set_ in transfer.sets("correct") if set_.startswith(f"{task}.")]
+
+
+def correct(rows: Rows, which: str, set_: str) -> list[bool]:
+    """Whether each item is answered rightly, in the file's order."""
+    return [value == 1 for value in rows.each(which, set_, "-", "correct").values()]
+
+
+def accuracy(rows: Rows, which: str, set_: str) -> float:
+    """Share of items answered rightly, in percent."""
+    return 100 * stats.mean([float(right) for right in correct(rows, which, set_)])
+
+
+def flips(base: Rows, other: Rows, which: str, set_: str) -> stats.McNemar:
+    """The exact McNemar test of a cell against rank 0 on the same items."""
+    before, after = base.matched(("base", which), set_, "-", "correct", other)
+    return stats.mcnemar([value == 1 for value in before], [value == 1 for value in after])
+
+
+def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, params: Params) -> Made:
+    """Accuracy by language and rank, and the change against rank 0 item by item."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    alpha = 1 - params.stats.confidence
+    for language in languages(transfer, task):
+        set_ = f"{task}.{language}"
+        first: dict[str, Cell] = {"language": LANGUAGES.get(language, language)}
+        base = accuracy(transfer, "base", set_)
+        rows.append({**first, "cell": "base", "rank": 0, **_single(transfer, "base", set_, params)})
+        measured[f"transfer.{set_}.base.accuracy"] = base
+        for rank in params.sweep.ranks:
+            found = sweep.transfer[rank]
+            names = [cell(rank, seed) for seed in params.sweep.seeds]
+            scores = [accuracy(found, which, set_) for which in names]
+            over = stats.spread(scores)
+            tests = [flips(transfer, found, which, set_) for which in names]
+            rows.append(
+                {
+                    **first,
+                    "cell": "sweep",
+                    "rank": rank,
+                    "seeds": len(names),
+                    "accuracy": over.mean,
+                    "sd": over.sd,
+                    **_change([score - base for score in scores], tests, alpha),
+                }
+            )
+            measured[f"sweep.r{rank}.accuracy_mean.{set_}"] = over.mean
+            measured[f"sweep.r{rank}.accuracy_sd.{set_}"] = over.sd
+        test = flips(transfer, transfer, "main", set_)
+        main = accuracy(transfer, "main", set_)
+        row = {**first, "cell": "paper's cell", "rank": params.lora.rank, "seeds": 1}
+        rows.append(row | _single(transfer, "main", set_, params) | _change([main - base], [test], alpha))
+        measured |= {
+            f"transfer.{set_}.main.{key}": value for key, value in (("accuracy", main), ("change", main - base))
+        }
+        measured |= {f"transfer.{set_}.main.{key}": value for key, value in (("won", test.won), ("lost", test.lost))}
+    n = len(transfer.each("base", f"{task}.{languages(transfer, task)[0]}", "-", "correct"))
+    percent = f"{100 * params.stats.confidence:.9g} %"
+    table = Table(
+        task,
+        f"{item_name(task, params)} items by language and rank",
+        f"Accuracy in percent on the test split ({n} items a language), mean and SD over seeds, with Wilson's "
+        f"{percent} interval for the base and the paper's cell; change against rank 0 in points, with the exact "
+        f"McNemar test of each seed: the median of the seeds' p, how many seeds have p < {alpha:.2g} (not corrected "
+        f"for the number of tests), and the items won and lost, summed over seeds. {said_of_items(params)}".rstrip(),
+        (
+            Column("language", "language"),
+            Column("cell", "cell"),
+            Column("rank", "rank", "count"),
+            Column("seeds", "seeds", "count"),
+            Column("accuracy", "accuracy", "percent"),
+            Column("sd", "SD", "percent"),
+            Column("low", f"{percent} low", "percent"),
+            Column("high", f"{percent} high", "percent"),
+            Column("change", "change", "points"),
+            Column("change_sd", "SD", "percent"),
+            Column("log10_p", "median p", "p"),
+            Column("significant", "seeds below", "count"),
+            Column("won", "won", "count"),
+            Column("lost", "lost", "count"),
+        ),
+        rows,
+        view=SCORING,
+        notes=["`-`: not defined (an SD of one seed, a p where no item flips) or not given (an interval over seeds)"],
+    )
+    return Made(table, measured)
+
+
+def _single(rows: Rows, which: str, set_: str, params: Params) -> dict[str, Cell]:
+    """One model's accuracy with Wilson's interval, in percent."""
+    right = correct(rows, which, set_)
+    found = stats.wilson(sum(right), len(right), params.stats.confidence)
+    low, high = (None, None) if found is None else (100 * found[0], 100 * found[1])
+    return {"accuracy": accuracy(rows, which, set_), "low": low, "high": high}
+
+
+def _change(changes: Sequence[float], tests: Sequence[stats.McNemar], alpha: float) -> dict[str, Cell]:
+    """Change in points, and the seeds' McNemar tests in short."""
+    over, defined = stats.spread(changes), [test.p for test in tests if test.p is not None]
+    middle = stats.median(defined)
+    return {
+        "change": over.mean,
+        "change_sd": over.sd,
+        "log10_p": None if middle is None else math.log10(middle),
+        "significant": sum(p < alpha for p in defined),
+        "won": sum(test.won for test in tests),
+        "lost": sum(test.lost for test in tests),
+    }

@@ -1,0 +1,212 @@
+"""paper/expected.yaml: what a run of each profile is expected to give, within which tolerance, and why (stage: verify).
+
+An expectation holds for the params that it was recorded under. A value is judged where the params that can change it
+are the same; where they are not it reads `no expectation`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scipy import special
+
+from tli import store
+from tli.paper import stats
+from tli.paper.rows import Measured, Value, flat, load_yaml
+from tli.params import Params
+
+AGREES, DIFFERS, NONE = "agrees", "differs", "no expectation"
+SURE = 0.999  # the share of equal reruns on another CPU that each tolerance lets pass
+LEAST, MOST = 0.1, math.sqrt(2)  # bounds of the drift in SDs over base seeds
+
+# Which params can change a value, by the first pattern that its key matches: prefixes of flat keys, `!` for exceptions.
+_BASE = ("inputs.", "pairs.", "benchmarks.", "model.")
+_DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"audit\.|items\.|inputs\.", _BASE),
+    (r"scan\.", (*_BASE, "quantize.nf4.", "measure.")),
+    (
+        r"sweep\.",
+        (*_BASE, "quantize.nf4.", "lora.", "!lora.rank", "train.", "!train.seed", "sweep.seeds"),
+    ),
+    (
+        r"setup\.train\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|transfer\..*\.main\.|class\..*\.after\.",
+        (*_BASE, "quantize.", "lora.", "train."),
+    ),
+    (r"", (*_BASE, "quantize.")),
+)
+
+
+class Check(NamedTuple):
+    """One value held against its expectation."""
+
+    key: str
+    expected: Value
+    measured: Value
+    tolerance: float | None
+    verdict: str
+    why: str
+
+
+def settings(params: Params, measured: Measured) -> Measured:
+    """What a value may depend on, flat: params.yaml but for threads, intervals and other profiles; hashes of inputs."""
+    shared = params.model_dump(mode="json", exclude={"profile", "profiles", "stats"})
+    own = params.active.model_dump(mode="json", exclude={"compute"})
+    return flat(shared | own) | {key: value for key, value in measured.items() if key.startswith("inputs.")}
+
+
+def changed(key: str, recorded: Measured, now: Measured) -> list[str]:
+    """The settings that can change `key` and are not what they were when its expectation was recorded."""
+    prefixes = next(prefixes for pattern, prefixes in _DEPENDS if re.match(pattern, key))
+    kept = tuple(prefix for prefix in prefixes if not prefix.startswith("!"))
+    left_out = {prefix[1:] for prefix in prefixes if prefix.startswith("!")}
+    names = [name for name in recorded | now if name.startswith(kept) and name not in left_out]
+    return [name for name in names if recorded.get(name) != now.get(name)]
+
+
+def load(path: Path, params: Params) -> dict[str, Any]:
+    """The section of paper/expected.yaml for params.profile; empty where nothing is recorded."""
+    section: dict[str, Any] = load_yaml(path).get("profiles", {}).get(params.profile) or {}
+    return section
+
+
+def judge(measured: Measured, section: Mapping[str, Any], params: Params) -> list[Check]:
+    """Every measured and every expected value with its verdict, in the order of `measured`; `section` is from `load`.
+
+    An expected value that was not measured differs, unless any setting has changed: a rank that left the sweep, say.
+    """
+    recorded, keys = section.get("recorded_under", {}).get("params", {}), section.get("keys", {})
+    now = settings(params, measured)
+    checks = []
+    for key in [*measured, *(key for key in keys if key not in measured)]:
+        value, entry = measured.get(key), keys.get(key)
+        if entry is None:
+            checks.append(Check(key, None, value, None, NONE, "none recorded"))
+            continue
+        want, tolerance = entry["value"], entry["tolerance"]
+        other = changed(key, recorded, now)
+        if not other and key not in measured:
+            other = [name for name in recorded | now if recorded.get(name) != now.get(name)]
+        if other:
+            why = f"{other[0]} is {now.get(other[0], '-')}, recorded under {recorded.get(other[0], '-')}"
+            checks.append(Check(key, want, value, tolerance, NONE, why))
+        else:
+            verdict = AGREES if key in measured and _close(value, want, tolerance) else DIFFERS
+            checks.append(Check(key, want, value, tolerance, verdict, entry["why"]))
+    return checks
+
+
+def _close(value: Value, want: Value, tolerance: float | None) -> bool:
+    """Numbers within the tolerance, up to the ninth digit that files keep; anything else equal."""
+    if isinstance(value, int | float) and isinstance(want, int | float):
+        return abs(value - want) <= (tolerance or 0.0) + 1e-8 * abs(want)
+    return value == want
+
+
+def family(key: str) -> str:
+    """The statistic that a key gives, without set, language, rank, layer and view: those drift alike."""
+    parts = r"r?\d+|norm|mask|content|nf4|fp4|trained|control|all|xcopa|xnli|[a-z]{2}"
+    return ".".join(part for part in key.split(".") if not re.fullmatch(parts, part))
+
+
+def record(*, runs: Sequence[Path], avx2: Path, out: Path, params: Params) -> None:
+    """Writes the section of params.profile in `out` (paper/expected.yaml); the other profiles' sections stay.
+
+    The expected value is the default run's. The tolerance answers one question: how far may the same seed land on
+    another CPU? That drift is seen once, as D = value under AVX2 - default, and one D a value is too few to trust: it
+    may be 0 by chance. So its size is taken for all values of one statistic together, in SDs s over base seeds:
+
+        rho = sqrt(sum D^2 / sum s^2), kept within [0.1, sqrt 2];     tolerance = max(|D|, t s rho),
+
+    with t the two-sided 99.9 % quantile of Student's t with (runs - 1) degrees of freedom, since s comes from few runs.
+    sqrt 2 bounds it by the spread over base seeds: two runs that share nothing but the recipe differ by sqrt 2 SDs. A
+    value that is the same in every run must be met exactly.
+
+    Args:
+        runs: measured.json of the default run first, then of the same params with other base seeds; five or more.
+        avx2: measured.json of the default run under ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2.
+    """
+    if len(runs) < 5:
+        raise store.UserError(
+            f"record: expected five runs or more, one a base seed, got {len(runs)}; run other base seeds"
+        )
+    loaded: list[Measured] = [store.read_json(path) for path in runs]
+    default, drifted = loaded[0], store.read_json(avx2)
+    spreads, drifts = {}, {}
+    for key, value in default.items():
+        others = [run.get(key) for run in loaded]
+        numbers = [float(other) for other in others if isinstance(other, int | float)]
+        moved = drifted.get(key)
+        if isinstance(value, int | float):
+            spreads[key] = stats.spread(numbers).sd or 0.0
+            drifts[key] = float(moved) - float(value) if isinstance(moved, int | float) else 0.0
+    ratios = _ratios(spreads, drifts)
+    quantile = float(special.stdtrit(len(runs) - 1, (1 + SURE) / 2))
+    keys = {}
+    for key, value in default.items():
+        if key not in spreads:
+            keys[key] = {"value": value, "tolerance": None, "why": "not a number: equal or not"}
+            continue
+        spread, drift, ratio = spreads[key], abs(drifts[key]), ratios[family(key)]
+        wide = quantile * ratio * spread
+        if not spread and not drift:
+            why = "the same in every run"
+        elif drift > wide:
+            why = "the AVX2 run's own distance"
+        else:
+            why = f"{quantile:.3g} x {ratio:.2g} x SD {spread:.3g} over {len(runs)} base seeds"
+        keys[key] = {"value": value, "tolerance": max(wide, drift), "why": why}
+    under = settings(params, default)
+    digest = hashlib.sha256(json.dumps(under, sort_keys=True).encode()).hexdigest()
+    sections = load_yaml(out).get("profiles", {}) if out.is_file() else {}
+    sections[params.profile] = {"recorded_under": {"sha256": digest, "params": under}, "keys": keys}
+    _write(out, sections)
+
+
+def _ratios(spreads: dict[str, float], drifts: dict[str, float]) -> dict[str, float]:
+    """rho of each family, see `record`."""
+    sums: dict[str, list[float]] = {}
+    for key, spread in spreads.items():
+        total = sums.setdefault(family(key), [0.0, 0.0])
+        total[0] += drifts[key] ** 2
+        total[1] += spread**2
+    return {
+        name: min(MOST, max(LEAST, math.sqrt(drift / spread) if spread else MOST))
+        for name, (drift, spread) in sums.items()
+    }
+
+
+HEAD = """\
+# What a run of each profile is expected to give. Written by `tli record` from real runs; do not edit by hand.
+# value: the default run's. tolerance: how far the same seed may land on another CPU, from a run restricted to AVX2 and
+# the spread over base seeds (the rule stands in src/tli/paper/expected.py, `record`). recorded_under: a value is judged
+# only where the params that can change it are these.
+"""
+
+
+def _write(out: Path, sections: dict[str, Any]) -> None:
+    """YAML with one line a value."""
+    lines = ["profiles:" if sections else "profiles: {}"]
+    for profile, section in sections.items():
+        under = section["recorded_under"]
+        lines += [f"  {profile}:", "    recorded_under:", f"      sha256: {under['sha256']}", "      params:"]
+        lines += [f"        {name}: {_plain(value)}" for name, value in under["params"].items()]
+        lines.append("    keys:" if section["keys"] else "    keys: {}")
+        for key, entry in section["keys"].items():
+            said = ", ".join(f"{name}: {_plain(entry[name])}" for name in ("value", "tolerance", "why"))
+            name = key if re.fullmatch(r"[A-Za-z][\w.-]*", key) else json.dumps(key)
+            lines.append(f"      {name}: {{{said}}}")
+    store.write_text(out, HEAD + "\n".join(lines) + "\n")
+
+
+def _plain(value: Value) -> str:
+    """A value as JSON, which is YAML too; numbers at nine significant digits."""
+    if isinstance(value, float):
+        text = store.number(value)
+        return text if "e" not in text or "." in text else text.replace("e", ".0e")
+    return json.dumps(value, ensure_ascii=False)

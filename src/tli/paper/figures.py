@@ -1,0 +1,207 @@
+"""The figures, as SVG: layer scan, before and after per pair, accuracy against rank.
+
+The same rows give the same bytes: glyphs are drawn as paths of the font that matplotlib ships, identifiers are salted
+with a constant, and no date is written. Colours are Okabe and Ito's, which colour-blind readers tell apart; shapes and
+line styles say the same once more.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from tli import store
+from tli.paper import stats
+from tli.paper.by_rank import LANGUAGES, TASKS, accuracy, correct, item_name, languages, said_of_items
+from tli.paper.render import Figure, shown
+from tli.paper.rows import Rows, Sweep, cell
+from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
+from tli.params import Params
+from tli.study.views import POOLINGS, layers
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
+STYLE: Any = {
+    "svg.hashsalt": "tli",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "grid.color": "#E0E0E0",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+}
+
+
+def write(folder: Path, scan: Rows, align: Rows, transfer: Rows, sweep: Sweep, params: Params) -> list[Figure]:
+    """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them."""
+    made: list[Figure] = []
+    with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
+        drawn = {
+            "scan": scan_figure(scan, params),
+            "before_after": pairs_figure(align, params),
+            "ranks": ranks_figure(transfer, sweep, params),
+        }
+        for name, (canvas, caption, alt) in drawn.items():
+            store.write_text(into / f"{name}.svg", svg(canvas))
+            made.append(Figure(f"{name}.svg", caption, alt))
+    return made
+
+
+def svg(canvas: Canvas) -> str:
+    """The figure as SVG text, without a date and without matplotlib's version."""
+    text = io.StringIO()
+    canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+@contextmanager
+def _panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
+    """A figure of rows x columns panels, sizes in inches, laid out when the block ends."""
+    canvas = Canvas(figsize=(width, height), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False)
+    yield canvas, [*axes.flat]
+
+
+def scan_figure(scan: Rows, params: Params) -> tuple[Canvas, str, str]:
+    """Cosine of translations and of random pairs above, P@1 below, by layer; mask pooling left, content right."""
+    names = layers(params.active.model.blocks)
+    places = range(len(names))
+    said = []
+    with _panels(2, len(POOLINGS), 6.6, 4.2) as (canvas, axes):
+        for column, pooling in enumerate(POOLINGS):
+            views = [f"{layer}.{pooling}.nf4" for layer in names]
+            pairs = [scan.one("base", "all", view, "cosine_mean") for view in views]
+            random = [stats.mean([*scan.each("base", "all", view, "random_cosine_mean").values()]) for view in views]
+            above, below = axes[column], axes[len(POOLINGS) + column]
+            above.plot(places, pairs, color=BLUE, marker="o", label="translations")
+            above.plot(places, random, color=ORANGE, marker="s", linestyle="--", label="random pairs")
+            above.set_title(f"{pooling} pooling, NF4" + (" (BOS in)" if pooling == "mask" else " (BOS out)"))
+            above.set_ylim(min(0.0, *random) - 0.02, 1.05)
+            for (way, arrow), colour, marker in zip(WAYS.items(), (BLUE, GREEN), "ov", strict=True):
+                hits = [scan.one("base", "all", view, f"p_at_1.{way}") for view in views]
+                below.plot(places, hits, color=colour, marker=marker, label=arrow)
+                said.append(f"P@1 {arrow} under {pooling} pooling is highest at layer {names[hits.index(max(hits))]}")
+            for panel in (above, below):
+                panel.set_xticks(_some(places), [names[place] for place in _some(places)])
+            below.set_xlabel("layer")
+            gap = max(a - b for a, b in zip(pairs, random, strict=True))
+            said.append(
+                f"translations lie at most {shown(gap, 'similarity')} above random pairs under {pooling} pooling"
+            )
+        axes[0].set_ylabel("mean cosine")
+        axes[len(POOLINGS)].set_ylabel("P@1, all pairs")
+        top = max(axes[len(POOLINGS) + column].get_ylim()[1] for column in range(len(POOLINGS)))
+        for column in range(len(POOLINGS)):
+            axes[len(POOLINGS) + column].set_ylim(-0.02 * top, 1.2 * top)  # room for the legend
+        axes[0].legend(loc="best")
+        axes[len(POOLINGS)].legend(loc="upper right", ncol=2)
+    caption = "Layer scan of the base model under NF4, all pairs: cosine of translations and of random pairs, and P@1."
+    return canvas, caption, f"Four line plots by layer: {'; '.join(said)}."
+
+
+def _some(places: range) -> list[int]:
+    """At most a dozen of the layers to write under an axis, the first and norm always among them."""
+    step = math.ceil(len(places) / 12)
+    return [*(place for place in places[:-1] if place % step == 0), places[-1]]
+
+
+def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
+    """Cosine of every pair before (x) and after (y) training, trained and control, at each named view."""
+    views = [view for view in grid(params, "nf4", "fp4") if view in points(params).values()]
+    said = []
+    with _panels(math.ceil(len(views) / 2), 2, 6.6, 3.2 * math.ceil(len(views) / 2)) as (canvas, axes):
+        for panel, view in zip(axes, views, strict=False):
+            ends = []
+            for set_, colour, marker, size, alpha in zip(
+                PAIR_SETS, (BLUE, ORANGE), "o^", (7, 14), (0.4, 0.95), strict=True
+            ):
+                before, after = align.matched(("base", "main"), set_, view, "cosine")
+                panel.scatter(before, after, s=size, c=colour, marker=marker, alpha=alpha, linewidths=0, label=set_)
+                ends += [*before, *after]
+                test = comparison(align, set_, view, params)
+                said.append(
+                    f"at {view} {set_} pairs move from {shown(test.before, 'similarity')} "
+                    f"to {shown(test.after, 'similarity')} on average"
+                )
+            low, high = min(ends), max(ends)
+            pad = 0.04 * (high - low) or 0.01
+            panel.plot([low - pad, high + pad], [low - pad, high + pad], color=GREY, linewidth=0.8, zorder=0)
+            panel.set_xlim(low - pad, high + pad)
+            panel.set_ylim(low - pad, high + pad)
+            panel.set_aspect("equal")
+            panel.locator_params(nbins=5)
+            panel.set_title(f"{view} ({label(view, params).replace('_', ' ')})")
+            panel.set_xlabel("cosine before")
+            panel.set_ylabel("cosine after")
+        for panel in axes[len(views) :]:
+            panel.set_visible(False)
+        axes[0].legend(loc="upper left", markerscale=1.6)
+    caption = (
+        "Cosine of every pair before and after training (the paper's cell) at each named view; above the grey line a "
+        "pair's cosine has grown. Scales differ from panel to panel."
+    )
+    return canvas, caption, f"Scatter plots, one a view: {'; '.join(said)}."
+
+
+def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, str, str]:
+    """Accuracy against rank, one panel a task and language: mean and SD over seeds, rank 0 with Wilson's interval."""
+    sets = [(task, language) for task in TASKS for language in languages(transfer, task)]
+    columns = min(4, max(2, math.ceil(len(sets) / 2)))
+    rows = math.ceil(len(sets) / columns)
+    ranks = sorted(params.sweep.ranks)
+    said = []
+    with _panels(rows, columns, 3.3 * columns if columns < 3 else 2.4 * columns, 2.3 * rows) as (canvas, axes):
+        for panel, (task, language) in zip(axes, sets, strict=False):
+            set_ = f"{task}.{language}"
+            scores: Mapping[int, stats.Spread] = {
+                rank: stats.spread(
+                    [accuracy(sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds]
+                )
+                for rank in ranks
+            }
+            means = [scores[rank].mean or 0.0 for rank in ranks]
+            errors = [scores[rank].sd or 0.0 for rank in ranks]
+            right = correct(transfer, "base", set_)
+            base = accuracy(transfer, "base", set_)
+            band = stats.wilson(sum(right), len(right), params.stats.confidence)
+            if band is not None:
+                panel.axhspan(
+                    100 * band[0], 100 * band[1], color=GREY, alpha=0.15, linewidth=0, label="rank 0, interval"
+                )
+            panel.axhline(base, color=GREY, linestyle="--", label="rank 0")
+            panel.errorbar(range(len(ranks)), means, yerr=errors, color=BLUE, marker="o", capsize=2, label="mean ± SD")
+            panel.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
+            panel.set_title(f"{item_name(task, params)}, {LANGUAGES.get(language, language)}")
+            panel.set_xlabel("LoRA rank")
+            panel.set_ylabel("accuracy, %")
+            low, high = min(range(len(ranks)), key=means.__getitem__), max(range(len(ranks)), key=means.__getitem__)
+            said.append(
+                f"{item_name(task, params)} {LANGUAGES.get(language, language)}: {shown(base, 'percent')} % at rank 0, "
+                f"between {shown(means[low], 'percent')} % (rank {ranks[low]}) and {shown(means[high], 'percent')} % "
+                f"(rank {ranks[high]}) after training"
+            )
+        for panel in axes[len(sets) :]:
+            panel.set_visible(False)
+        axes[0].legend(loc="best")
+    percent = f"{100 * params.stats.confidence:.9g} %"
+    caption = (
+        f"Accuracy against LoRA rank: mean and SD over {len(params.sweep.seeds)} seeds; dashed line and band: rank 0 "
+        f"with Wilson's {percent} interval. {said_of_items(params)}"
+    ).rstrip()
+    return canvas, caption, f"Accuracy by rank, a panel a task and language. {'; '.join(said)}."

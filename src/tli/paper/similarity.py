@@ -1,0 +1,231 @@
+"""The lexical tables: layer scan, before and after, gains against controls, retrieval.
+
+Each function takes rows and returns its table and the values of it that `verify` reads.
+"""
+
+from __future__ import annotations
+
+from tli.paper import stats
+from tli.paper.render import Cell, Column, Made, Table
+from tli.paper.rows import Measured, Rows
+from tli.params import Params
+from tli.study.views import POOLINGS, View, layers, named, per_pair
+
+PAIR_SETS = ("trained", "control")
+WAYS = {"sw_en": "sw→en", "en_sw": "en→sw"}
+MOMENTS = {"before": "base", "after": "main"}
+VIEW = (Column("view", "view"), Column("name", "name"))
+PAIRED = ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "low", "high", "t", "log10_p", "d_z")
+
+
+def trained_view(params: Params) -> str:
+    """The view that the loss reads."""
+    return str(View(str(params.train.layer), params.train.pooling, "nf4"))
+
+
+def points(params: Params) -> dict[str, str]:
+    """Every view that has a name but `pilot`, which is each layer under mask pooling and NF4."""
+    blocks = params.active.model.blocks
+    return {"trained_on": trained_view(params)} | {key: str(view) for key, view in named(blocks).items()}
+
+
+def label(view: str, params: Params) -> str:
+    """The names of a view; `neighbour` where it has none and stands beside one that has."""
+    return ", ".join(key for key, value in points(params).items() if value == view) or "neighbour"
+
+
+def at(view: str, params: Params) -> dict[str, Cell]:
+    """The first cells of a row: the view and its names."""
+    return {"view": view, "name": label(view, params)}
+
+
+def grid(params: Params, *quantizations: str) -> list[str]:
+    """The named views and their neighbours, by layer."""
+    blocks, layer = params.active.model.blocks, params.train.layer
+    views = [view for quantization in quantizations for view in per_pair(blocks, layer, quantization)]
+    order = {name: index for index, name in enumerate(layers(blocks))}
+    return [str(view) for view in sorted(views, key=lambda view: (order[view.layer], POOLINGS.index(view.pooling)))]
+
+
+def interval(params: Params) -> tuple[Column, Column]:
+    """The two ends of an interval of a change, titled with its coverage."""
+    percent = f"{100 * params.stats.confidence:.9g} %"
+    return Column("low", f"{percent} low", "change"), Column("high", f"{percent} high", "change")
+
+
+def scan_table(scan: Rows, params: Params) -> Made:
+    """Every layer under both poolings: translation and random cosine, their difference, P@1, norms."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for layer in layers(params.active.model.blocks):
+        norms = {key: scan.one("base", "all", f"{layer}.-.nf4", key) for key in ("bos_norm", "content_norm")}
+        measured |= {f"scan.all.{key}.{layer}": norm for key, norm in norms.items()}
+        ratio = norms["bos_norm"] / norms["content_norm"] if norms["content_norm"] else None
+        for pooling in POOLINGS:
+            view = f"{layer}.{pooling}.nf4"
+            cosine = {set_: scan.one("base", set_, view, "cosine_mean") for set_ in ("all", *PAIR_SETS)}
+            random = stats.mean([*scan.each("base", "all", view, "random_cosine_mean").values()])
+            hits = {f"p1_{way}": scan.one("base", "all", view, f"p_at_1.{way}") for way in WAYS}
+            measured |= {f"scan.{set_}.cosine.{view}": value for set_, value in cosine.items()}
+            measured |= {f"scan.all.random.{view}": random}
+            measured |= {f"scan.all.{key}.{view}": hit for key, hit in hits.items()}
+            names = ["pilot"] if pooling == "mask" and layer != "norm" else []
+            names += [name for name, value in points(params).items() if value == view]
+            both: dict[str, Cell] = {"cosine": cosine["all"], "random": random, "difference": cosine["all"] - random}
+            rows.append({"view": view, "name": ", ".join(names), **both, **hits, **norms, "norm_ratio": ratio})
+    seeds = len(params.measure.random_seeds)
+    table = Table(
+        "scan",
+        "Layer scan",
+        "Mean cosine of the word pairs and of random pairs at every layer of the base model, P@1 of retrieval among "
+        "all pairs, and mean L2 norms of the BOS state and of content-token states. All pairs; random pairs: mean over "
+        f"{seeds} seeded derangements of the English side. Norms are of a layer's states, whichever the pooling.",
+        (
+            *VIEW,
+            Column("cosine", "translation cosine", "similarity"),
+            Column("random", "random cosine", "similarity"),
+            Column("difference", "difference", "change"),
+            *(Column(f"p1_{way}", f"P@1 {arrow}", "score") for way, arrow in WAYS.items()),
+            Column("bos_norm", "BOS norm", "number"),
+            Column("content_norm", "content norm", "number"),
+            Column("norm_ratio", "BOS ÷ content", "number"),
+        ),
+        rows,
+    )
+    return Made(table, measured)
+
+
+def comparison(align: Rows, set_: str, view: str, params: Params, measure: str = "cosine") -> stats.Paired:
+    """The paired test of the paper's cell against the base at one view."""
+    before, after = align.matched(("base", "main"), set_, view, measure)
+    return stats.paired(before, after, params.stats.confidence)
+
+
+def before_after(align: Rows, params: Params) -> Made:
+    """Cosine of each pair before and after training, paired t-test, at the named views and their neighbours."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes = []
+    for view in grid(params, "nf4", "fp4"):
+        for when, which in MOMENTS.items():
+            every = [value for set_ in PAIR_SETS for value in align.each(which, set_, view, "cosine").values()]
+            measured[f"align.all.{when}.{view}"] = stats.mean(every)
+        for set_ in PAIR_SETS:
+            test = comparison(align, set_, view, params)
+            found = test._asdict()
+            notes.append(test.note)
+            rows.append({**at(view, params), "set": set_, **{key: found[key] for key in (*PAIRED, "decreased")}})
+            kept = ("before", "after", "gain", "gain_sd", "t", "log10_p", "d_z")
+            measured |= {f"align.{set_}.{key}.{view}": found[key] for key in kept}
+    low, high = interval(params)
+    table = Table(
+        "before_after",
+        "Before and after training",
+        "Mean cosine of the word pairs in the base model and in the paper's cell "
+        f"(rank {params.lora.rank}, seed {params.train.seed}), trained and control pairs, with a two-sided paired "
+        "t-test (df = n − 1), the interval of the mean gain and d_z = gain ÷ SD of the gain. Under FP4 the adapter is "
+        "merged into the weights, as in the public scripts.",
+        (
+            *VIEW,
+            Column("set", "set"),
+            Column("n", "n", "count"),
+            Column("before", "before", "similarity"),
+            Column("before_sd", "SD", "similarity"),
+            Column("after", "after", "similarity"),
+            Column("after_sd", "SD", "similarity"),
+            Column("gain", "mean gain", "change"),
+            Column("gain_sd", "SD of gain", "similarity"),
+            low,
+            high,
+            Column("t", "t", "t"),
+            Column("log10_p", "p", "p"),
+            Column("d_z", "d_z", "t"),
+            Column("decreased", "pairs down", "count"),
+        ),
+        rows,
+        notes=[*notes, "the .csv gives log10 of p, which stays finite where p underflows"],
+    )
+    return Made(table, measured)
+
+
+def gains(align: Rows, params: Params) -> Made:
+    """Whether trained pairs gain more than control pairs, and translations more than random pairs."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes = []
+    for view in grid(params, "nf4", "fp4"):
+        row = at(view, params)
+        changes = {}
+        for set_ in PAIR_SETS:
+            before, after = align.matched(("base", "main"), set_, view, "cosine")
+            changes[set_] = [y - x for x, y in zip(before, after, strict=True)]
+            gain = stats.mean(changes[set_])
+            random = comparison(align, set_, view, params, "random_cosine").gain or 0.0
+            row |= {set_: gain, f"random_{set_}": random, f"left_{set_}": gain - random}
+            measured[f"gains.random_{set_}.{view}"] = random
+        test = stats.welch(changes["trained"], changes["control"], params.stats.confidence)
+        notes.append(test.note)
+        found = test._asdict()
+        rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
+        measured |= {f"gains.difference.{view}": test.difference, f"gains.welch_t.{view}": test.t}
+    table = Table(
+        "gains",
+        "What the gain is compared with",
+        "Mean gain in cosine of the paper's cell over the base: trained against control pairs by a two-sided Welch "
+        "test with the interval of the difference, and beside it the gain of random pairs (the same Swahili forms, "
+        "each with another pair's English form of its set). What is left after the random gain is what translations "
+        "gain more than any two words.",
+        (
+            *VIEW,
+            Column("trained", "trained", "change"),
+            Column("control", "control", "change"),
+            Column("difference", "trained − control", "change"),
+            *interval(params),
+            Column("t", "Welch t", "t"),
+            Column("df", "df", "number"),
+            Column("log10_p", "p", "p"),
+            Column("random_trained", "random, trained", "change"),
+            Column("random_control", "random, control", "change"),
+            Column("left_trained", "left, trained", "change"),
+            Column("left_control", "left, control", "change"),
+        ),
+        rows,
+        notes=notes,
+    )
+    return Made(table, measured)
+
+
+def retrieval(align: Rows, params: Params) -> Made:
+    """P@1, P@5, MRR and CSLS in both directions, before and after, queries of all and of control pairs."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    scores = {"p1": ("P@1", "p_at_1"), "p5": ("P@5", "p_at_5"), "mrr": ("MRR", "mrr"), "csls": ("CSLS", "csls_at_1")}
+    for view in grid(params, "nf4"):
+        for set_ in ("all", "control"):
+            for way, arrow in WAYS.items():
+                row = at(view, params) | {"set": set_, "direction": arrow}
+                for short, (_, measure) in scores.items():
+                    for when, which in MOMENTS.items():
+                        value = align.one(which, set_, view, f"{measure}.{way}")
+                        row[f"{short}_{when}"] = value
+                        measured[f"retrieval.{set_}.{when}.{short}_{way}.{view}"] = value
+                rows.append(row)
+    table = Table(
+        "retrieval",
+        "Retrieval",
+        "Finding a word's translation by cosine among the forms of all pairs of the other language, before and after "
+        "training: precision at 1 and 5, mean reciprocal rank, and precision at 1 under CSLS. Queries: all pairs, "
+        "or the control pairs alone, over the same candidates.",
+        (
+            *VIEW,
+            Column("set", "queries"),
+            Column("direction", "direction"),
+            *(
+                Column(f"{short}_{when}", f"{title} {when}", "score")
+                for short, (title, _) in scores.items()
+                for when in MOMENTS
+            ),
+        ),
+        rows,
+    )
+    return Made(table, measured)

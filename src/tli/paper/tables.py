@@ -1,0 +1,126 @@
+"""Rows become every table and figure, and the numbers that the text and `verify` quote (stage: tables)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tli import store
+from tli.paper import accuracy, by_rank, claims, figures, render, setup, similarity
+from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
+from tli.params import Params
+
+
+def run(
+    *,
+    pairs: Path,
+    pairs_audit: Path,
+    world: Path,
+    base: Path,
+    benchmarks: Path,
+    quantize: Path,
+    scan: Path,
+    train: Path,
+    align: Path,
+    transfer: Path,
+    baselines: Path,
+    sweep: Path,
+    reported: Path,
+    tables: Path,
+    figures_out: Path,
+    headline: Path,
+    measured: Path,
+    params: Params,
+) -> None:
+    """The `tables` stage.
+
+    Args:
+        pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
+        pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
+        quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
+        reported: paper/reported.yaml.
+        tables, figures_out: folders to write, replaced as wholes.
+        headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
+    """
+    published = load_yaml(reported)
+    found = {name: Rows(path) for name, path in (("scan", scan), ("align", align), ("transfer", transfer))}
+    by_seed = read_sweep(sweep, params)
+    worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
+    ceilings = _ceilings(worlds)
+    parts = {
+        "word pairs": flat(store.read_json(pairs_audit)),
+        "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
+        "base": flat(store.read_json(base)),
+    }
+    made = [
+        setup.setup(Rows(quantize), Rows(train), found["align"], found["transfer"], published, params),
+        similarity.scan_table(found["scan"], params),
+        similarity.before_after(found["align"], params),
+        similarity.gains(found["align"], params),
+        similarity.retrieval(found["align"], params),
+        by_rank.ranks(found["align"], by_seed, params),
+        *(
+            by_rank.transfer_by_rank(task, found["transfer"], by_seed, params)
+            for task in by_rank.TASKS
+            if by_rank.languages(found["transfer"], task)
+        ),
+        accuracy.per_class(found["transfer"], params),
+        accuracy.baselines(found["transfer"], Rows(baselines), ceilings, params),
+        setup.audit(parts, params),
+        setup.items(counts, params),
+    ]
+    values: Measured = {"inputs.pairs": store.sha256(pairs)}
+    for one in made:
+        values |= one.measured
+    shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]
+    drawn = figures.write(figures_out, found["scan"], found["align"], found["transfer"], by_seed, params)
+    render.write(tables, intro(params), shown, drawn, os.path.relpath(figures_out, tables))
+    store.write_json(measured, values)
+    store.write_json(headline, _headline(values, params))
+
+
+def _ceilings(world: Measured) -> Measured:
+    """Set -> the highest accuracy that the noise of its test items allows, from the world's metrics."""
+    start, end = "items.", ".test.ceiling"
+    return {key[len(start) : -len(end)]: value for key, value in world.items() if key.endswith(end)}
+
+
+def _headline(values: Measured, params: Params) -> dict[str, Value]:
+    """A dozen numbers with names short enough for a terminal: cosine gains, P@1, accuracies and their changes."""
+    view = similarity.trained_view(params)
+    wanted = {
+        "gain": f"align.trained.gain.{view}",
+        "gain_ctl": f"align.control.gain.{view}",
+        "gain_rnd": f"gains.random_trained.{view}",
+        "p1_base": f"retrieval.all.before.p1_sw_en.{view}",
+        "p1": f"retrieval.all.after.p1_sw_en.{view}",
+    }
+    for task, short in (("xcopa", "copa"), ("xnli", "nli")):
+        for language in ("en", "sw"):
+            for key, name in (("accuracy", short), ("change", f"d_{short}")):
+                wanted[f"{name}_{language}"] = f"transfer.{task}.{language}.main.{key}"
+    kept = {name: values[key] for name, key in wanted.items() if key in values}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in kept.items()}
+
+
+def intro(params: Params) -> list[str]:
+    """The README's opening: what this folder is, what it was made with, how to read it."""
+    lora, train, sweep = params.lora, params.train, params.sweep
+    names = "\n".join(f"| `{name}` | `{view}` |" for name, view in similarity.points(params).items())
+    return [
+        f"# Tables, profile `{params.profile}`",
+        "Generated by the stage `tables` from measured rows; do not edit. `dvc repro` writes them again. The .csv "
+        "files hold nine significant digits; here and in the .tex files numbers are rounded, and `-` is a value that "
+        f"is not defined or not given. {by_rank.said_of_items(params)}".rstrip(),
+        f"Made with rank {lora.rank}, scaling `{lora.scaling}`, LoRA on {', '.join(lora.targets)} of the first "
+        f"{train.layer} blocks, loss at layer {train.layer} under {train.pooling} pooling, margin {train.margin:g}, "
+        f"learning rate {train.lr:g}, {train.epochs} epochs, batch {train.batch_size}, seed {train.seed}; sweep over "
+        f"ranks {', '.join(map(str, sweep.ranks))} with seeds {', '.join(map(str, sweep.seeds))}; word pairs: "
+        f"`{params.pairs.source}`.",
+        "A similarity is read at a view, `layer.pooling.quantisation`: layer 0 is the embeddings, i the raw output of "
+        f"block i of {params.active.model.blocks}, `norm` what follows the final norm; `mask` pooling averages over "
+        "every token that is not padding, BOS included, `content` leaves BOS and EOS out. `pilot` is every layer under "
+        "mask pooling and NF4; `as_described` follows the paper's text, `as_scripted` the public scripts.",
+        f"| name | view |\n| :-- | :-- |\n{names}",
+    ]

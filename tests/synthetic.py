@@ -1,0 +1,166 @@
+"""SYNTHETIC rows: invented numbers in the exact schema of every file that the `tables` stage reads. No measurement.
+
+The tests of tables, figures and verdicts run on these; a seed makes them the same every time. Shapes are plausible:
+cosines grow with training, and with rank; accuracy moves a little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tli import store
+from tli.params import Params
+from tli.store import Row
+from tli.study.views import POOLINGS, layers, per_pair
+
+Cell = tuple[str, str, int, str]
+BASE: Cell = ("base", "-", 0, "-")
+SETS = ("xcopa.en", "xcopa.sw", "xnli.en", "xnli.sw")
+
+
+def fabricate(
+    folder: Path, params: Params, seed: int = 0, pairs: tuple[int, int] = (40, 12), items: int = 60
+) -> dict[str, Any]:
+    """Writes every input of `tables.run` under `folder`; returns them as its keyword arguments, outputs included.
+
+    Args:
+        seed: of the invented numbers; another one stands in for another base model.
+        pairs: number of trained and of control pairs.
+        items: test items a task and language.
+    """
+    rng = np.random.default_rng(seed)
+    blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
+    given = {
+        name: folder / f"{name}.tsv"
+        for name in ("pairs", "quantize", "scan", "train", "align", "transfer", "baselines")
+    }
+    forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
+    lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
+    store.write_tsv(given["pairs"], ("swahili", "english", "pos", "domain", "set"), lines)
+    store.write_rows(given["quantize"], _quantize(blocks))
+    store.write_rows(given["scan"], _scan(rng, params))
+    store.write_rows(given["train"], _train(main, params))
+    both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
+    both += _align(rng, main, 0.09, forms, params, ("nf4", "fp4"))
+    store.write_rows(given["align"], both)
+    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
+    scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
+              for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
+    store.write_rows(given["transfer"], [*scored, Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)])
+    store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
+    for rank in params.sweep.ranks:
+        cells = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
+        gain = 0.02 * np.log2(2 * rank)
+        rows = folder / "sweep" / "rows" / f"r{rank}"
+        store.write_rows(rows / "align.tsv", [r for c in cells for r in _align(rng, c, gain, forms, params, ("nf4",))])
+        store.write_rows(rows / "transfer.tsv", [r for c in cells for r in _transfer(rng, c, 1 + gain / 4, labels)])
+        store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in cells for r in _train(c, params)])
+    metrics = {
+        "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
+        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
+        "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
+        "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")},
+    }  # fmt: skip
+    for name, value in metrics.items():
+        given[name] = folder / f"{name}.json"
+        store.write_json(given[name], value)
+    reported = Path(__file__).resolve().parents[1] / "paper" / "reported.yaml"
+    made = {"tables": "tables", "figures_out": "figures", "headline": "headline.json", "measured": "measured.json"}
+    outputs = {name: folder / "out" / path for name, path in made.items()}
+    return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
+
+
+def _quantize(blocks: int) -> Iterator[Row]:
+    for kind, before in (("nf4", "bfloat16"), ("fp4", "float16")):
+        for item, measure, value in (
+            ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
+            ("projections", "parameters", 4096), ("projections", "blocksize", 64),
+            ("projections", "double_quant", "false"),
+            ("projections", "loaded_dtype", before), ("projections", "compute_dtype", "bfloat16"),
+            ("others", "dtype", before), ("others", "parameters", 1024), ("others", "bytes", 2048),
+        ):  # fmt: skip
+            yield Row(*BASE, kind, item, "-", measure, value)
+
+
+def _scan(rng: np.random.Generator, params: Params) -> Iterator[Row]:
+    for index, layer in enumerate(layers(params.active.model.blocks)):
+        for pooling in POOLINGS:
+            view = f"{layer}.{pooling}.nf4"
+            high = 0.3 if not index else 0.97 if pooling == "mask" else 0.4 - 0.01 * index
+            for set_ in ("trained", "control", "all"):
+                yield Row(*BASE, set_, "-", view, "cosine_mean", high + rng.normal(0, 0.005))
+                for seed in params.measure.random_seeds:
+                    yield Row(
+                        *BASE, set_, f"random{seed}", view, "random_cosine_mean", high - 0.1 + rng.normal(0, 0.005)
+                    )
+            for way in ("sw_en", "en_sw"):
+                yield Row(*BASE, "all", "-", view, f"p_at_1.{way}", abs(rng.normal(0.1, 0.02)))
+        yield Row(*BASE, "all", "-", f"{layer}.-.nf4", "bos_norm", 1.0 if not index else 40.0 + index)
+        yield Row(*BASE, "all", "-", f"{layer}.-.nf4", "content_norm", 1.0 + 0.3 * index)
+
+
+def _align(
+    rng: np.random.Generator,
+    cell: Cell,
+    gain: float,
+    forms: dict[str, list[str]],
+    params: Params,
+    kinds: tuple[str, ...],
+) -> Iterator[Row]:
+    blocks, own = (
+        params.active.model.blocks,
+        np.random.default_rng(99),
+    )  # own: the pairs' similarity, alike in all cells
+    for kind in kinds:
+        for view in per_pair(blocks, params.train.layer, kind):
+            for set_, names in forms.items():
+                start = own.normal(0.35, 0.1, len(names))
+                moved = start + gain + (rng.normal(0, 0.02, len(names)) if gain else 0.0)
+                for form, value in zip(names, moved, strict=True):
+                    yield Row(*cell, set_, form, str(view), "cosine", float(value))
+                for form, value in zip(names, moved - 0.1 - gain / 2, strict=True):
+                    yield Row(*cell, set_, form, str(view), "random_cosine", float(value))
+    for layer in layers(blocks):
+        for pooling in POOLINGS:
+            for set_ in ("trained", "control", "all"):
+                values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}
+                for way in ("sw_en", "en_sw"):
+                    hits = abs(rng.normal(0.1 + gain, 0.01))
+                    values |= {f"p_at_1.{way}": hits, f"p_at_5.{way}": 2 * hits}
+                    values |= {f"mrr.{way}": 1.5 * hits, f"csls_at_1.{way}": 1.1 * hits}
+                for name, value in values.items():
+                    yield Row(*cell, set_, "-", f"{layer}.{pooling}.nf4", name, float(value + rng.normal(0, 0.001)))
+
+
+def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[str, Any]) -> Iterator[Row]:
+    for set_, gold in labels.items():
+        options = 2 if set_.startswith("xcopa") else 3
+        own = np.random.default_rng(7).normal(-20, 1, (len(gold), options))  # the items' difficulty, alike in all cells
+        for number, label in enumerate(gold.tolist()):
+            scores = own[number] + rng.normal(0, 0.2, options)
+            scores[label] += skill
+            pred = int(scores.argmax())
+            values = {f"loglik.{k}": float(score) for k, score in enumerate(scores)}
+            values |= {"label": label, "pred": pred, "correct": int(pred == label)}
+            values["margin"] = float(scores[label] - max(s for k, s in enumerate(scores) if k != label))
+            for name, value in values.items():
+                yield Row(*cell, set_, f"{set_}.test.{number:04d}", "-", name, value)
+
+
+def _baseline(rng: np.random.Generator, cell: str, labels: dict[str, Any]) -> Iterator[Row]:
+    for set_, gold in labels.items():
+        for number, label in enumerate(gold.tolist()):
+            pred = int(rng.integers(0, 2 if set_.startswith("xcopa") else 3))
+            for name, value in (("label", label), ("pred", pred), ("correct", int(pred == label))):
+                yield Row(cell, "-", 0, "-", set_, f"{set_}.test.{number:04d}", "-", name, value)
+
+
+def _train(cell: Cell, params: Params) -> Iterator[Row]:
+    view = f"{params.train.layer}.{params.train.pooling}.nf4"
+    values = {"loss_first": 0.3, "loss_last": 0.1, "trainable_parameters": 416 * cell[2], "false_negatives": 0}
+    for name, value in values.items():
+        yield Row(*cell, "trained", "-", view, name, value)

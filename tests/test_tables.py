@@ -1,0 +1,301 @@
+"""Tables and figures from synthetic rows: what they say, how they are written, what they refuse, the same twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+from synthetic import fabricate
+from tli import params as parameters
+from tli import store
+from tli.paper import render, tables
+from tli.paper.render import Column, Table, shown
+from tli.paper.rows import Rows, flat
+from tli.params import Params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Params:
+    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> dict[str, Any]:
+    """Synthetic rows and what the stage made of them; read only."""
+    given = fabricate(tmp_path_factory.mktemp("synthetic"), smoke)
+    tables.run(**given)
+    return given
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, smoke: Params) -> dict[str, Any]:
+    """Synthetic rows of one's own, to break."""
+    return fabricate(tmp_path, smoke, pairs=(6, 4), items=6)
+
+
+def read(made: dict[str, Any], name: str) -> list[dict[str, str]]:
+    with (made["tables"] / f"{name}.csv").open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def frame(made: dict[str, Any], name: str) -> Any:
+    return store.read_rows(made[name])
+
+
+def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
+    """Changes the rows of a file as a data frame."""
+    change(store.read_rows(path)).to_csv(path, sep="\t", index=False)
+
+
+NAMES = {
+    "setup", "scan", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines", "audit",
+    "items", "claims",
+}  # fmt: skip
+
+
+def test_every_table_comes_thrice_with_its_view_and_without_nan(made: dict[str, Any]) -> None:
+    assert {path.stem for path in made["tables"].glob("*.csv")} == NAMES
+    assert {path.name for path in made["tables"].iterdir()} == {
+        f"{name}.{kind}" for name in NAMES for kind in ("csv", "md", "tex")
+    } | {"README.md"}
+    for path in made["tables"].iterdir():
+        assert not re.search(r"(?i:\bnan\b|\binf\b)|\bNone\b", path.read_text(encoding="utf-8")), path.name
+    for name in NAMES:
+        assert all(row["view"] for row in read(made, name)), name
+
+
+def test_readme_holds_every_table_and_shows_every_figure(made: dict[str, Any]) -> None:
+    text = (made["tables"] / "README.md").read_text(encoding="utf-8")
+    anchors = {render._anchor(line.removeprefix("## ")) for line in text.splitlines() if line.startswith("## ")}
+    assert set(re.findall(r"\]\(#(.+?)\)", text)) == anchors
+    for link in re.findall(r"\]\(([^#)]+)\)", text):
+        assert (made["tables"] / link).is_file(), link
+    images = re.findall(r"!\[(.+?)\]\((.+?)\)", text)
+    assert len(images) == len(list(made["figures_out"].iterdir())) == 3
+    assert all(len(alt) > 80 for alt, _ in images), "a figure's text says what it shows"
+    assert "profile `embedded`" in text
+    assert "they are not XCOPA and XNLI scores" in text
+
+
+def test_before_after_is_scipys_paired_test_on_the_rows(made: dict[str, Any]) -> None:
+    rows = frame(made, "align")
+    for line in read(made, "before_after"):
+        chosen = rows[(rows["set"] == line["set"]) & (rows["view"] == line["view"]) & (rows["measure"] == "cosine")]
+        wide = chosen.pivot_table(index="item", columns="cell", values="value")
+        test = scipy_stats.ttest_rel(wide["main"], wide["base"])
+        assert float(line["t"]) == pytest.approx(test.statistic)
+        assert 10 ** float(line["log10_p"]) == pytest.approx(test.pvalue)
+        assert float(line["low"]) == pytest.approx(test.confidence_interval(0.95).low)
+        assert int(line["n"]) == len(wide)
+    names = {line["view"]: line["name"] for line in read(made, "before_after")}
+    assert names["2.content.fp4"] == "as_scripted"
+    assert names["norm.content.nf4"] == "final"
+    assert names["2.mask.nf4"] == "trained_on"
+    assert names["3.mask.nf4"] == "as_described"
+    assert {"2.mask.fp4", "3.content.nf4"} <= names.keys(), "the named views stand beside their neighbours"
+
+
+def test_scan_has_every_layer_under_both_poolings(made: dict[str, Any]) -> None:
+    lines = read(made, "scan")
+    wanted = [f"{layer}.{pooling}.nf4" for layer in (0, 1, 2, 3, 4, "norm") for pooling in ("mask", "content")]
+    assert [line["view"] for line in lines] == wanted
+    for line in lines:
+        assert float(line["difference"]) == pytest.approx(float(line["cosine"]) - float(line["random"]), abs=1e-8)
+
+
+def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any], smoke: Params) -> None:
+    base = frame(made, "transfer")
+    languages = {"English": "en", "Swahili": "sw"}
+    lines = [(task, line) for task in ("xcopa", "xnli") for line in read(made, task) if line["cell"] == "sweep"]
+    for task, line in lines:
+        set_ = f"{task}.{languages[line['language']]}"
+        rows = store.read_rows(made["sweep"] / "rows" / f"r{line['rank']}" / "transfer.tsv")
+        rows = rows[(rows["set"] == set_) & (rows["measure"] == "correct")]
+        right = {cell: part.set_index("item")["value"] for cell, part in rows.groupby("cell")}
+        start = base[(base["cell"] == "base") & (base["set"] == set_) & (base["measure"] == "correct")]
+        start = start.set_index("item")["value"]
+        scores = [100 * right[f"r{line['rank']}-s{seed}"].mean() for seed in smoke.sweep.seeds]
+        assert float(line["accuracy"]) == pytest.approx(np.mean(scores))
+        assert float(line["sd"]) == pytest.approx(np.std(scores, ddof=1))
+        assert float(line["change"]) == pytest.approx(np.mean(scores) - 100 * start.mean())
+        p, won, lost = [], 0, 0
+        for cell in right.values():
+            b, c = int(((start == 1) & (cell == 0)).sum()), int(((start == 0) & (cell == 1)).sum())
+            p += [mcnemar([[0, b], [c, 0]], exact=True).pvalue] if b + c else []
+            won, lost = won + c, lost + b
+        assert (int(line["won"]), int(line["lost"])) == (won, lost)
+        assert 10 ** float(line["log10_p"]) == pytest.approx(np.median(p))
+        assert int(line["significant"]) == sum(value < 0.05 for value in p)
+    assert {int(line["rank"]) for line in read(made, "ranks")} == {0, *smoke.sweep.ranks}
+    shares = {line["rank"]: line["share_v_proj"] for line in read(made, "ranks")}
+    assert float(shares["4"]) == 4 / smoke.active.model.kv_width
+
+
+def test_measured_and_headline_are_what_the_tables_say(made: dict[str, Any]) -> None:
+    measured = json.loads(made["measured"].read_text())
+    line = next(x for x in read(made, "before_after") if (x["set"], x["view"]) == ("trained", "2.mask.nf4"))
+    assert measured["align.trained.gain.2.mask.nf4"] == float(line["gain"])
+    assert measured["align.trained.before.2.mask.nf4"] == float(line["before"])
+    assert measured["inputs.pairs"] == store.sha256(made["pairs"])
+    assert measured["setup.nf4.quant_type"] == "nf4"
+    assert all(value is None or isinstance(value, int | float | str) for value in measured.values())
+    headline = json.loads(made["headline"].read_text())
+    assert 5 < len(headline) < 16
+    assert max(map(len, headline)) < 11
+    assert headline["gain"] == pytest.approx(float(line["gain"]), abs=1e-4)
+
+
+def test_two_runs_write_the_same_bytes(made: dict[str, Any], tmp_path: Path, smoke: Params) -> None:
+    again = fabricate(tmp_path, smoke)
+    code = f"""
+import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "src")!r}]
+from pathlib import Path
+from synthetic import fabricate
+from tli import params
+from tli.paper import tables
+tables.run(**fabricate(Path({str(tmp_path)!r}), params.load({str(ROOT / "tests/smoke/params.yaml")!r})))
+assert "torch" not in sys.modules, "the paper room reads files, never torch"
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    for name in ("tables", "figures_out"):
+        first, second = made[name], again[name]
+        assert sorted(path.name for path in first.iterdir()) == sorted(path.name for path in second.iterdir())
+        for path in first.iterdir():
+            assert path.read_bytes() == (second / path.name).read_bytes(), path.name
+    assert made["measured"].read_bytes() == again["measured"].read_bytes()
+
+
+def test_figures_are_svg_without_dates_or_fonts_of_the_machine(made: dict[str, Any]) -> None:
+    for path in made["figures_out"].iterdir():
+        text = path.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert "<text" not in text, "glyphs are paths"
+        assert not re.search(r"<dc:date>|20\d\d-\d\d-\d\d", text)
+
+
+def test_a_missing_sweep_file_or_cell_is_one_line(fresh: dict[str, Any]) -> None:
+    path = fresh["sweep"] / "rows" / "r4" / "align.tsv"
+    kept = path.read_text()
+    rewrite(path, lambda rows: rows[rows["cell"] != "r4-s1"])
+    with pytest.raises(store.UserError, match=r"align\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
+        tables.run(**fresh)
+    path.write_text(kept)
+    (fresh["sweep"] / "train" / "r2.tsv").unlink()
+    with pytest.raises(store.UserError, match=r"r2\.tsv: no rows of rank 2, which sweep\.ranks lists"):
+        tables.run(**fresh)
+    assert not fresh["tables"].exists(), "nothing is written by a run that fails"
+
+
+def test_exactly_the_sweep_of_params_is_read(fresh: dict[str, Any], smoke: Params) -> None:
+    (fresh["sweep"] / "rows" / "r64").mkdir()
+    (fresh["sweep"] / "rows" / "r64" / "align.tsv").write_text("left over from another sweep")
+    less = smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"ranks": (2,), "seeds": (1,)})})
+    tables.run(**fresh | {"params": less})
+    lines = read(fresh, "ranks")
+    assert {line["rank"] for line in lines} == {"0", "2"}
+    assert {line["gain_sd_trained"] for line in lines} == {"-"}, "no SD over one seed, and no NaN"
+    assert "SD needs two values" in (fresh["tables"] / "ranks.md").read_text()
+
+
+def test_missing_rows_and_unequal_items_are_one_line(fresh: dict[str, Any]) -> None:
+    rewrite(fresh["align"], lambda rows: rows[(rows["cell"] == "base") | (rows["item"] != "neno0")])
+    with pytest.raises(store.UserError, match=r"align\.tsv: expected the items of base in trained for main, 1 differ"):
+        tables.run(**fresh)
+    rewrite(fresh["scan"], lambda rows: rows[rows["measure"] != "bos_norm"])
+    with pytest.raises(store.UserError, match=r"scan\.tsv: .*view 0\.-\.nf4, measure bos_norm, found none"):
+        tables.run(**fresh)
+    rewrite(fresh["scan"], lambda rows: rows.iloc[[0, 0]])
+    with pytest.raises(store.UserError, match="expected one row for base trained"):
+        Rows(fresh["scan"])
+
+
+def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, Any]) -> None:
+    """lr = 0: every gain is 0, t and McNemar's p are undefined, and nothing is NaN or fails."""
+    for name in ("align", "transfer"):
+        rows = store.read_rows(fresh[name])
+        base = rows[(rows["cell"] == "base") & (rows["set"] != "drift")]
+        others = rows[rows["cell"] != "main"]
+        copies = base.assign(cell="main")
+        pd.concat([others, copies]).to_csv(fresh[name], sep="\t", index=False)
+    tables.run(**fresh)
+    assert {(line["gain"], line["t"], line["log10_p"]) for line in read(fresh, "before_after")} == {("0", "-", "-")}
+    assert "every pair changes alike" in (fresh["tables"] / "before_after.md").read_text()
+    main = [line for line in read(fresh, "xcopa") if line["cell"] == "paper's cell"]
+    assert {(line["change"], line["log10_p"], line["won"]) for line in main} == {("0", "-", "0")}
+
+
+def test_a_changed_target_layer_moves_the_trained_view(tmp_path: Path, smoke: Params) -> None:
+    moved = smoke.model_copy(update={"train": smoke.train.model_copy(update={"layer": 1})})
+    given = fabricate(tmp_path, moved, pairs=(6, 4), items=6)
+    tables.run(**given)
+    names = {line["view"]: line["name"] for line in read(given, "before_after")}
+    assert names["1.mask.nf4"] == "trained_on"
+    assert names["2.mask.nf4"] == "neighbour"
+
+
+COLUMNS = (Column("what", "what"), Column("x", "x", "similarity"), Column("p", "p", "p"))
+
+
+def test_a_table_without_a_view_is_refused() -> None:
+    with pytest.raises(ValueError, match="no cell without its view"):
+        Table("t", "T", "c", COLUMNS, [{"what": "a"}])
+    with pytest.raises(ValueError, match="cells without a column: y"):
+        Table("t", "T", "c", COLUMNS, [{"y": 1}], view="v")
+
+
+def test_formats() -> None:
+    assert shown(0.99998, "similarity") == "0.999980"
+    assert shown(0.3153, "similarity") == "0.3153"
+    assert shown(-0.00001, "change") == "0.0000"
+    assert shown(0.09018, "change") == "+0.0902"
+    assert shown(4128768, "count") == "4,128,768"
+    assert shown(None, "p") == "-"
+    assert shown(-239.8754957, "p") == "1.33e-240"
+    assert shown(-4.0000001, "p") == "1.00e-4"
+    assert shown(-1.30103, "p") == "0.0500"
+    with pytest.raises(ValueError, match="finite"):
+        shown(float("nan"), "t")
+
+
+@given(st.floats(-1000, 0))
+def test_a_shown_p_is_within_rounding_of_its_logarithm(log10: float) -> None:
+    mantissa, _, exponent = shown(log10, "p").partition("e")
+    if exponent:
+        assert np.log10(float(mantissa)) + int(exponent) == pytest.approx(log10, abs=0.0025)
+        assert 1 <= float(mantissa) < 10
+    else:
+        assert float(mantissa) == pytest.approx(10**log10, abs=5e-5)
+
+
+def test_markdown_and_tex_escape_what_they_must() -> None:
+    table = Table(
+        "t", "T_1 & co", "50 % of `x_y`", COLUMNS, [{"what": "a|b & c_d", "x": -0.5, "p": -30.0}], view="none"
+    )
+    markdown, tex = render.to_md(table), render.to_tex(table)
+    assert "| a\\|b & c_d | −0.5000 | 1.00e-30 |" in markdown
+    assert r"a\textbar{}b \& c\_d & $-0.5000$ & $1.00\times 10^{-30}$ \\" in tex
+    assert r"50 \% of \texttt{x\_y}" in tex
+    assert render.to_csv(table) == "what,x,p,view\na|b & c_d,-0.5,-30,none\n"
+    assert tex.count("{") == tex.count("}")
+
+
+def test_flat_keys() -> None:
+    nested = {"a": {"b": 1, "c": [1, 2]}, "log": [{"step": 1}], "d": True, "e": None, "f": 0.5}
+    assert flat(nested) == {"a.b": 1, "a.c": "1, 2", "d": "true", "e": None, "f": 0.5}
