@@ -42,6 +42,7 @@ help: ## print these lines
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 14
 
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
+	@echo 'setup: ready in $(VENV)'
 
 repro: $(RUN_STAMP) ## regenerate every table and figure, then hold them against what is expected
 	@$(enter)

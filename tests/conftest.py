@@ -41,10 +41,8 @@ def pairs() -> list[Pair]:
     return [Pair(sw, en, "noun", "any", "control" if i >= 12 else "trained") for i, (sw, en) in enumerate(WORDS)]
 
 
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint folder of a four-block Llama with random weights and a tokenizer that adds BOS."""
-    folder = tmp_path_factory.mktemp("base")
+def write_base(folder: Path, blocks: int, hidden_size: int, intermediate_size: int, kv_heads: int) -> LlamaForCausalLM:
+    """Writes a Llama with random weights and a tokenizer that adds BOS, as a checkpoint; returns the model."""
     texts = [f"{sw} {en} . the {en} is here , right ? Yes , No" for sw, en in WORDS]
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.normalizer = normalizers.NFC()
@@ -57,14 +55,22 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, bos_token_id=1, eos_token_id=2, pad_token_id=3,
-        tie_word_embeddings=False, initializer_range=0.2,
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=intermediate_size,
+        num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=128,
+        bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False, initializer_range=0.2,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
-    assert model.num_parameters() < 200_000, "the tiny model is not tiny"
     model.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of a four-block Llama with random weights."""
+    folder = tmp_path_factory.mktemp("base")
+    model = write_base(folder, blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2)
+    assert model.num_parameters() < 200_000, "the tiny model is not tiny"
     return folder
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -17,6 +18,7 @@ from tli import params as parameters
 from tli import store
 
 FILE = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class InOrder(click.Group):
@@ -206,6 +208,91 @@ def sweep_eval(pairs_path: Path, items: Path, quantized: Path, adapters: Path, r
         from tli.study import sweep
 
         sweep.run_eval(pairs_path, items, quantized, adapters, rank, out, params)
+
+
+REPORTED = click.option(
+    "--reported", type=FILE, default=Path("paper/reported.yaml"), show_default=True, help="Published values."
+)
+EXPECTED = click.option(
+    "--expected", type=FILE, default=Path("paper/expected.yaml"), show_default=True, help="Expected values."
+)
+
+
+def given(name: str, text: str) -> Callable[[F], F]:
+    """A required path of the `tables` command."""
+    return click.option(f"--{name}", type=FILE, required=True, help=text)
+
+
+@main.command()
+@given("pairs", "The checked word list.")
+@given("pairs-audit", "Metrics of the stage pairs.")
+@given("world", "Metrics of the stage world.")
+@given("base", "Metrics of the stage base.")
+@given("benchmarks", "Metrics of the stage benchmarks.")
+@given("quantize", "Rows of the stage quantize.")
+@given("scan", "Rows of the stage scan.")
+@given("train", "Rows of the stage train.")
+@given("align", "Rows of the stage align.")
+@given("transfer", "Rows of the stage transfer.")
+@given("baselines", "Rows of the baselines without a model.")
+@given("sweep", "Folder of the sweep.")
+@REPORTED
+@given("tables", "Folder of tables to write.")
+@given("figures-out", "Folder of figures to write.")
+@given("headline", "JSON of a few numbers to write.")
+@given("measured", "JSON of every number to write.")
+def tables(tables: Path, **paths: Path) -> None:
+    """Turn the rows into every table and figure."""
+    from tli.paper import tables as module
+
+    with stage(tables, torch=False) as params:
+        module.run(tables=tables, params=params, **paths)
+
+
+@main.command()
+@click.option("--measured", type=FILE, help="Measured values.  [default: results/<profile>/measured.json]")
+@REPORTED
+@EXPECTED
+@click.option("--out", type=FILE, help="JSON of the verdicts.  [default: results/<profile>/verify.json]")
+@click.option("--strict", is_flag=True, help="Exit 1 where a value differs from what is expected.")
+@click.option(
+    "--all", "every", is_flag=True, help="Print every value, not only the published ones and those that differ."
+)
+def verify(measured: Path | None, reported: Path, expected: Path, out: Path | None, strict: bool, every: bool) -> None:
+    """Compare with what was published and with what is expected here."""
+    from tli.paper import verify as module
+
+    params = parameters.load()
+    results = Path("results") / params.profile
+    module.run(
+        measured=measured or results / "measured.json",
+        reported=reported,
+        expected=expected,
+        out=out or results / "verify.json",
+        params=params,
+        strict=strict,
+        every=every,
+    )
+
+
+@main.command()
+def costs() -> None:
+    """Collect time and peak memory of every stage's last run into results/<profile>/costs.json."""
+    from tli.ops import costs as module
+
+    profile = parameters.load().profile
+    click.echo(f"costs   {module.run(Path('build') / profile, Path('results') / profile)}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, type=FILE, required=True)
+@click.option("--avx2", type=FILE, required=True, help="measured.json of the default run restricted to AVX2.")
+@EXPECTED
+def record(runs: tuple[Path, ...], avx2: Path, expected: Path) -> None:
+    """Record expected values from RUNS: measured.json of the default run, then of other base seeds."""
+    from tli.paper import expected as module
+
+    module.record(runs=runs, avx2=avx2, out=expected, params=parameters.load())
 
 
 if __name__ == "__main__":

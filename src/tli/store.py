@@ -139,7 +139,7 @@ def read_text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run `dvc repro`, which makes it, or check the path") from None
+        raise UserError(f"{path}: no such file; check the path (what a stage writes, `dvc repro` makes)") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
