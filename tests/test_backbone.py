@@ -63,7 +63,7 @@ def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
     """In float32: a word alone and the same word padded among longer ones have the same embedding."""
     model, tokenizer = _float32(tiny_base), backbone.tokenizer(tiny_base)
 
-    @hypothesis_settings(max_examples=25, deadline=None)
+    @hypothesis_settings(max_examples=25)
     @given(st.lists(st.text(alphabet="abkmtuwi ", min_size=1, max_size=24).filter(str.strip), min_size=2, max_size=6))
     def same(words: list[str]) -> None:
         together = embed.embed(model, tokenizer, words, batch_size=len(words)).pooled

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import SHARED
+from tiny import SHARED
 from tli import store
 from tli.data import baselines, benchmarks
 from tli.data.benchmarks import Item, Source

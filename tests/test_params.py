@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.conftest import ROOT
 
+from tiny import ROOT
 from tli import params, store
 
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def test_log_likelihoods_equal_the_harness(float32: SimpleNamespace) -> None:
 
 
 def test_padding_never_changes_a_score(float32: SimpleNamespace) -> None:
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(st.lists(st.lists(st.integers(4, 99), min_size=2, max_size=14), min_size=2, max_size=6))
     def same(sequences: list[list[int]]) -> None:
         asked = [transfer.Request([1, *ids], len(ids) - 1) for ids in sequences]

@@ -99,7 +99,7 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @metrics_option
 def base(world_path: Path, out: Path, metrics: Path) -> None:
     """Pre-train the base model on the micro-world."""
-    with stage(out, world_path / "corpus.txt") as params:
+    with stage(out, world_path / "corpus.txt", world_path / "verbs.txt") as params:
         from tli.model import base as module
 
         module.run(world_path, out, metrics, params.active.model)

@@ -113,7 +113,7 @@ class Stats(Section):
 
 
 class Pretraining(Section):
-    """The optimisation of the embedded base: a fixed number of steps, never seconds."""
+    """The embedded base's optimisation: steps, never seconds; `lr` after warm-up, then a cosine to a tenth of it."""
 
     steps: Count
     batch_tokens: Count
@@ -132,7 +132,7 @@ class EmbeddedModel(Section):
     intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
     heads: Count
     kv_heads: Count
-    vocab_size: Annotated[int, Field(ge=64)]
+    vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
     pretraining: Pretraining
 
     @model_validator(mode="after")
@@ -178,10 +178,10 @@ class Languages(Section):
 
 
 class Items(Section):
-    """Items a task and language, by split."""
+    """Items a task and language, by split; more than the bound would ask for more distinct items than there are."""
 
-    test: Annotated[int, Field(ge=6)]
-    dev: Annotated[int, Field(ge=6)]
+    test: Annotated[int, Field(ge=6, le=800)]
+    dev: Annotated[int, Field(ge=6, le=400)]
 
 
 class EmbeddedBenchmarks(Section):

@@ -89,9 +89,11 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
+        mask = _umask()
+        temporary.chmod(0o777 & ~mask)
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~mask)
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
         if path.is_dir():

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import ROOT, write_base
 
+from tiny import ROOT, write_base
 from tli import params as parameters
 from tli.model import nf4
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from tests.conftest import WORDS
 
+from tiny import WORDS
 from tli.data.benchmarks import Item
 from tli.model import backbone, lora
 from tli.params import Params

@@ -1,0 +1,105 @@
+"""The README promises only what is there: targets, commands and their options, parameters, paths."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+from ruamel.yaml import YAML
+
+from tiny import ROOT
+from tli.__main__ import main
+
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every command in a fenced block or between back-ticks, without prompts and comments."""
+    fenced = "\n".join(re.findall(r"^```(?:sh|bash|console|text)?\n(.*?)^```", text, re.M | re.S))
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+    for line in (*fenced.replace("\\\n", " ").splitlines(), *inline):
+        for part in re.split(r"&&|;|\|(?!\|)", line.strip().removeprefix("$ ")):
+            try:
+                words = shlex.split(part, comments=True)
+            except ValueError:  # prose with an apostrophe, no command
+                continue
+            while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                words = words[1:]
+            if words[:2] == ["python", "-m"]:
+                words = words[2:]
+            if words:
+                yield words
+
+
+def of(program: str) -> list[tuple[str, tuple[str, ...]]]:
+    """(page, arguments) of every call of `program` on the pages."""
+    return [
+        (page.name, tuple(words[1:]))
+        for page in PAGES
+        for words in commands(page.read_text(encoding="utf-8"))
+        if words[0] == program
+    ]
+
+
+def test_the_two_commands_stand_in_the_readme() -> None:
+    assert {("README.md", ("repro",)), ("README.md", ("test",))} <= set(of("make"))
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    variables = set(re.findall(r"^([A-Z_]+) \?=", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    for page, arguments in of("make"):
+        for argument in arguments:
+            name, assigned, _ = argument.partition("=")
+            assert name in (variables if assigned else targets), f"{page}: make {' '.join(arguments)}"
+
+
+def test_every_tli_command_and_option_exists() -> None:
+    called = [(page, arguments) for page, arguments in of("tli") if arguments]
+    for page, arguments in called:
+        line = f"{page}: tli {' '.join(arguments)}"
+        if arguments[0].startswith("-"):
+            assert arguments[0] in ("-h", "--help", "--version"), line
+            continue
+        command = main.commands.get(arguments[0])
+        assert command is not None, line
+        options = {name for option in command.params if isinstance(option, click.Option) for name in option.opts}
+        used = {word.partition("=")[0] for word in arguments[1:] if word.startswith("-")}
+        assert used <= options | {"-h", "--help"}, line
+
+
+def test_every_dvc_command_exists_and_sets_keys_that_exist() -> None:
+    from dvc.cli.parser import get_main_parser
+
+    (subcommands,) = (action for action in get_main_parser()._actions if hasattr(action, "choices") and action.choices)
+    params = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    called = of("dvc")
+    assert called
+    for page, arguments in called:
+        line = f"{page}: dvc {' '.join(arguments)}"
+        assert arguments[0] in subcommands.choices, line
+        for flag, value in pairwise(arguments):
+            if flag in ("-S", "--set-param"):
+                at = params
+                for key in value.partition("=")[0].split("."):
+                    assert key in at, line
+                    at = at[key]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_exists(page: Path) -> None:
+    """Links to files, and back-ticked paths with a slash that begin with a folder of the project (`<name>` = any)."""
+    text = page.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+    for link in filter(None, links):
+        if not re.match(r"[a-z]+:", link):
+            assert (page.parent / link).exists(), f"{page.name}: ({link})"
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"build"}
+    for path in re.findall(r"`([\w.<>*-]+/[\w./<>*-]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
+        if path.split("/")[0] in folders:
+            assert any(ROOT.glob(re.sub(r"<\w+>", "*", path).rstrip("/"))), f"{page.name}: `{path}`"

@@ -1,0 +1,304 @@
+"""The frame: dvc.yaml lists what the code imports, rooms keep their order, locks are whole, the remote holds data."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+from tiny import ROOT
+
+SOURCE = ROOT / "src"
+FREE = {f"src/tli/{name}.py" for name in ("__main__", "params", "store")}  # they compute no number (DESIGN, stages)
+
+
+def yaml(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+def stages() -> dict[str, dict[str, Any]]:
+    loaded: dict[str, dict[str, Any]] = yaml(ROOT / "dvc.yaml")["stages"]
+    return loaded
+
+
+def tracked() -> list[Path]:
+    """The files that git holds, or would hold if everything were added now."""
+    call = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
+
+
+# Imports, read from the source.
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module that `tree` may import, wherever the statement stands; `a.b` for `from a import b` too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(names: Iterator[str]) -> set[str]:
+    """Those of `names` that are modules of src/tli, as paths; packages hold nothing but a docstring."""
+    paths = {f"src/{name.replace('.', '/')}.py" for name in names if name.split(".")[0] == "tli"}
+    return {path for path in paths if (ROOT / path).is_file()}
+
+
+def parse(path: str | Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def closure(paths: set[str]) -> set[str]:
+    """`paths` and every module of the project that they import, directly or not."""
+    found: set[str] = set()
+    todo = set(paths)
+    while todo:
+        path = todo.pop()
+        found.add(path)
+        todo |= own(imported(parse(path))) - found
+    return found
+
+
+def command_imports() -> dict[str, set[str]]:
+    """Command -> the modules of the project that its function in __main__ imports."""
+    found = {}
+    for node in parse("src/tli/__main__.py").body:
+        if isinstance(node, ast.FunctionDef):
+            for decorator in node.decorator_list:
+                if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "main.command":
+                    name = ast.literal_eval(decorator.args[0]) if decorator.args else node.name.replace("_", "-")
+                    found[name] = own(imported(node))
+    return found
+
+
+def test_packages_hold_a_docstring_and_nothing_else() -> None:
+    for path in (SOURCE / "tli").rglob("__init__.py"):
+        assert [type(node) for node in parse(path).body] == [ast.Expr], path
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_s_deps_are_its_imports(name: str) -> None:
+    """A change in a module redoes the stages that import it, and no others."""
+    listed = {dep for dep in stages()[name].get("deps", []) if dep.startswith("src/")}
+    expected = {"src/tli/params.py"} if name == "check" else closure(command_imports()[name]) - FREE
+    assert listed == expected, f"dvc.yaml, {name}: missing {expected - listed}, too many {listed - expected}"
+
+
+def outs(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for kind in ("outs", "metrics", "plots"):
+        for out in stage.get(kind, []):
+            yield from out.items() if isinstance(out, dict) else ((out, {}),)
+
+
+@pytest.mark.parametrize("name", stages())
+def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
+    stage = stages()[name]
+    assert stage["cmd"].split()[:4] == ["python", "-m", "tli", name]
+    assert stage["desc"].strip().endswith(".")
+    assert isinstance(stage["meta"]["table"], str)
+    assert stage["meta"]["minutes"] > 0
+    written = dict(outs(stage))
+    assert written
+    assert {path: options.get("push") for path, options in written.items()} == dict.fromkeys(written, False)
+    assert all(path.split("/")[:2] == ["build", "${profile}"] or "${profile}" in path for path in written)
+    kept_by_git = [path for path, options in written.items() if options.get("cache") is False]
+    assert kept_by_git == [path for path in written if not path.startswith("build/")]
+
+
+ROOMS = ("data", "model", "study", "paper")
+
+
+@pytest.mark.parametrize("room", [*ROOMS, "ground floor"])
+def test_imports_only_go_left(room: str) -> None:
+    allowed = {*ROOMS[: ROOMS.index(room) + 1], "params.py", "store.py"} if room in ROOMS else {"params.py", "store.py"}
+    files = [SOURCE / "tli" / name for name in allowed] if room not in ROOMS else (SOURCE / "tli" / room).glob("*.py")
+    for file in files:
+        reached = {path.split("/")[2] for path in own(imported(parse(file)))}
+        assert reached <= allowed, file
+
+
+HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "accelerate"}
+
+
+def test_the_paper_never_loads_a_model() -> None:
+    paper = {str(path.relative_to(ROOT)) for path in (SOURCE / "tli" / "paper").glob("*.py")}
+    for path in closure(paper):
+        assert not HEAVY & {name.split(".")[0] for name in imported(parse(path))}, path
+
+
+# Nothing of the machine that wrote it, and of no package registry.
+
+REGISTRY = re.compile(r"(?:https?://|@|index-url.*)[a-z.-]*(?:pypi|pythonhosted|debian|npmjs)[a-z-]*[.](?:org|com)")
+
+
+def test_no_file_names_a_registry_or_this_machine() -> None:
+    places = {str(ROOT), str(Path.home())} - {"/"}
+    here = re.compile("|".join(rf"(?<![\w./]){re.escape(place)}(?:/|\b)" for place in places))
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            assert not REGISTRY.search(line), f"{path}:{number}"
+            assert not here.search(line), f"{path}:{number}"
+
+
+# The locks.
+
+PIN = re.compile(r"^([a-z0-9][a-z0-9.-]*)==([^ ;\\]+)(?: ; ([^\\]+))?", re.M)
+
+
+def lock(name: str) -> dict[str, str]:
+    """Name -> version of a locked list."""
+    return {match[1]: match[2] for match in PIN.finditer((ROOT / "requirements" / name).read_text(encoding="utf-8"))}
+
+
+def named(name: str) -> list[Requirement]:
+    """The requirements that a person wrote in an .in file, or torch.txt."""
+    lines = (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
+
+
+@pytest.mark.parametrize("name", ["run.txt", "test.txt"])
+def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
+    blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.M)[1:]
+    assert len(blocks) == len(lock(name)) > 20
+    assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
+    assert not re.search(r"https?:|file:|(?:index|find)-|^-", text, re.M)
+
+
+def test_the_two_locks_do_not_overlap_and_leave_kernels_out() -> None:
+    run, test = lock("run.txt"), lock("test.txt")
+    assert not run.keys() & test.keys()
+    assert not {"torch", "kernels"} & (run.keys() | test.keys()), "bitsandbytes would fetch code through `kernels`"
+
+
+def test_every_name_is_pinned_alike_wherever_it_stands() -> None:
+    versions = lock("run.txt") | lock("test.txt") | {"torch": str(named("torch.txt")[0].specifier)[2:]}
+    for requirement in (*named("run.in"), *named("test.in")):
+        assert str(requirement.specifier) == f"=={versions[canonicalize_name(requirement.name)]}", requirement
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (metadata,) = project["tool"]["uv"]["dependency-metadata"]
+    assert metadata["version"] == versions["torch"]
+
+
+def test_the_run_list_is_complete() -> None:
+    """What the packages that run.in names require, and what these require, is locked in a version that they accept."""
+    versions = lock("run.txt") | {"torch": str(named("torch.txt")[0].specifier)[2:]}
+    todo = [(requirement.name, extra) for requirement in named("run.in") for extra in ("", *requirement.extras)]
+    done: set[tuple[str, str]] = set()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in done:
+            continue
+        done.add((name, extra))
+        for line in importlib.metadata.requires(name) or []:
+            needed = Requirement(line)
+            if needed.marker and not needed.marker.evaluate({"extra": extra}):
+                continue
+            key = canonicalize_name(needed.name)
+            if name == "torch" and key.startswith(("nvidia-", "cuda-", "triton")):
+                continue  # a CUDA build's own packages come with torch, unhashed
+            assert key in versions, f"{name} requires {line}"
+            assert needed.specifier.contains(versions[key], prereleases=True), f"{name} requires {line}"
+            todo += [(key, wanted) for wanted in ("", *needed.extras)]
+    assert {name for name, _ in done} > {"numpy", "fsspec", "pyyaml"}
+
+
+# data/ and its remote.
+
+
+def test_the_remote_in_the_repository_holds_the_data_and_no_more() -> None:
+    (out,) = yaml(ROOT / "data.dvc")["outs"]
+    assert out["path"] == "data"
+    remote = ROOT / ".dvc" / "remote"
+
+    def stored(md5: str) -> Path:
+        return remote / "files" / "md5" / md5[:2] / md5[2:]
+
+    listing = json.loads(stored(out["md5"]).read_text(encoding="utf-8"))
+    expected = {stored(out["md5"]), *(stored(entry["md5"]) for entry in listing)}
+    assert {path for path in remote.rglob("*") if path.is_file()} == expected
+    assert {entry["relpath"] for entry in listing} >= {"pairs.tsv"}
+
+
+# The commands.
+
+
+def make(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs make here, as a user without the Makefile's own variables in the environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+    call = ["make", *arguments, *(f"{name}={value}" for name, value in variables.items())]
+    return subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_make_prints_one_line_a_target() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^\.PHONY: (.*)$", text, re.M)[0].split()
+    call = make()
+    assert call.returncode == 0, call.stderr
+    assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
+    assert {"setup", "repro", "test", "bench", "lint", "clean", "lock", "help"} == set(targets)
+
+
+def fake_python(folder: Path, refuses: str) -> str:
+    """An interpreter that fails where its arguments hold `refuses`."""
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\ncase "$*" in *{refuses}*) exit 1;; -V) echo Python 3.9.2;; esac\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("refuses", "message"),
+    [
+        ("", "no program '"),
+        ("version_info", "expected Python 3.11 to 3.13; got Python 3.9.2: name another"),
+        ("ensurepip", "has no venv module: install it (on Debian and Ubuntu: apt install python3-venv)"),
+    ],
+)
+@pytest.mark.parametrize("target", ["setup", "repro", "lint"])
+def test_a_machine_without_what_is_needed_is_told_in_one_line(
+    refuses: str, message: str, target: str, tmp_path: Path
+) -> None:
+    python = fake_python(tmp_path, refuses) if refuses else str(tmp_path / "absent")
+    call = make(target, PYTHON=python, VENV=str(tmp_path / "venv"))
+    assert call.returncode == 2
+    assert message in call.stderr
+    assert len(call.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "venv").exists()
+
+
+def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    call = make("setup", PYTHON=sys.executable, VENV=str(tmp_path))
+    assert call.returncode == 2
+    assert "was not made by this Makefile: remove it, or name another folder" in call.stderr
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_ci_runs_lint_and_tests() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    steps = re.findall(r"^step make (\w+)$", script.read_text(encoding="utf-8"), re.M)
+    assert steps[-2:] == ["lint", "test"]
