@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from tiny import ROOT, WORDS, write_base
 from tli import params as parameters

@@ -107,7 +107,9 @@ def test_english_verbs_agree_and_negate(vocabulary: Vocabulary) -> None:
     assert say(Clause(teacher, read, "present", True, book), "en") == "The teacher reads the book."
     assert say(Clause(teacher, read, "past", False, book, plural=True), "en") == "The teachers did not read the book."
     assert say(Clause(teacher, read, "present", False, plural=True), "en") == "The teachers do not read."
-    assert say(Clause(orange, sold, "past", False, generic_subject=True), "en") == "An orange was not sold."
+    assert say(Clause(orange, sold, "past", True, generic_subject=True), "en") == "An orange was sold."
+    assert say(Clause(orange, sold, "past", False, generic_subject=True), "en") == "Some orange was not sold."
+    assert say(Clause(orange, sold, "past", False, generic_subject=True), "sw") == "Chungwa fulani halikuuzwa."
     assert say(Clause(orange, sold, "future", False), "en") == "The orange will not be sold."
     assert say(Clause(orange, sold, "present", plural=True), "en") == "The oranges are sold."
     at_night = Clause(teacher, read, "past", True, book, time=("at night", "usiku"))
@@ -115,6 +117,48 @@ def test_english_verbs_agree_and_negate(vocabulary: Vocabulary) -> None:
     assert say(at_night, "en") == "The teacher read the book at night."
     assert say(Clause(teacher, read, "past", True, book), "en", "sw") == "The mwalimu read the kitabu."
     assert say(Clause(teacher, read, "future", False, book), "sw", "en") == "Teacher hatasoma book."
+
+
+def _theme(vocabulary: Vocabulary, clause: Clause) -> Any:
+    causes = [cause for cause in vocabulary.causes if cause.subject == clause.subject.kind]
+    return next(cause for cause in causes if clause.predicate in (cause.cause, cause.effect))
+
+
+def test_a_neutral_hypothesis_has_nothing_to_do_with_its_premise(vocabulary: Vocabulary) -> None:
+    """Related themes, and a noun above the premise's own object, would entail or contradict at times."""
+    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(1))
+    others = 0
+    for _ in range(4000):
+        premise, hypothesis = teller.relation(1)
+        if premise.predicate == hypothesis.predicate:
+            continue
+        others += 1
+        if premise.object and hypothesis.object:
+            assert not hypothesis.generic_object or premise.object.hypernym != hypothesis.object.hypernym
+        else:
+            assert vocabulary.unrelated(_theme(vocabulary, premise), _theme(vocabulary, hypothesis))
+    assert others > 1000
+
+
+def test_another_time_contradicts_only_what_happens_once(vocabulary: Vocabulary) -> None:
+    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(2))
+    pairs = [teller.relation(2) for _ in range(4000)]
+    moved = [premise for premise, hypothesis in pairs if premise.time != hypothesis.time]
+    assert {premise.predicate.english for premise in moved} == set(vocabulary.once)
+
+
+def test_the_other_option_of_an_item_is_a_rival_or_unrelated(vocabulary: Vocabulary) -> None:
+    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "test", random.Random(3))
+    kinds = Counter()
+    for turn in range(2000):
+        item = world.xcopa(teller, 0, ("cause", "effect")[turn % 2], 0.5)
+        causes = [_theme(vocabulary, option) for option in item.options]
+        kinds[item.private["world_alternative"]] += 1
+        if item.private["world_alternative"] == "rival":
+            assert causes[0].theme == causes[1].theme
+        else:
+            assert vocabulary.unrelated(*causes)
+    assert min(kinds.values()) > 500
 
 
 def test_statements_are_worded_as_the_harness_words_them() -> None:

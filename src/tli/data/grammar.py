@@ -70,7 +70,10 @@ class Predicate(NamedTuple):
 
 
 class Clause(NamedTuple):
-    """Who does what to what, when. A generic noun stands for its kind: `a fruit`, never `the fruit`."""
+    """Who does what to what, when. A generic noun stands for its kind: `a fruit`, never `the fruit`.
+
+    A negated clause's generic subject is `some animal`, `mnyama fulani`: `an animal does not sleep` speaks of all.
+    """
 
     subject: Noun
     predicate: Predicate
@@ -109,10 +112,13 @@ def english_verb(predicate: Predicate, plural: bool, tense: Tense, holds: bool) 
     return predicate.past if tense == "past" else predicate.english if plural else predicate.third
 
 
-def _english_noun(noun: Noun, generic: bool, plural: bool, nouns: Language) -> str:
+def _english_noun(noun: Noun, generic: bool, plural: bool, nouns: Language, holds: bool = True) -> str:
+    """`the dog`; generic: `an animal`, `animals`, and, where the clause does not hold, `some animal`."""
     form = noun.form(nouns, plural)
     if not generic:
         return f"the {form}"
+    if not holds:
+        return f"some {form}"
     if plural:
         return form
     return f"{'an' if form[0] in 'aeiou' else 'a'} {form}"
@@ -124,7 +130,7 @@ def say(clause: Clause, language: Language, nouns: Language | None = None) -> st
     predicate = clause.predicate
     if language == "en":
         words = [
-            _english_noun(clause.subject, clause.generic_subject, clause.plural, nouns),
+            _english_noun(clause.subject, clause.generic_subject, clause.plural, nouns, clause.holds),
             english_verb(predicate, clause.plural, clause.tense, clause.holds),
             _english_noun(clause.object, clause.generic_object, False, nouns) if clause.object else "",
             predicate.english_rest,
@@ -134,6 +140,7 @@ def say(clause: Clause, language: Language, nouns: Language | None = None) -> st
         subject_class = clause.subject.agreement(clause.plural)
         words = [
             clause.subject.form(nouns, clause.plural),
+            "fulani" if clause.generic_subject and not clause.holds else "",
             conjugate(predicate.swahili, predicate.verb_type, subject_class, clause.tense, clause.holds),
             clause.object.form(nouns) if clause.object else "",
             predicate.swahili_rest,

@@ -4,8 +4,9 @@ A list is a UTF-8 TSV file with the columns swahili, english, pos, domain, set. 
 - a verb is the Swahili infinitive against the bare English verb: kusoma / read, kwenda / go, never -soma or "to read";
 - a noun is singular, or what the dictionary lists where there is no singular: maji / water, suruali / trousers;
 - an adjective is its bare stem without a hyphen: zuri / good. In data/pairs.tsv every stem that agrees begins with a
-  consonant and has two syllables or more, and so is also the word that agrees with class 5 (gari zuri); the others
-  never change (safi, tayari). This leaves out -pya, -eusi and the like, whose stem is not a word of running text.
+  consonant and has two syllables or more, and so is also the word that agrees with class 5 (gari zuri; for chache,
+  which is plural, with class 10); the others never change (safi, tayari). This leaves out -pya, -eusi and the like,
+  whose stem is not a word of running text.
 English spelling is British. Two forms are the same if their `key` is.
 """
 

@@ -67,7 +67,10 @@ class Teller:
         return self.rng.choices(TENSES, WEIGHTS)[0]
 
     def clause(self, like: Clause | None = None) -> Clause:
-        """A random clause; or one unrelated to `like`: same subject and tense, another verb, object and theme."""
+        """A random clause; or one unrelated to `like`: same subject and tense, another verb, object and theme.
+
+        `like` without an object has an unrelated theme among its subject's; `relation` sees to that.
+        """
         rng, vocabulary = self.rng, self.world.vocabulary
         tense, holds = like.tense if like else self.tense(), rng.random() < 0.75
         if like.object if like else rng.random() < 0.5:
@@ -77,11 +80,17 @@ class Teller:
             time = rng.choice(vocabulary.times) if not like and rng.random() < 0.35 else ("", "")
             return Clause(subject, verb, tense, holds, thing, time=time)
         subject = like.subject if like else rng.choice(self.subjects[rng.choice(KINDS)])
-        themes = [
-            [part for cause in pair for part in (cause.cause, cause.effect)] for pair in self.themes[subject.swahili]
-        ]
-        parts = [part for theme in themes if not like or like.predicate not in theme for part in theme]
-        return Clause(subject, rng.choice(parts), tense, holds)
+        causes = [cause for pair in self.themes[subject.swahili] for cause in pair]
+        if like:
+            causes = self.strangers(like)
+        return Clause(subject, rng.choice([part for c in causes for part in (c.cause, c.effect)]), tense, holds)
+
+    def strangers(self, clause: Clause) -> list[Cause]:
+        """The causes that this split may tell of the clause's subject and that have nothing to do with its event."""
+        causes = [cause for pair in self.themes[clause.subject.swahili] for cause in pair]
+        told = (c for c in self.world.vocabulary.causes if c.subject == clause.subject.kind)
+        own = next(c for c in told if clause.predicate in (c.cause, c.effect))
+        return [cause for cause in causes if self.world.vocabulary.unrelated(own, cause)]
 
     def causal(self, swahili: bool) -> tuple[Cause, Cause, Clause, Clause]:
         """(cause, the one whose effect came, two clauses); with `swahili`, only what pure Swahili may state."""
@@ -100,6 +109,8 @@ class Teller:
         """Premise and hypothesis: 0 entailed, 1 neutral, 2 contradicted."""
         rng = self.rng
         clause = self.clause()
+        while label == 1 and not clause.object and not self.strangers(clause):
+            clause = self.clause()
         ways: list[tuple[Clause, Clause]] = []
         if label == 0:
             ways.append((clause, clause._replace(generic_subject=True)))
@@ -110,7 +121,7 @@ class Teller:
                 ways.append((clause, clause._replace(time=("", ""))))
         elif label == 2:
             ways.append((clause, clause._replace(holds=not clause.holds)))
-            if clause.holds and clause.time[0]:
+            if clause.holds and clause.time[0] and clause.predicate.english in self.world.vocabulary.once:
                 times = [time for time in self.world.vocabulary.times if time != clause.time]
                 ways.append((clause, clause._replace(time=rng.choice(times))))
         else:
@@ -119,8 +130,9 @@ class Teller:
             ways.append((clause, other._replace(generic_subject=True)))
             if clause.holds:
                 ways.append((clause._replace(generic_subject=True), clause))
-            if clause.holds and clause.object:
-                ways.append((clause, other._replace(generic_object=True)))
+            if clause.holds and clause.object and other.object:
+                if other.object.hypernym != clause.object.hypernym:
+                    ways.append((clause, other._replace(generic_object=True)))
                 ways.append((clause._replace(generic_object=True), clause))
                 if not clause.time[0]:
                     ways.append((clause, clause._replace(time=rng.choice(self.world.vocabulary.times))))

@@ -2,7 +2,8 @@
 
 nouns.tsv: people, animals, things and the nouns above them, with noun classes. verbs.tsv: what people do to things.
 events.tsv: what people, animals and things do by themselves. causes.tsv: which event brings which, how probably.
-times.tsv: times of day that exclude each other. Feeds every table by way of the corpus and the items.
+times.tsv: times of day that exclude each other. related.tsv: themes of which one may imply, exclude or explain the
+other, so that neither serves as the other's unrelated one. Feeds every table by way of the corpus and the items.
 """
 
 from __future__ import annotations
@@ -35,12 +36,18 @@ class Cause(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Nouns by Swahili form, transitive verbs, causes two a theme, times of day as (English, Swahili)."""
+    """Nouns by Swahili form, transitive verbs, causes two a theme, times of day as (English, Swahili).
+
+    `once`: verbs that are done to one thing once, so that another time of day contradicts. `related`: pairs of themes
+    that are not independent, as (kind of subject, theme, other theme), both ways round.
+    """
 
     nouns: dict[str, Noun]
     verbs: list[Predicate]
     causes: list[Cause]
     times: list[tuple[str, str]]
+    once: frozenset[str]
+    related: frozenset[tuple[str, str, str]]
 
     def entities(self, kind: str) -> list[Noun]:
         """The nouns of a kind that have a hypernym."""
@@ -59,6 +66,10 @@ class Vocabulary(NamedTuple):
             if cause.subject == kind:
                 themes.setdefault(cause.theme, []).append(cause)
         return themes
+
+    def unrelated(self, one: Cause, other: Cause) -> bool:
+        """Whether nothing of one cause's theme bears on the other's."""
+        return one.theme != other.theme and (one.subject, one.theme, other.theme) not in self.related
 
     def verb_forms(self) -> list[str]:
         """Every stem as a verb may end: with its own vowel and with that of the negative present."""
@@ -97,7 +108,7 @@ def _predicate(where: str, cells: Sequence[str]) -> Predicate:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Reads and checks the five tables of data/world.
+    """Reads and checks the six tables of data/world.
 
     Raises:
         UserError: file:line, column, what was expected and what stood there.
@@ -115,16 +126,24 @@ def read_vocabulary(folder: Path) -> Vocabulary:
     tops = [noun.swahili for noun in nouns.values() if noun.hypernym == "-"]
     for row, noun in enumerate(nouns.values(), start=2):
         _known(f"{folder / 'nouns.tsv'}:{row}", "hypernym", noun.hypernym, ("-", *tops))
-    verbs = [
-        _predicate(where, (cells[0], *cells[:3], "-", *cells[3:], "-"))
-        for where, cells in _table(folder / "verbs.tsv", ("english", "third", "past", "swahili", "type"))
-    ]
+    verbs, once = [], set()
+    for where, cells in _table(folder / "verbs.tsv", ("english", "third", "past", "swahili", "type", "once")):
+        verbs.append(_predicate(where, (cells[0], *cells[:3], "-", *cells[3:5], "-")))
+        if _known(where, "once", cells[5], ("yes", "no")) == "yes":
+            once.add(cells[0])
     columns = ("key", "english", "third", "past", "english_rest", "swahili", "type", "swahili_rest")
     events = {cells[0]: _predicate(where, cells) for where, cells in _table(folder / "events.tsv", columns)}
     header = ("subject", "theme", "cause", "effect", "probability", "swahili")
     causes = [_cause(where, cells, events) for where, cells in _table(folder / "causes.tsv", header)]
     times = [(cells[0], cells[1]) for _, cells in _table(folder / "times.tsv", ("english", "swahili"))]
-    vocabulary = Vocabulary(nouns, verbs, causes, times)
+    themes = {kind: sorted({cause.theme for cause in causes if cause.subject == kind}) for kind in KINDS}
+    related = set()
+    for where, (kind, theme, other) in _table(folder / "related.tsv", ("subject", "theme", "other")):
+        known = themes[_known(where, "subject", kind, KINDS)]
+        _known(where, "theme", theme, known)
+        _known(where, "other", other, known)
+        related |= {(kind, theme, other), (kind, other, theme)}
+    vocabulary = Vocabulary(nouns, verbs, causes, times, frozenset(once), frozenset(related))
     _check_causes(vocabulary, folder / "causes.tsv")
     return vocabulary
 

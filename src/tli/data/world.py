@@ -116,9 +116,10 @@ def xcopa(teller: Teller, label: int, question: str, rivals: float) -> Item:
         mine = cause.probability if came is cause else 1 - cause.probability
         weights = (mine, rival.probability if came is rival else 1 - rival.probability)
         wrong = answer._replace(predicate=rival.cause, holds=rival.cause_holds)
-    near = rng.random() < rivals
+    strangers = teller.strangers(premise)
+    near = rng.random() < rivals or not strangers
     if not near:
-        far = rng.choice([c for pair in teller.themes[premise.subject.swahili] if cause not in pair for c in pair])
+        far = rng.choice(strangers)
         part = far.effect if question == "effect" else far.cause
         wrong = answer._replace(predicate=part, holds=question == "effect" or far.cause_holds)
         weights = (1.0, 0.0)
