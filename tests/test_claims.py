@@ -136,6 +136,24 @@ def test_record_takes_the_default_value_and_the_drift(section: Section, runs: li
     assert section["keys"]["setup.nf4.quant_type"]["tolerance"] is None
 
 
+def test_ranks_that_other_runs_leave_out_are_bounded_by_the_drift_alone(
+    runs: list[Path], tmp_path: Path, smoke: Params
+) -> None:
+    default = store.read_json(runs[0])
+    for number, run in enumerate(runs[1:]):
+        few = {key: value for key, value in store.read_json(run).items() if not key.startswith("sweep.r2.")}
+        store.write_json(tmp_path / f"{number}.json", few)
+    avx2 = {key: value for key, value in default.items() if not key.startswith("sweep.r2.")}
+    avx2 = {key: value + 0.5 if key.startswith("sweep.r4.accuracy_mean") else value for key, value in avx2.items()}
+    store.write_json(tmp_path / "avx2.json", avx2)
+    others = [tmp_path / f"{number}.json" for number in range(len(runs) - 1)]
+    expected.record(runs=[runs[0], *others], avx2=tmp_path / "avx2.json", out=tmp_path / "e.yaml", params=smoke)
+    keys = expected.load(tmp_path / "e.yaml", smoke)["keys"]
+    lone = keys["sweep.r2.accuracy_mean.xcopa.en"]
+    assert lone["tolerance"] == pytest.approx(3.2905 * 0.5, rel=1e-3)
+    assert "RMS drift 0.5" in lone["why"]
+
+
 def test_reruns_on_another_cpu_agree_and_real_changes_differ(
     section: Section, runs: list[Path], tmp_path: Path, smoke: Params
 ) -> None:
