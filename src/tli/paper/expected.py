@@ -128,7 +128,7 @@ def record(*, runs: Sequence[Path], avx2: Path, out: Path, params: Params) -> No
     sqrt 2 bounds it by the spread over base seeds: two runs that share nothing but the recipe differ by sqrt 2 SDs. A
     value that is the same in every run must be met exactly.
 
-    The runs beside the default may leave ranks of the sweep out, since a sweep is long. A value that they lack has no s:
+    The runs beside the default may leave ranks of the sweep out, since a sweep is long. What they lack has no s:
 
         tolerance = max(|D|, z sqrt(mean D^2)),    the mean over the values of its statistic that the AVX2 run has,
 
