@@ -42,8 +42,9 @@ def stage(out: Path, *inputs: Path, torch: bool = True) -> Iterator[parameters.P
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
-    # threads that wait must sleep: spinning ones take the cores from whatever else runs, and every small layer waits
-    os.environ |= {"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
+    # they take the cores from whatever else runs, and every small layer waits
+    os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
