@@ -103,3 +103,14 @@ def test_every_path_exists(page: Path) -> None:
     for path in re.findall(r"`([\w.<>*-]+/[\w./<>*-]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         if path.split("/")[0] in folders:
             assert any(ROOT.glob(re.sub(r"<\w+>", "*", path).rstrip("/"))), f"{page.name}: `{path}`"
+
+
+def test_every_excerpt_is_a_line_of_the_committed_tables() -> None:
+    """No table row of measured values in the README is typed by hand."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("## What you get")[2].partition("\n## ")[0]
+    rows = [line for line in shown.splitlines() if line.startswith("|")]
+    tables = (ROOT / "paper" / "tables" / "embedded").glob("*.md")
+    known = {line for path in tables for line in path.read_text(encoding="utf-8").splitlines()}
+    assert len(rows) > 10
+    assert [row for row in rows if row not in known] == []
