@@ -51,5 +51,6 @@ def run(build: Path, results: Path) -> str:
         numbers = (stage["seconds"], stage["cpu_seconds"], stage["peak_memory_gib"], stage["threads"])
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
     said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most"
-    store.write_text(results / "costs.md", "\n".join([*lines, "", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]))
+    lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
+    store.write_text(results / "costs.md", "\n".join(lines))
     return said
