@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from tiny import ROOT
 from tli import store
 
-PER_RANK = {"train", "align", "transfer", "tables", "verify"}  # what follows from lora.rank (DESIGN, stages)
+PER_RANK = {"train", "align", "transfer", "tables", "verify"}  # what follows from lora.rank
 
 
 class Checkout:

@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from tiny import ROOT
 
 SOURCE = ROOT / "src"
-FREE = {f"src/tli/{name}.py" for name in ("__main__", "params", "store")}  # they compute no number (DESIGN, stages)
+FREE = {f"src/tli/{name}.py" for name in ("__main__", "params", "store")}  # they compute no number
 
 
 def yaml(path: Path) -> Any:

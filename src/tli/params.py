@@ -7,7 +7,7 @@ The `check` stage runs first in the pipeline, so that a bad value fails before D
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -22,20 +22,21 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-S = TypeVar("S", bound=BaseModel)
-
-
 class Section(BaseModel):
     """A mapping whose keys are all known, all typed and never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _whole(shares: S) -> S:
-    total = sum(value for _, value in shares)
-    if abs(total - 1) > 1e-9:
-        raise ValueError(f"shares that sum to 1, got the sum {total:g}")
-    return shares
+class Shares(Section):
+    """Shares of a whole: they sum to 1."""
+
+    @model_validator(mode="after")
+    def _sums(self) -> Self:
+        total = sum(value for _, value in self)
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"shares that sum to 1, got the sum {total:g}")
+        return self
 
 
 class Pairs(Section):
@@ -52,7 +53,7 @@ class FourBit(Section):
 
 
 class Quantize(Section):
-    """NF4 for training and measuring; FP4 for the view of the public evaluation script (DESIGN: the views)."""
+    """NF4 for training and measuring; FP4 for the view of the public evaluation script (study/views.py)."""
 
     nf4: FourBit
     fp4: FourBit
@@ -151,7 +152,7 @@ class EmbeddedModel(Section):
         return self.kv_heads * (self.hidden_size // self.heads)
 
 
-class Mix(Section):
+class Mix(Shares):
     """Shares of the corpus's documents by kind; they sum to 1."""
 
     dictionary: Share
@@ -160,21 +161,13 @@ class Mix(Section):
     causal: Share
     entailment: Share
 
-    @model_validator(mode="after")
-    def _sums(self) -> Self:
-        return _whole(self)
 
-
-class Languages(Section):
+class Languages(Shares):
     """Shares of the causal and entailment statements by language, or switching between both; they sum to 1."""
 
     english: Share
     switched: Share
     swahili: Share
-
-    @model_validator(mode="after")
-    def _sums(self) -> Self:
-        return _whole(self)
 
 
 class Items(Section):
