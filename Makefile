@@ -44,9 +44,8 @@ help: ## print these lines
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
 	@echo 'setup: ready in $(VENV)'
 
-repro: $(RUN_STAMP) ## regenerate every table and figure, then hold them against what is expected
+repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold them against what is expected
 	@$(enter)
-	[ -d data ] || dvc pull -q data.dvc
 	dvc repro
 	python -m tli costs
 	status=0; said=$$(python -m tli verify --strict 2>&1) || status=$$?
@@ -57,11 +56,11 @@ repro: $(RUN_STAMP) ## regenerate every table and figure, then hold them against
 	awk -v s=$$SECONDS 'BEGIN { printf "time    %.1f minutes, installation not counted\n", s / 60 }'
 	exit $$status
 
-test: $(TEST_STAMP) ## run the tests
+test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-bench: $(TEST_STAMP) ## time the training step and the scoring (tests/bench)
+bench: $(TEST_STAMP) data ## time the training step and the scoring (tests/bench)
 	@$(enter)
 	python -m pytest tests/bench --benchmark-only $(ARGS)
 
@@ -84,6 +83,11 @@ lock: ## re-create requirements/run.txt and test.txt from the .in files (needs u
 	"$${compile[@]}" $$names requirements/run.in requirements/test.in -o requirements/test.txt
 	sed -i '/^# The following packages were excluded/,$$d' requirements/run.txt requirements/test.txt
 	echo 'lock: wrote requirements/run.txt and requirements/test.txt'
+
+# The word list and the micro-world's vocabulary, out of the remote that the repository holds.
+data: | $(RUN_STAMP)
+	@$(enter)
+	dvc pull -q data.dvc
 
 $(RUN_STAMP):
 	@$(need_python)
