@@ -103,6 +103,8 @@ def base(world_path: Path, out: Path, metrics: Path) -> None:
     with stage(out, world_path / "corpus.txt", world_path / "verbs.txt") as params:
         from tli.model import base as module
 
+        if isinstance(params.active.model, parameters.HubModel):
+            raise store.UserError("params.yaml: profile: only embedded has a base model yet")
         module.run(world_path, out, metrics, params.active.model)
 
 

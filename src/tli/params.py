@@ -40,9 +40,44 @@ class Shares(Section):
 
 
 class Pairs(Section):
-    """Where the word pairs come from: `project` is data/pairs.tsv."""
+    """Where the word pairs come from: `project` is data/pairs.tsv, `author` the two lists of the section `author`."""
 
-    source: Literal["project"]
+    source: Literal["project", "author"]
+
+
+class Adapter(Section):
+    """Where the paper's cell comes from: `trained` here, or the `author`'s own, of the section `author`."""
+
+    source: Literal["trained", "author"]
+
+
+class Listed(Section):
+    """One file of the author's repository, by its path there and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Blob(Section):
+    """One file of the author's repository, by its path there and its git blob id."""
+
+    path: str
+    git_blob: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class Author(Section):
+    """The author's public files at a pinned commit, fetched only where a `source` says so."""
+
+    url: Annotated[str, Field(pattern=r"^https://[^\s]+/[0-9a-f]{40}$")]
+    trained: Listed
+    control: Listed
+    adapter: Blob
+
+
+class Fetch(Section):
+    """The file in git that notes the SHA-256 of every fetched file at its first fetch and holds later ones to it."""
+
+    manifest: str
 
 
 class FourBit(Section):
@@ -123,18 +158,15 @@ class Pretraining(Section):
     weight_decay: Annotated[float, Field(ge=0)]
 
 
-class EmbeddedModel(Section):
-    """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
+class Shape(Section):
+    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP."""
 
-    source: Literal["pretrain"]
-    seed: Seed
     blocks: Annotated[int, Field(ge=2)]
     hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
     intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
     heads: Count
     kv_heads: Count
     vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
-    pretraining: Pretraining
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -150,6 +182,33 @@ class EmbeddedModel(Section):
     def kv_width(self) -> int:
         """Output width of k_proj and v_proj."""
         return self.kv_heads * (self.hidden_size // self.heads)
+
+
+class EmbeddedModel(Shape):
+    """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
+
+    source: Literal["pretrain"]
+    seed: Seed
+    pretraining: Pretraining
+
+
+Name = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+# What a repository is pinned to. `first`: what `main` is at the first fetch, from then on what the manifest noted.
+Revision = Annotated[str, Field(min_length=1)]
+
+
+class HubRepo(Section):
+    """A repository of the Hugging Face hub at a pinned revision: 40 hex digits, or `first` (data/fetch.py)."""
+
+    repo: Name
+    revision: Revision
+
+
+class HubModel(Shape, HubRepo):
+    """A published checkpoint; `head_from` names a sibling whose lm_head is taken where this one has none."""
+
+    source: Literal["hub"]
+    head_from: HubRepo | None
 
 
 class Mix(Shares):
@@ -190,18 +249,41 @@ class EmbeddedBenchmarks(Section):
     items: Items
 
 
+class HubTask(HubRepo):
+    """A benchmark's repository and the languages of it that are scored."""
+
+    languages: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+
+
+class HubBenchmarks(Section):
+    """XCOPA, English COPA and XNLI as released; `limit` keeps the first items of a task and language, null all."""
+
+    source: Literal["hub"]
+    xcopa: HubTask
+    copa: HubRepo
+    xnli: HubTask
+    limit: Annotated[int, Field(ge=10)] | None
+
+
+class Transfer(Section):
+    """Which split is scored: the `default` of the harness for each task (the micro-world's: test), or the one named."""
+
+    split: Literal["default", "validation", "test"]
+
+
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, and sequences a forward pass."""
+    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device."""
 
     threads: Count
     batch_size: Count
+    device: Literal["cpu", "cuda"]
 
 
 class Profile(Section):
     """What varies with the profile: the model, its benchmarks, the machine's share."""
 
-    model: EmbeddedModel
-    benchmarks: EmbeddedBenchmarks
+    model: Annotated[EmbeddedModel | HubModel, Field(discriminator="source")]
+    benchmarks: Annotated[EmbeddedBenchmarks | HubBenchmarks, Field(discriminator="source")]
     compute: Compute
 
 
@@ -210,10 +292,14 @@ class Params(Section):
 
     profile: str
     pairs: Pairs
+    adapter: Adapter
+    author: Author
+    fetch: Fetch
     quantize: Quantize
     lora: Lora
     train: Train
     measure: Measure
+    transfer: Transfer
     sweep: Sweep
     stats: Stats
     profiles: dict[str, Profile]
@@ -255,10 +341,14 @@ def load(path: Path | str = "params.yaml") -> Params:
     return params
 
 
+KINDS = ("pretrain", "hub", "world")
+
+
 def _first(error: ValidationError) -> str:
     """The first of pydantic's findings as one line."""
     finding = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in finding["loc"]) or "the whole file"
+    # pydantic names the kind of a section after its key: no key of the file
+    key = ".".join(str(part) for part in finding["loc"] if part not in KINDS) or "the whole file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if finding["type"] == "extra_forbidden":
         return f"{key}: unknown key, got {finding['input']!r}; remove it or correct its spelling{more}"

@@ -25,7 +25,7 @@ from tli.data import lexicon
 from tli.data.grammar import Clause, Language, say
 from tli.data.teller import Teller, World, generic
 from tli.data.vocabulary import read_vocabulary
-from tli.params import EmbeddedBenchmarks
+from tli.params import EmbeddedBenchmarks, HubBenchmarks
 
 LANGUAGES: tuple[Language, Language] = ("en", "sw")
 CONNECTORS = {"en": {"cause": "because", "effect": "therefore"}, "sw": {"cause": "kwa sababu", "effect": "kwa hiyo"}}
@@ -178,12 +178,23 @@ def ceiling(records: Sequence[dict[str, Any]]) -> tuple[float, float]:
     return expected, sum(r["label"] == k for r, k in zip(records, best, strict=True)) / len(records)
 
 
-def run(pairs_path: Path, vocabulary_path: Path, out: Path, metrics: Path, settings: EmbeddedBenchmarks) -> None:
+def run(
+    pairs_path: Path, vocabulary_path: Path, out: Path, metrics: Path, settings: EmbeddedBenchmarks | HubBenchmarks
+) -> None:
     """The `world` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
+
+    Where the benchmarks are fetched there is no micro-world: `out` holds a note that says so, `metrics` nothing.
 
     Raises:
         UserError: a broken line of the vocabulary or of the word pairs.
     """
+    if isinstance(settings, HubBenchmarks):
+        with store.atomic_dir(out) as folder:
+            store.write_text(
+                folder / "none.txt", "The benchmarks of this profile are fetched; no micro-world is made.\n"
+            )
+        store.write_json(metrics, {})
+        return
     pairs = lexicon.read_pairs(pairs_path)
     world = World(read_vocabulary(vocabulary_path), settings.held_out, random.Random(f"{settings.seed}:held-out"))
     documents = list(corpus(world, pairs, settings, random.Random(f"{settings.seed}:corpus")))

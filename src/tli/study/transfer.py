@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from tli import store
 from tli.data.benchmarks import Item, read_items
 from tli.model import backbone, lora
-from tli.params import Params
+from tli.params import EmbeddedModel, Params
 from tli.store import Row
 from tli.study.views import BASE, Cell, main_cell
 
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `transfer` stage: per-item rows of the base, the paper's cell and an untrained model of the same shape."""
+    """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
     folder = quantized / "nf4"
     tokenizer = backbone.tokenizer(folder)
     items = scored_items(items_path)
@@ -39,8 +39,9 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     found = measure(BASE, items, base, tokenizer, size)
     found.append(drift(items, base, tokenizer, size))
     found += measure(main_cell(params), items, lora.load(base, adapter), tokenizer, size)
-    untrained = Cell("untrained", "-", 0, str(params.active.model.seed))
-    found += measure(untrained, items, _untrained(folder, params.active.model.seed), tokenizer, size)
+    if isinstance(params.active.model, EmbeddedModel):
+        untrained = Cell("untrained", "-", 0, str(params.active.model.seed))
+        found += measure(untrained, items, _untrained(folder, params.active.model.seed), tokenizer, size)
     store.write_rows(out, found)
 
 
