@@ -77,6 +77,9 @@ def fabricate(
 def _quantize(blocks: int) -> Iterator[Row]:
     for kind, before in (("nf4", "bfloat16"), ("fp4", "float16")):
         for item, measure, value in (
+            ("model", "class", "LlamaForCausalLM"), ("model", "blocks", blocks), ("model", "hidden_size", 64),
+            ("model", "intermediate_size", 96), ("model", "heads", 4), ("model", "kv_heads", 2),
+            ("model", "vocab_size", 160), ("model", "head", "loaded"),
             ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
             ("projections", "parameters", 4096), ("projections", "blocksize", 64),
             ("projections", "double_quant", "false"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import BitsAndBytesConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tli import store
 from tli.model import backbone, lora, nf4
@@ -92,3 +94,74 @@ def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None
     with pytest.raises(store.UserError, match="expected a checkpoint in safetensors files, found none"):
         nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_s_checkpoint_with_an_old_index_loads_whole(
+    tiny_base: Path, tmp_path: Path, params: Params
+) -> None:
+    """The published model's defect: architecture and index of a classifier, the head in a shard all the same."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    config = store.read_json(base / "config.json") | {"architectures": ["LlamaForSequenceClassification"]}
+    store.write_json(base / "config.json", config)
+    tensors = load_file(base / "model.safetensors")
+    save_file(tensors | {"score.weight": torch.zeros(2, 64)}, base / "model.safetensors", metadata={"format": "pt"})
+    listed = dict.fromkeys([name for name in tensors if name != "lm_head.weight"], "model.safetensors")
+    store.write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": listed})
+    nf4.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4)
+    backbone.require_head(tmp_path / "nf4")
+    model = backbone.load(tmp_path / "nf4")
+    assert type(model) is LlamaForCausalLM
+    assert torch.equal(model.lm_head.weight, tensors["lm_head.weight"].to(torch.bfloat16))
+
+
+def test_no_head_means_no_score(tiny_base: Path, tmp_path: Path, params: Params) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    folder = tmp_path / "q" / "nf4"
+    with pytest.raises(store.UserError, match=r"expected lm_head\.weight.*set model\.head_from"):
+        backbone.require_head(folder)
+    model = backbone.load(folder)
+    backbone.forward(model, torch.tensor([[1, 5]]), lambda _name, _state: None)
+    with pytest.raises(store.UserError, match="holds no lm_head"):
+        model(torch.tensor([[1, 5]]))
+    assert "head\t-\tmodel" not in (tmp_path / "rows.tsv").read_text()
+    assert "\tmodel\t-\thead\tabsent\n" in (tmp_path / "rows.tsv").read_text()
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.self_attn.q_proj.weight", "model.norm.weight"])
+def test_any_other_missing_tensor_is_refused(tiny_base: Path, tmp_path: Path, params: Params, name: str) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    tensors = load_file(base / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(store.CheckFailed, match=rf"{re.escape(name)}"):
+        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    assert not (tmp_path / "q").exists()
+
+
+def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: Params) -> None:
+    """Qwen2: biases on q, k and v, and the head tied to the embeddings, which is no missing head."""
+    config = Qwen2Config(
+        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
+    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    folder = tmp_path / "q" / "nf4"
+    backbone.require_head(folder)
+    ids = torch.tensor([[5, 9, 23]])
+    whole, cut = backbone.load(folder), backbone.load(folder, blocks=2)
+    assert type(whole) is Qwen2ForCausalLM
+    assert whole.lm_head.weight.data_ptr() == whole.model.embed_tokens.weight.data_ptr()
+    with torch.no_grad():
+        expected = whole(ids, output_hidden_states=True).hidden_states[2]
+        seen: dict[str, torch.Tensor] = {}
+        backbone.forward(cut, ids, seen.__setitem__)
+    assert torch.equal(seen["2"], expected)

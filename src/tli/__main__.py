@@ -35,23 +35,24 @@ def main() -> None:
 
 
 @contextmanager
-def stage(out: Path, *inputs: Path, torch: bool = True) -> Iterator[parameters.Params]:
+def stage(out: Path, *inputs: Path, torch: bool = True, network: bool = False) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    No stage reaches the network: what is fetched is fetched by the commands that say so.
+    Only a stage that says `network` may reach it, and only for what params.yaml says is fetched.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if network else {"HF_HUB_OFFLINE": "1"})
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if torch:
         from tli.model import backbone
 
-        backbone.setup(params.active.compute.threads)
+        backbone.setup(params.active.compute.threads, params.active.compute.device)
     with store.receipt(out, inputs):
         yield params
 

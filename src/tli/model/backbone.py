@@ -1,4 +1,4 @@
-"""Runs a span of Llama blocks over many short sequences: the whole model, or cut to its first blocks.
+"""Runs a span of a decoder's blocks over many short sequences: the whole model, or cut to its first blocks.
 
 `hidden_states[i]` is the raw output of block i (i = 0: the embeddings); transformers keeps the raw output of the last
 block to itself and returns it after the final norm, so both are taken by hooks here, the latter under the key `norm`.
@@ -16,14 +16,29 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from tli import store
+
 NORM = "norm"
+HEAD = "lm_head.weight"
+_device = torch.device("cpu")
 
 
-def setup(threads: int) -> None:
-    """One process's arithmetic: that many threads, deterministic algorithms, no progress bars of libraries."""
+def setup(threads: int, device: str = "cpu") -> None:
+    """One process's arithmetic: threads, device of every model, deterministic algorithms, no libraries' progress bars.
+
+    Raises:
+        UserError: a CUDA device is asked for and there is none; nothing falls back to the processor unasked.
+    """
+    global _device
+    if device == "cuda" and not torch.cuda.is_available():
+        raise store.UserError(
+            "params.yaml: compute.device of the profile: expected a CUDA device, found none; "
+            "run it where there is one, or set cpu, which takes long for a large model"
+        )
+    _device = torch.device(device)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
@@ -32,22 +47,52 @@ def setup(threads: int) -> None:
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
-def load(folder: Path, blocks: int | None = None) -> LlamaForCausalLM:
+class NoHead(nn.Module):
+    """Stands where a checkpoint has no language-model head, so that no score can come from random weights."""
+
+    def forward(self, _states: Tensor) -> Tensor:
+        raise store.UserError(f"transfer: the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
+
+
+HEAD_ADVICE = (
+    "set model.head_from of the profile to a sibling repository that has it (scan, train and align need no head)"
+)
+
+
+def load(folder: Path, blocks: int | None = None) -> PreTrainedModel:
     """The checkpoint in `folder`, frozen and in evaluation mode; with `blocks`, cut to that many first blocks.
 
-    The cut model is still a LlamaForCausalLM, so that adapters keep PEFT's keys; its final norm is the identity, so
-    that its last hidden state is the whole model's hidden_states[blocks], bit for bit.
+    Any architecture with Llama's module names. The cut model is still a causal LM, so that adapters keep PEFT's keys;
+    its final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for
+    bit. Where the checkpoint has no head, `NoHead` takes its place.
+
+    Raises:
+        CheckFailed: the checkpoint lacks any other tensor, which transformers would draw at random.
     """
-    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     whole = config.num_hidden_layers
     if blocks is not None:
         config.num_hidden_layers = blocks
+        if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
+            config.layer_types = config.layer_types[:blocks]
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the weights of the blocks cut off are reported as unexpected
-    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(
-        folder, config=config, local_files_only=True, dtype=config.dtype
-    )
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, config=config, local_files_only=True, dtype=config.dtype, output_loading_info=True,
+        **({} if _device.type == "cpu" else {"device_map": {"": _device}}),
+    )  # fmt: skip
     logging.set_verbosity(verbosity)
+    model: PreTrainedModel = loaded[0]
+    found: dict[str, Any] = loaded[1]
+    missing = sorted(found["missing_keys"])
+    if HEAD in missing:
+        model.lm_head = NoHead()
+        missing.remove(HEAD)
+    if missing:
+        raise store.CheckFailed(
+            f"{folder}: expected every tensor of {type(model).__name__}, got no {missing[0]} "
+            f"({len(missing)} missing); remove the folder and run `dvc repro`"
+        )
     if blocks is not None and blocks < whole:
         model.model.norm = nn.Identity()
     model.config.use_cache = False
@@ -55,6 +100,15 @@ def load(folder: Path, blocks: int | None = None) -> LlamaForCausalLM:
     keep_unpacked(model)
     model.eval()
     return model
+
+
+def require_head(folder: Path) -> None:
+    """Raises UserError unless the checkpoint's files hold a head, or its configuration ties it to the embeddings."""
+    index = store.read_json(folder / "model.safetensors.index.json")["weight_map"]
+    if HEAD not in index and not store.read_json(folder / "config.json").get("tie_word_embeddings", False):
+        raise store.UserError(
+            f"{folder}: transfer: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
+        )
 
 
 def keep_unpacked(model: nn.Module) -> None:
@@ -115,14 +169,14 @@ def forward(
     named += [] if isinstance(body.norm, nn.Identity) else [(NORM, body.norm)]
     handles = [module.register_forward_hook(hook(name)) for name, module in named]
     try:
-        body(input_ids=ids, use_cache=False)
+        body(input_ids=ids.to(body.embed_tokens.weight.device), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
 
 
 def body_of(model: nn.Module) -> Any:
-    """The LlamaModel inside a causal LM, with or without PEFT around it."""
+    """The decoder inside a causal LM, with or without PEFT around it."""
     inner: Any = model
     get_base = getattr(inner, "get_base_model", None)
     if get_base is not None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel
 
 from tli import store
 from tli.model import backbone
@@ -40,7 +40,7 @@ def config(lora: Lora, blocks: int) -> LoraConfig:
     )
 
 
-def attach(model: LlamaForCausalLM, lora: Lora, blocks: int, seed: int) -> PeftModel:
+def attach(model: PreTrainedModel, lora: Lora, blocks: int, seed: int) -> PeftModel:
     """`model` with a fresh adapter on its first `blocks` blocks, A drawn from a generator of its own seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -64,7 +64,7 @@ def save(adapted: PeftModel, folder: Path, base: str) -> None:
         store.write_json(temporary / "adapter_config.json", dict(sorted(settings.items())))
 
 
-def load(model: LlamaForCausalLM, folder: Path, merge: bool = False) -> PeftModel | LlamaForCausalLM:
+def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel | PreTrainedModel:
     """`model` with the adapter of `folder`, in evaluation mode.
 
     With `merge` the adapter is folded into the weights: a 4-bit weight is dequantised, changed and packed again, which
@@ -77,15 +77,15 @@ def load(model: LlamaForCausalLM, folder: Path, merge: bool = False) -> PeftMode
         return adapted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Merge lora module to 4-bit linear")  # the rounding is the point
-        merged: LlamaForCausalLM = adapted.merge_and_unload()
+        merged: PreTrainedModel = adapted.merge_and_unload()
     backbone.keep_unpacked(merged)
     merged.eval()
     return merged
 
 
-def unload(adapted: nn.Module) -> LlamaForCausalLM:
+def unload(adapted: nn.Module) -> PreTrainedModel:
     """The model as it was before the adapter, which is left out of it; adapters can follow one another on one model."""
-    base: LlamaForCausalLM = cast(Any, adapted).unload()
+    base: PreTrainedModel = cast(Any, adapted).unload()
     return base
 
 

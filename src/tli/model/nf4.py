@@ -18,6 +18,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import store
 from tli.model import backbone
@@ -66,6 +67,7 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit) -> Non
     store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     config = json.loads((base / "config.json").read_text())
     config["dtype"] = settings.load_dtype
+    config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
     config["quantization_config"] = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=kind,
@@ -79,11 +81,16 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit) -> Non
 
 
 def _shards(base: Path) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """The tensors of `base` grouped as they will be stored: embeddings, block after block, then norm and head."""
+    """The tensors of `base` grouped as they will be stored: embeddings, block after block, then norm and head.
+
+    What stands in the shards' own headers counts, not the index beside them, which may be older than a shard (as the
+    published model's is). A classifier's head, `score.weight`, is no part of a language model and is left out.
+    """
     where: dict[str, Path] = {}
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
-            where |= dict.fromkeys(tensors.keys(), file)
+            names = [name for name in tensors.keys() if name.startswith(("model.", "lm_head."))]  # noqa: SIM118
+            where |= dict.fromkeys(names, file)
     if not where:
         raise store.UserError(f"{base}: expected a checkpoint in safetensors files, found none; run `dvc repro base`")
     groups: dict[str, list[str]] = {}
@@ -94,12 +101,25 @@ def _shards(base: Path) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         else:
             shard = "embeddings" if parts[:2] == ["model", "embed_tokens"] else "head"
         groups.setdefault(shard, []).append(name)
+    _complete(base, groups)
     for shard in sorted(groups, key=lambda shard: (shard != "embeddings", shard == "head", shard)):
         loaded = {}
         for name in sorted(groups[shard]):
             with safe_open(where[name], framework="pt") as tensors:
                 loaded[name] = tensors.get_tensor(name)
         yield shard, loaded
+
+
+def _complete(base: Path, groups: dict[str, list[str]]) -> None:
+    """Raises CheckFailed, naming the tensor, unless every block of the configuration holds what any of them holds."""
+    blocks = [f"block-{number:03d}" for number in range(store.read_json(base / "config.json")["num_hidden_layers"])]
+    held = [{name.split(".", 3)[3] for name in groups.get(block, [])} for block in blocks]
+    for number, names in enumerate(held):
+        if lacking := sorted(set().union(*held) - names):
+            raise store.CheckFailed(
+                f"{base}: expected model.layers.{number}.{lacking[0]} in a safetensors file, found none; "
+                "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
+            )
 
 
 def _packed(name: str, tensor: torch.Tensor, kind: str, double_quant: bool) -> dict[str, torch.Tensor]:
@@ -128,7 +148,17 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         )
     inside = {id(parameter) for module in packed for parameter in module.parameters()}
     others = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    config = model.config
+    head = "absent" if isinstance(model.lm_head, backbone.NoHead) else "loaded"
     found: list[tuple[str, str, float | str]] = [
+        ("model", "class", type(model).__name__),
+        ("model", "blocks", len(model.model.layers)),
+        ("model", "hidden_size", config.hidden_size),
+        ("model", "intermediate_size", config.intermediate_size),
+        ("model", "heads", config.num_attention_heads),
+        ("model", "kv_heads", config.num_key_value_heads),
+        ("model", "vocab_size", model.model.embed_tokens.num_embeddings),
+        ("model", "head", "tied to the embeddings" if config.tie_word_embeddings else head),
         ("projections", "quant_type", kind),
         ("projections", "modules", len(packed)),
         ("projections", "parameters", sum(state.shape.numel() for state in states)),

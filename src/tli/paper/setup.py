@@ -9,7 +9,7 @@ from tli.paper.by_rank import LANGUAGES, TASKS, factor, item_name, said_of_items
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
 from tli.paper.similarity import PAIR_SETS, points, trained_view
-from tli.params import Params
+from tli.params import HubModel, Params
 from tli.study.views import POOLINGS
 
 NO_VIEW = "none (configuration and counts, no similarity)"
@@ -38,7 +38,7 @@ def setup(
     quantize: Rows, train: Rows, align: Rows, transfer: Rows, reported: Mapping[str, Any], params: Params
 ) -> Made:
     """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each."""
-    lines = [*_model(params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
+    lines = [*_model(quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
     lines += [
         Line(f"pairs.{set_}", f"{set_} pairs", len(align.each("base", set_, points(params)["final"], "cosine")), "rows")
         for set_ in PAIR_SETS
@@ -53,7 +53,6 @@ def setup(
     measured: Measured = {f"setup.{line.key}": line.value for line in lines if line.origin != "params.yaml"}
     measured |= {
         "setup.model": lines[0].value,
-        "setup.blocks": params.active.model.blocks,
         "setup.scanned": f"0 to {params.active.model.blocks}, norm",
         "setup.layer_0": "embeddings",
         "setup.pooling": ", ".join(POOLINGS),
@@ -78,19 +77,22 @@ def setup(
     return Made(table, measured)
 
 
-def _model(params: Params) -> Iterator[Line]:
+def _model(quantize: Rows, params: Params) -> Iterator[Line]:
+    """Whose model it is by params.yaml, its shape as loaded."""
     model = params.active.model
-    name = "a small Llama, pre-trained here" if model.source == "pretrain" else str(model.source)
-    for key, title, value in (
-        ("model", "model", name),
-        ("blocks", "blocks", model.blocks),
-        ("hidden_size", "hidden size", model.hidden_size),
-        ("intermediate_size", "feed-forward size", model.intermediate_size),
-        ("heads", "attention heads", model.heads),
-        ("kv_heads", "key-value heads", model.kv_heads),
-        ("vocab_size", "vocabulary", model.vocab_size),
+    name = f"{model.repo}@{model.revision}" if isinstance(model, HubModel) else "a small Llama, pre-trained here"
+    yield Line("model", "model", name, "params.yaml")
+    for key, title in (
+        ("class", "architecture"),
+        ("blocks", "blocks"),
+        ("hidden_size", "hidden size"),
+        ("intermediate_size", "feed-forward size"),
+        ("heads", "attention heads"),
+        ("kv_heads", "key-value heads"),
+        ("vocab_size", "vocabulary"),
+        ("head", "language-model head"),
     ):
-        yield Line(key, title, value, "params.yaml")
+        yield Line(key, title, _number(quantize.text("base", "nf4", "model", key)), "loaded modules")
 
 
 def _loaded(quantize: Rows) -> Iterator[Line]:
