@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tli import store
 from tli.ops import costs
+from tli.params import Params
 
 
 @pytest.fixture
@@ -21,20 +23,33 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "build"
 
 
-def test_every_stage_and_rank_is_listed(build: Path, tmp_path: Path) -> None:
-    said = costs.run(build, tmp_path / "results")
+def test_every_stage_and_rank_is_listed(build: Path, tmp_path: Path, params: Params) -> None:
+    said = costs.run(build, tmp_path / "results", params, "tables")
     assert said.endswith("GiB at most")
     assert list(store.read_json(tmp_path / "results" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
     assert "| sweep-train@4 |" in (tmp_path / "results" / "costs.md").read_text()
 
 
-def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Path) -> None:
-    costs.run(build, tmp_path / "results")
+def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Path, params: Params) -> None:
+    costs.run(build, tmp_path / "results", params, "tables")
     (build / "scan.tsv.receipt.json").unlink()
-    costs.run(build, tmp_path / "results")
+    costs.run(build, tmp_path / "results", params, "tables")
     assert "scan" in store.read_json(tmp_path / "results" / "costs.json")["stages"]
 
 
-def test_nothing_to_tell_is_one_clear_line(tmp_path: Path) -> None:
+def test_nothing_to_tell_is_one_clear_line(tmp_path: Path, params: Params) -> None:
     with pytest.raises(store.UserError, match="expected receipts of a run, found none"):
-        costs.run(tmp_path, tmp_path / "results")
+        costs.run(tmp_path, tmp_path / "results", params, "tables")
+
+
+def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: Path, params: Params) -> None:
+    """Runtime, parameters, number of runs and hardware are this run's; what was not measured is said to be so."""
+    costs.run(build, tmp_path / "results", params, "tables")
+    page = (tmp_path / "results" / "checklist.md").read_text()
+    runs = 1 + len(params.sweep.ranks) * len(params.sweep.seeds)
+    assert f"| {runs} trainings:" in page
+    assert f"Python {sys.version.split()[0]}, torch {torch.__version__}" in page
+    assert "| number of parameters | not measured parameters" in page
+    store.write_json(tmp_path / "results" / "measured.json", {"setup.parameters": 12345})
+    costs.run(build, tmp_path / "results", params, "tables")
+    assert "| number of parameters | 12,345 parameters" in (tmp_path / "results" / "checklist.md").read_text()

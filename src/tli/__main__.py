@@ -281,11 +281,13 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
 
 @main.command()
 def costs() -> None:
-    """Collect time and peak memory of every stage's last run into results/<profile>/costs.json."""
+    """Collect what every stage's last run took, and the reproducibility checklist, into results/<profile>."""
     from tli.ops import costs as module
 
-    profile = parameters.load().profile
-    click.echo(f"costs   {module.run(Path('build') / profile, Path('results') / profile)}")
+    params = parameters.load()
+    build, results = Path("build") / params.profile, Path("results") / params.profile
+    said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
+    click.echo(f"costs   {said}")
 
 
 @main.command()

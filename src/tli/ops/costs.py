@@ -1,7 +1,7 @@
 """What a run cost: each stage's time and peak memory, collected from the receipts that lie beside the outputs.
 
-Writes results/<profile>/costs.json and costs.md, the one place where times stand: they differ from run to run, so no
-stage depends on them and no table holds them.
+Writes costs.json, costs.md and checklist.md to results/<profile>, the one place where times and the machine stand: they
+differ from run to run, so no stage depends on them and no table holds them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tli import store
+from tli.ops import checklist
+from tli.params import Params
 
 
 def collect(build: Path) -> dict[str, dict[str, Any]]:
@@ -28,23 +30,36 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def run(build: Path, results: Path) -> str:
-    """Writes costs.json and costs.md to `results` and returns the last line, the sum of it all.
+def machine(build: Path) -> dict[str, Any]:
+    """Processor, Python and torch of the newest receipt that knows them: the stages that load torch do."""
+    receipts = [
+        store.read_json(path) for path in sorted(build.rglob("*.receipt.json"), key=lambda p: p.stat().st_mtime)
+    ]
+    known = [receipt for receipt in receipts if "cpu_capability" in receipt]
+    return (
+        {key: known[-1][key] for key in checklist.MACHINE} | {"torch": known[-1]["packages"]["torch"]} if known else {}
+    )
+
+
+def run(build: Path, results: Path, params: Params, tables: str) -> str:
+    """Writes costs.json, costs.md and checklist.md to `results` and returns the last line, the sum of it all.
 
     A stage without a receipt (its output came from DVC's cache) keeps what costs.json said of its last run.
 
     Raises:
         UserError: neither a receipt nor an earlier costs.json is there.
     """
-    known = store.read_json(results / "costs.json")["stages"] if (results / "costs.json").exists() else {}
-    stages = known | collect(build)
+    known = store.read_json(results / "costs.json") if (results / "costs.json").exists() else {}
+    stages = known.get("stages", {}) | collect(build)
+    where = known.get("machine", {}) | machine(build)
     if not stages:
         raise store.UserError(f"{build}: expected receipts of a run, found none; run `dvc repro` first")
     total = {
         "minutes": round(sum(stage["seconds"] for stage in stages.values()) / 60, 1),
         "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),
     }
-    store.write_json(results / "costs.json", {"total": total, "stages": stages})
+    found = {"total": total, "machine": where, "stages": stages}
+    store.write_json(results / "costs.json", found)
     lines = ["# What the last run of each stage cost", "", "| stage | seconds | CPU seconds | peak GiB | threads |"]
     lines.append("|---|---:|---:|---:|---:|")
     for name, stage in stages.items():
@@ -53,4 +68,6 @@ def run(build: Path, results: Path) -> str:
     said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most"
     lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
     store.write_text(results / "costs.md", "\n".join(lines))
+    measured = store.read_json(results / "measured.json") if (results / "measured.json").exists() else {}
+    store.write_text(results / "checklist.md", checklist.page(params, found, measured, tables))
     return said
