@@ -1,7 +1,7 @@
 """The machine-learning reproducibility checklist, answered from params.yaml, the measured values and the receipts.
 
-The questions are those of Pineau et al. (2021, JMLR 22(164), appendix: version 2.0), in short. Written beside the costs,
-as it holds times and the machine. Feeds no table; docs/reviewing.md links to it.
+The questions are those of Pineau et al. (2021, JMLR 22(164), appendix: version 2.0), in short. Written beside the
+costs, as it holds times and the machine. Feeds no table; docs/reviewing.md links to it.
 """
 
 from __future__ import annotations
