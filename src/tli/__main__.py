@@ -35,17 +35,18 @@ def main() -> None:
 
 
 @contextmanager
-def stage(out: Path, *inputs: Path, torch: bool = True, network: bool = False) -> Iterator[parameters.Params]:
+def stage(out: Path, *inputs: Path, torch: bool = True, fetched: str = "") -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    Only a stage that says `network` may reach it, and only for what params.yaml says is fetched.
+    The network is out of reach but for a stage whose part of the profile, named by `fetched`, comes from the hub.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if network else {"HF_HUB_OFFLINE": "1"})
+    online = bool(fetched) and getattr(params.active, fetched).source == "hub"
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if online else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -100,13 +101,15 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @out_option
 @metrics_option
 def base(world_path: Path, out: Path, metrics: Path) -> None:
-    """Pre-train the base model on the micro-world."""
-    with stage(out, world_path / "corpus.txt", world_path / "verbs.txt") as params:
+    """Pre-train the base model on the micro-world, or fetch the published one."""
+    with stage(out, world_path / "corpus.txt", world_path / "verbs.txt", fetched="model") as params:
         from tli.model import base as module
+        from tli.model import hub
 
         if isinstance(params.active.model, parameters.HubModel):
-            raise store.UserError("params.yaml: profile: only embedded has a base model yet")
-        module.run(world_path, out, metrics, params.active.model)
+            hub.run(out, metrics, params.active.model, Path(params.fetch.manifest))
+        else:
+            module.run(world_path, out, metrics, params.active.model)
 
 
 @main.command()
