@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -126,6 +127,17 @@ class Hub:
         ours = re.compile("HF_|HUGGING|TLI_MIRROR|.*_proxy$", re.IGNORECASE)
         kept = {key: value for key, value in os.environ.items() if not ours.match(key)}
         return {**kept, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **more}
+
+    def take_over(self, patch: pytest.MonkeyPatch, home: Path) -> None:
+        """Lets this process's client talk to this hub, with its cache in `home`, until `patch` ends."""
+        from huggingface_hub import close_session, constants
+
+        close_session()
+        patch.setattr(constants, "ENDPOINT", self.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def _fault(self, line: str) -> Fault:
         with self._lock:
@@ -243,7 +255,7 @@ class _Handler(BaseHTTPRequestHandler):
                 named = parse_qs(self.posted.decode())
                 asked = json.loads(self.posted)["paths"] if self.posted[:1] == b"{" else named.get("paths", [])
                 return self._json(entries(files, "", recursive=True, only=asked))
-            return self._json(entries(files, inside or "", recursive="recursive=True" in url.query))
+            return self._json(entries(files, inside or "", recursive="recursive=true" in url.query.lower()))
         if match := re.fullmatch("/api/(model|dataset)s/(.+)", path):
             commit, files = self._files(match[1], match[2], "main")
             return self._json(info(match[1], match[2], commit, files))
@@ -322,12 +334,15 @@ def parquet(rows: Sequence[Mapping[str, object]]) -> bytes:
 
 
 def dataset(configs: Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]) -> dict[str, Content]:
-    """config -> split -> rows as the files of a dataset repository, `<config>/<split>-00000-of-00001.parquet`."""
-    return {
-        f"{config}/{split}-00000-of-00001.parquet": parquet(rows)
-        for config, splits in configs.items()
-        for split, rows in splits.items()
-    }
+    """config -> split -> rows as a dataset repository: `<config>/<split>-00000-of-00001.parquet`, and its README.md."""
+    found: dict[str, Content] = {}
+    card = ["---", "configs:"]
+    for config, splits in configs.items():
+        card += [f"- config_name: {config}", "  data_files:"]
+        for split, rows in splits.items():
+            found[f"{config}/{split}-00000-of-00001.parquet"] = parquet(rows)
+            card += [f"  - split: {split}", f"    path: {config}/{split}-*"]
+    return {"README.md": "\n".join([*card, "---", ""]).encode(), **found}
 
 
 def files(folder: Path) -> dict[str, Content]:

@@ -158,11 +158,27 @@ def test_a_dataset_is_pinned_and_listed_beside_a_model_of_the_same_name(run: Run
     code = f"""names = fetch.listing({repo}, manifest)
 paths = fetch.fetch({repo}, names, manifest)
 result = [names, fetch.listing({REPO}, manifest)]"""
-    assert run(code).result == [["sw/test-00000-of-00001.parquet"], sorted(FILES)]
+    assert run(code).result == [["README.md", "sw/test-00000-of-00001.parquet"], sorted(FILES)]
     offline = run(f"result = fetch.listing({repo}, manifest)", HF_HUB_OFFLINE="1")
-    assert offline.result == ["sw/test-00000-of-00001.parquet"]
+    assert offline.result == ["README.md", "sw/test-00000-of-00001.parquet"]
     call = run(f"result = fetch.listing({REPO}, manifest)", HF_HUB_OFFLINE="1")
     refused(call, 2, f"{KEY}/: HF_HUB_OFFLINE is set and fetched.sha256 names none of its files; unset it once")
+
+
+def test_what_is_fetched_reads_as_the_datasets_client_reads_the_hub(run: Run, hub: Hub) -> None:
+    rows = [{"premise": f"Mtu {number}.", "label": number % 2, "idx": number} for number in range(5)]
+    revision = hub.add(
+        "dataset", NAME, dataset({"sw": {"validation": rows[:2], "test": rows}, "et": {"test": rows[:1]}})
+    )
+    code = f"""import datasets
+datasets.disable_progress_bars()
+names = ["sw/test-00000-of-00001.parquet"]
+paths = fetch.fetch(Repo("dataset", {NAME!r}, {revision!r}), names, manifest)
+fetched = datasets.load_dataset("parquet", data_files=[str(paths[name]) for name in names], split="train")
+named = datasets.load_dataset({NAME!r}, "sw", revision={revision!r})
+result = [fetched.to_list(), named["test"].to_list(), len(named["validation"]), str(fetched.features["label"])]"""
+    call = run(code)
+    assert call.result == [rows, rows, 2, "Value('int64')"]
 
 
 def test_a_gated_repository_is_fetched_with_the_token_which_is_written_nowhere(
@@ -271,7 +287,7 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
     "a size that is too small": (FETCH, "HEAD /.*large", Fault(headers={"X-Linked-Size": "399999"}), OTHER_SIZE),
     "a size beyond the disk": (
         FETCH, "HEAD /.*large", Fault(headers={"X-Linked-Size": str(10**17)}),
-        "home/hub: expected 100000000.0 GB of free space, got "),
+        "home/hub: expected 1e+08 GB of free space, got "),
     "a tag that is no hash": (
         FETCH, "HEAD /.*config", Fault(headers={"ETag": '"abc"'}),
         f"{CONFIG_KEY}: the hub gives no hash to hold it against; where {CONFIG_HASH} is right, add the line "

@@ -167,7 +167,7 @@ def _make_room(repo: Repo, missing: Sequence[str]) -> None:
         )
         _same_commit(repo, metadata.commit_hash, repo.key(name))
         needed += metadata.size or 0
-    check_space(Path(constants.HF_HUB_CACHE), needed, "HF_HOME")
+    check_space(Path(constants.HF_HUB_CACHE), needed, "set HF_HOME to a folder on a larger disk")
 
 
 def _same_commit(repo: Repo, commit: str | None, where: str) -> None:
@@ -178,14 +178,13 @@ def _same_commit(repo: Repo, commit: str | None, where: str) -> None:
         )
 
 
-def check_space(folder: Path, needed: int, variable: str) -> None:
+def check_space(folder: Path, needed: int, advice: str) -> None:
     """Raises UserError unless the file system of `folder`, which need not exist yet, has `needed` bytes free."""
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
         raise store.UserError(
-            f"{folder}: expected {needed / 1e9:.1f} GB of free space, got {free / 1e9:.1f} GB; "
-            f"free some, or set {variable} to a larger disk"
+            f"{folder}: expected {needed / 1e9:.3g} GB of free space, got {free / 1e9:.3g} GB; free some, or {advice}"
         )
 
 
