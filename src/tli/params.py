@@ -166,7 +166,7 @@ class Shape(Section):
     intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
     heads: Count
     kv_heads: Count
-    vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
+    vocab_size: Count
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -188,6 +188,7 @@ class EmbeddedModel(Shape):
     """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
 
     source: Literal["pretrain"]
+    vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
     seed: Seed
     pretraining: Pretraining
 

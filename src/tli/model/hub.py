@@ -1,0 +1,248 @@
+"""A published checkpoint, fetched at its revision, held whole, and with a head that was trained.
+
+Feeds every table of a profile whose model comes from the hub. What is there is read off the shards' own headers
+(model/shards.py), and what ought to be there off the config, never off the index.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from tli import store
+from tli.data import fetch
+from tli.data.fetch import Repo
+from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
+from tli.params import HubModel
+
+HEAD = "lm_head.weight"
+HEAD_FILE = "head-from.safetensors"
+CONFIG_FILES = ("config.json", "generation_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+OLD_TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json")  # without a tokenizer.json
+PICKLED = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
+UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES)
+
+
+# params.yaml's name of a shape -> the configuration's
+SHAPE = {
+    "blocks": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "vocab_size": "vocab_size",
+}
+
+
+def run(out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
+    """The `base` stage of a profile whose model is fetched: the checkpoint in `out`, what it holds in `metrics`.
+
+    Raises:
+        UserError: the shape in params.yaml is not the checkpoint's; the key is named.
+    """
+    repo = fetch.pinned(Repo("model", settings.repo, settings.revision), manifest)
+    sibling = None
+    if settings.head_from is not None:
+        sibling = fetch.pinned(Repo("model", settings.head_from.repo, settings.head_from.revision), manifest)
+    with store.atomic_dir(out) as folder:
+        found = fetch_checkpoint(repo, folder, manifest, sibling)
+        config = _config(folder)
+        for key, name in SHAPE.items():
+            if (got := getattr(settings, key)) != (held := getattr(config, name)):
+                raise store.UserError(
+                    f"params.yaml: model.{key} of the profile: expected {held}, as in {repo.key('config.json')}, "
+                    f"got {got}; set it so"
+                )
+    store.write_json(metrics, found)
+
+
+def head(folder: Path) -> Literal["own", "tied", "absent"]:
+    """Where the checkpoint in `folder` has its output head: a tensor of its own, the embeddings, or nowhere."""
+    if _config(folder).tie_word_embeddings:
+        return "tied"
+    return "own" if HEAD in headers(folder) else "absent"
+
+
+def has_head(folder: Path) -> bool:
+    """Whether scores of the checkpoint in `folder` come from a head that was trained, not from a random one."""
+    return head(folder) != "absent"
+
+
+def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | None = None) -> dict[str, Any]:
+    """Fetches the checkpoint `repo` into the folder `out`, which exists, and says what it holds.
+
+    Files are hard links into the hub's cache where the file system allows it. The index is written anew from the
+    shards' headers. Of `head_from`, a repository with the same weights, only the head is taken.
+
+    Raises:
+        UserError: nothing that could be used, or not enough space.
+        CheckFailed: a tensor of the causal language model, its head aside, is missing or has another shape; or the
+            weights of `head_from` differ in any bit.
+    """
+    paths = fetch.fetch(repo, _chosen(repo, manifest), manifest)
+    _place(paths, out)
+    unlisted, unheld = missing_from_index(out)
+    tensors = headers(out)
+    expected = _expected(out)
+    _complete(repo, tensors, expected)
+    where: str = head(out)
+    if head_from is not None:
+        if where != "absent":
+            raise store.UserError(
+                f"head_from: {repo.key('')} has a head ({where}), got {head_from.name}; set it to null"
+            )
+        _take_head(tensors, expected, head_from, out, manifest)
+        where = f"from {head_from.subject}@{head_from.revision}"
+        tensors = headers(out)
+    if len({info.file for info in tensors.values()}) > 1:
+        weight_map = {name: tensors[name].file.name for name in sorted(tensors)}
+        total = sum(info.nbytes for info in tensors.values())
+        store.write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return {
+        "repository": repo.name,
+        "revision": repo.revision,
+        "files": len(paths),
+        "bytes": sum(path.stat().st_size for path in paths.values()),
+        "tensors": len(tensors),
+        "parameters": sum(math.prod(shape) for name, shape in expected.items() if name in tensors),
+        "dtypes": dict(sorted(Counter(info.dtype for info in tensors.values()).items())),
+        "missing_from_index": unlisted,
+        "missing_from_shards": unheld,
+        "unused": sorted(tensors.keys() - expected.keys()),
+        "head": where,
+    }
+
+
+def _chosen(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]:
+    """The files of a checkpoint: those that the manifest names, or else those of use among what the hub lists.
+
+    `fetch` notes all files of a call together: where the manifest names some weights, it names all.
+    """
+    names = fetch.noted(repo, manifest)
+    if not any(name.endswith(".safetensors") for name in names) or not (weights_only or "config.json" in names):
+        names = fetch.listing(repo, manifest)
+    weights = [name for name in names if re.fullmatch(r"[^/]+\.safetensors", name)]
+    if not weights:
+        pickled = [name for name in names if name.endswith(PICKLED)]
+        raise store.UserError(
+            f"{repo.key('')}: expected *.safetensors files, got {', '.join(pickled) or 'no weights'}; "
+            "choose a repository with safetensors (a pickle runs code when it is read)"
+        )
+    for name in weights:
+        if match := re.fullmatch(r"(.+-)(\d{5})(-of-)(\d{5})(\.safetensors)", name):
+            every = {f"{match[1]}{number:05d}{match[3]}{match[4]}{match[5]}" for number in range(1, int(match[4]) + 1)}
+            if lacking := sorted(every - set(weights)):
+                raise store.UserError(
+                    f"{repo.key('')}: expected {len(every)} shards, {lacking[0]} is missing; choose a whole checkpoint"
+                )
+    if weights_only:
+        return weights
+    tokenizer = TOKENIZER_FILES if "tokenizer.json" in names else (*TOKENIZER_FILES, *OLD_TOKENIZER_FILES)
+    chosen = [name for name in (*CONFIG_FILES, *tokenizer, INDEX) if name in names]
+    for needed in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        if needed not in chosen and not (needed == "tokenizer.json" and set(OLD_TOKENIZER_FILES) & set(chosen)):
+            raise store.UserError(f"{repo.key(needed)}: no such file; choose a repository with config and tokenizer")
+    return [*chosen, *weights]
+
+
+def _place(paths: Mapping[str, Path], out: Path) -> None:
+    """Links each path of the cache into `out` under its name; copies where the file system will not link."""
+    left = sum(path.stat().st_size for path in paths.values())
+    for name, path in paths.items():
+        blob = path.resolve()
+        try:
+            try:
+                os.link(blob, out / name)
+            except OSError as error:
+                if error.errno not in UNLINKABLE:
+                    raise
+                fetch.check_space(out, left, "put HF_HOME on the same disk, where no copy is needed")
+                shutil.copyfile(blob, out / name)
+        except OSError as error:
+            raise store.UserError(
+                f"{out / name}: cannot be written ({error.strerror}); mend that and run again"
+            ) from None
+        left -= blob.stat().st_size
+
+
+def _config(folder: Path) -> PretrainedConfig:
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return config
+    except (ValueError, OSError, KeyError):
+        raise _unknown(folder) from None
+
+
+def _unknown(folder: Path) -> store.UserError:
+    kind = read_json(folder / "config.json").get("model_type")
+    return store.UserError(
+        f"{folder / 'config.json'}: model_type: expected a causal language model that transformers has, got {kind!r}; "
+        "choose a model with Llama's module names"
+    )
+
+
+def _expected(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the config's causal language model, a head only where it is not tied."""
+    config = _config(folder)
+    try:
+        with torch.device("meta"):
+            state = AutoModelForCausalLM.from_config(config).state_dict()
+    except ValueError:
+        raise _unknown(folder) from None
+    return {
+        name: tuple(tensor.shape) for name, tensor in state.items() if name != HEAD or not config.tie_word_embeddings
+    }
+
+
+def _complete(repo: Repo, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
+    for name in sorted(expected):
+        if name not in tensors and name != HEAD:
+            raise store.CheckFailed(
+                f"{repo.key('')}: expected the tensor {name}, no shard holds it; choose a whole checkpoint"
+            )
+        if name in tensors and tensors[name].shape != expected[name]:
+            raise store.CheckFailed(
+                f"{repo.key(tensors[name].file.name)}: {name}: expected the shape {expected[name]} of config.json, "
+                f"got {tensors[name].shape}; choose another revision"
+            )
+
+
+def _take_head(
+    tensors: Mapping[str, TensorInfo],
+    expected: Mapping[str, tuple[int, ...]],
+    sibling: Repo,
+    out: Path,
+    manifest: Path,
+) -> None:
+    """Writes the sibling's head into `out`, once each tensor that both checkpoints hold is the same in every bit."""
+    paths = fetch.fetch(sibling, _chosen(sibling, manifest, weights_only=True), manifest)
+    theirs = headers_of(paths.values(), sibling.key(""))
+    advice = "set head_from to a repository with the same weights"
+    for name in (*(name for name in expected if name != HEAD), HEAD):
+        if name not in theirs or theirs[name].shape != expected[name]:
+            got = theirs[name].shape if name in theirs else "none"
+            raise store.CheckFailed(
+                f"head_from: {sibling.key('')}: {name}: expected shape {expected[name]}, got {got}; {advice}"
+            )
+    for name in store.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
+        if not same(tensors[name], theirs[name]):
+            raise store.CheckFailed(
+                f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}"
+            )
+    if (out / "model.safetensors").exists():  # a loader would take it for the whole
+        (out / "model.safetensors").rename(out / "weights.safetensors")
+    with safe_open(theirs[HEAD].file, framework="pt") as file:
+        save_file({HEAD: file.get_tensor(HEAD)}, out / HEAD_FILE, metadata={"format": "pt"})
