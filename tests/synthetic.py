@@ -43,7 +43,7 @@ def fabricate(
     store.write_tsv(given["pairs"], ("swahili", "english", "pos", "domain", "set"), lines)
     store.write_rows(given["quantize"], _quantize(blocks))
     store.write_rows(given["scan"], _scan(rng, params))
-    store.write_rows(given["train"], _train(main, params))
+    store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
     both += _align(rng, main, 0.09, forms, params, ("nf4", "fp4"))
     store.write_rows(given["align"], both)
@@ -167,3 +167,21 @@ def _train(cell: Cell, params: Params) -> Iterator[Row]:
     values = {"loss_first": 0.3, "loss_last": 0.1, "trainable_parameters": 416 * cell[2], "false_negatives": 0}
     for name, value in values.items():
         yield Row(*cell, "trained", "-", view, name, value)
+
+
+def _adapter(cell: Cell, params: Params) -> Iterator[Row]:
+    for block in range(1, params.train.layer + 1):
+        for projection in params.lora.targets:
+            values = {"norm_a": 1.5, "norm_b": 0.25 * (block == 1), "norm_ba": 0.125, "b_is_zero": int(block > 1)}
+            for name, value in values.items():
+                yield Row(*cell, "adapter", f"{block}.{projection}", "-", name, value)
+    for name, value in (("nominal_parameters", 6144), ("blocks", params.train.layer)):
+        yield Row(*cell, "adapter", "-", "-", name, value)
+
+
+def _lengths(forms: dict[str, list[str]]) -> Iterator[Row]:
+    for set_, names in forms.items():
+        for side in ("swahili", "english"):
+            for number, form in enumerate(names):
+                yield Row(*BASE, set_, form, "-", f"tokens.{side}", 1 + number % 3)
+                yield Row(*BASE, set_, form, "-", f"words.{side}", 1 + (number % 4 == 0))

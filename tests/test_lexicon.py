@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
+import statistics
 import subprocess
 import sys
 import unicodedata
@@ -15,12 +18,17 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tiny import ROOT, SHARED
+from tli import params as parameters
 from tli import store
 from tli.__main__ import main
+from tli.data import audit as audits
 from tli.data import lexicon
+from tli.data import pairs as stage
 from tli.data.lexicon import Pair
 
-SHIPPED = Path(__file__).resolve().parents[1] / "data" / "pairs.tsv"
+SHIPPED = ROOT / "data" / "pairs.tsv"
+PARAMS = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 HEADER = "swahili\tenglish\tpos\tdomain\tset\n"
 GOOD = (
     HEADER
@@ -35,7 +43,7 @@ def run(folder: Path, content: bytes | str) -> tuple[Path, Path]:
     """Runs the stage on a list of this content; returns where its two files would lie."""
     path, out, audit = folder / "pairs.tsv", folder / "out" / "pairs.tsv", folder / "out" / "audit.json"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    lexicon.run(path, out, audit)
+    stage.run(path, out, audit, PARAMS)
     return out, audit
 
 
@@ -127,7 +135,7 @@ def test_the_command_exits_2_with_the_line(tmp_path: Path, monkeypatch: pytest.M
 
 def test_reading_pairs_does_not_import_torch() -> None:
     """The stage must stay quick, and `align` and `tables` read pairs where there is no model."""
-    code = "import sys; import tli.data.lexicon; sys.exit('torch' in sys.modules)"
+    code = "import sys; import tli.data.pairs; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SHIPPED.parents[1] / "src")})
 
 
@@ -186,7 +194,7 @@ def test_a_corrupted_line_is_refused_by_its_number_or_harmless(tmp_path: Path, d
     except store.UserError as error:
         message = error.message
     else:
-        result = lexicon.audit(lexicon.read_pairs(out))
+        result = audits.audit(lexicon.read_pairs(out), 8)
         assert 685 <= result["pairs"]["all"] <= 687
         assert not any((*result["duplicates"].values(), *result["in_both_sets"].values()))
         assert result["not_in_citation_form"] == 0
@@ -224,7 +232,7 @@ def test_the_shipped_control_set_is_stratified(shipped: list[Pair]) -> None:
     everything = Counter((pair.pos, pair.domain) for pair in shipped)
     control = Counter((pair.pos, pair.domain) for pair in shipped if pair.set == "control")
     assert all(abs(control[stratum] - 63 * size / 686) < 1 for stratum, size in everything.items())
-    assert max(lexicon.audit(shipped)["largest_deviation"].values()) < 1.5
+    assert max(audits.audit(shipped, 8)["largest_deviation"].values()) < 1.5
 
 
 def test_the_shipped_spelling_is_plain(shipped: list[Pair]) -> None:
@@ -243,6 +251,143 @@ def test_the_shipped_spelling_is_plain(shipped: list[Pair]) -> None:
 @given(counts=st.lists(st.integers(1, 9), min_size=1, max_size=6), times=st.integers(1, 5))
 def test_a_proportional_control_set_deviates_by_nothing(counts: list[int], times: int) -> None:
     exact = {index: {"trained": times * count, "control": count} for index, count in enumerate(counts)}
-    assert max(lexicon.deviations(exact).values()) == pytest.approx(0, abs=1e-9)
+    assert max(audits.deviations(exact).values()) == pytest.approx(0, abs=1e-9)
     more = exact | {0: {"trained": times * counts[0], "control": counts[0] + 1}}
-    assert max(lexicon.deviations(more).values()) <= 1
+    assert max(audits.deviations(more).values()) <= 1
+
+
+# What a pair is called in rows.
+
+few = st.sampled_from(["a", "b", "a/b", "a/b/2", "b/a"])
+
+
+@given(st.lists(st.tuples(few, few), max_size=12))
+def test_every_pair_has_a_name_of_its_own(forms: list[tuple[str, str]]) -> None:
+    pairs = [Pair(sw, en, "-", "-", "trained") for sw, en in forms]
+    names = lexicon.item_names(pairs)
+    assert len(set(names)) == len(pairs)
+    count = Counter(pair.swahili for pair in pairs)
+    for name, pair in zip(names, pairs, strict=True):
+        assert name == pair.swahili if count[pair.swahili] == 1 else name.startswith(f"{pair.swahili}/{pair.english}")
+
+
+def test_the_shipped_pairs_are_called_by_their_swahili_forms(shipped: list[Pair]) -> None:
+    assert lexicon.item_names(shipped) == [pair.swahili for pair in shipped]
+
+
+# The audit of any list.
+
+
+@settings(max_examples=12)
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=30), st.integers(2, 8), st.integers(0, 99))
+def test_expected_false_negatives_are_what_a_long_training_counts(labels: list[str], size: int, seed: int) -> None:
+    """Within five standard errors over 300 epochs, counted as the training loop does."""
+    from tli.study import train
+
+    counted = []
+    for epoch in range(300):
+        batches = train.epochs(len(labels), size, 1, seed=1000 * seed + epoch)
+        counted.append(sum(int(train.duplicates([labels[i] for i in batch]).sum()) for batch in batches))
+    error = statistics.stdev(counted) / math.sqrt(len(counted))
+    assert audits.false_negatives(labels, size) == pytest.approx(statistics.fmean(counted), abs=5 * error + 1e-9)
+
+
+@given(st.integers(2, 60), st.integers(2, 60))
+def test_the_chance_of_sharing_a_batch_is_a_chance(n: int, size: int) -> None:
+    chance = audits.same_batch(n, size)
+    assert 0 <= chance <= 1
+    assert (chance == 1) == (size >= n)
+    assert audits.same_batch(1, size) == 0
+
+
+def test_the_audit_counts_what_a_list_breaks() -> None:
+    rows = [("a", "x y", "trained"), ("A", "z", "trained"), ("a", "z", "control"), ("b c", "q", "control")]
+    found = audits.audit([Pair(sw, en, "-", "-", set_) for sw, en, set_ in rows], 2)
+    assert found["multi_word"]["either"] == {"all": 2, "trained": 1, "control": 1}
+    assert found["duplicates"] == {"swahili": 2, "english": 1}
+    assert found["repeated_within"] == {
+        "swahili": {"trained": 1, "control": 0}, "english": {"trained": 0, "control": 0},
+    }  # fmt: skip
+    assert found["in_both_sets"] == {"swahili": 1, "english": 1}
+    assert found["expected_false_negatives_an_epoch"] == {"same_english": 0, "same_swahili": 2, "either": 2}
+    assert "pos" not in found, "no labels, no counts of labels"
+
+
+# The author's lists: fetched by hash, audited, never refused for what they hold.
+
+
+def author(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trained: str, control: str, digest: str | None = None
+) -> parameters.Params:
+    """Parameters whose `author` section names two lists of this text, which a mirror in `folder` holds."""
+    monkeypatch.setenv("TLI_MIRROR", str(folder))
+    lists = {}
+    for name, text in (("trained", trained), ("control", control)):
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
+        found = hashlib.sha256(text.encode()).hexdigest()
+        lists[name] = parameters.Listed(path=f"data/{name}.json", sha256=digest or found)
+    pairs = PARAMS.pairs.model_copy(update={"source": "author"})
+    return PARAMS.model_copy(update={"pairs": pairs, "author": PARAMS.author.model_copy(update=lists)})
+
+
+def entries(*forms: tuple[str, str]) -> str:
+    return json.dumps([{"swahili": sw, "english": en} for sw, en in forms])
+
+
+def test_the_authors_lists_are_taken_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = entries(("-zuri", "good"), ("toa", "to give"), ("toa", "to remove"), ("e\u0301", "well"))
+    params = author(tmp_path, monkeypatch, trained, entries(("toa", "offer"), ("vema", "well")))
+    out, audit = tmp_path / "out" / "pairs.tsv", tmp_path / "out" / "audit.json"
+    stage.run(tmp_path / "no such list", out, audit, params)
+    pairs = lexicon.read_pairs(out)
+    assert [pair.swahili for pair in pairs] == ["-zuri", "toa", "toa", "\u00e9", "toa", "vema"]
+    assert {pair[2:] for pair in pairs} == {("-", "-", "trained"), ("-", "-", "control")}
+    assert store.read_json(audit)["in_both_sets"] == {"swahili": 1, "english": 1}
+    assert len(set(lexicon.item_names(pairs))) == 6
+
+
+WRONG = {
+    "another file": (entries(("a", "b")), "0" * 64, store.CheckFailed, "0000"),
+    "not JSON": ('[{"swahili": "a"\n', None, store.UserError, "trained.json:2: expected JSON, got Expecting"),
+    "no list": ("{}", None, store.UserError, "expected a list of pairs, got {}"),
+    "empty": ("[]", None, store.UserError, "expected a list of pairs"),
+    "another key": ('[{"swahili": "a", "en": "b"}]', None, store.UserError, "entry 1: expected the keys swahili and"),
+    "a number": ('[{"swahili": "a", "english": 1}]', None, store.UserError, "entry 1: english: expected a text, got 1"),
+    "a tab": (entries(("a", "b"), ("a\tb", "c")), None, store.UserError, "entry 2: swahili: expected words with one"),
+}
+
+
+@pytest.mark.parametrize(("text", "digest", "kind", "said"), WRONG.values(), ids=WRONG)
+def test_a_list_that_is_not_the_authors_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, digest: str | None, kind: type[Exception], said: str
+) -> None:
+    params = author(tmp_path, monkeypatch, text, entries(("c", "d")), digest)
+    with pytest.raises(kind) as caught:
+        stage.run(SHIPPED, tmp_path / "out" / "pairs.tsv", tmp_path / "out" / "audit.json", params)
+    assert said in caught.value.message  # type: ignore[attr-defined]
+    assert "\n" not in caught.value.message  # type: ignore[attr-defined]
+    assert not (tmp_path / "out").exists()
+
+
+AUTHORS = SHARED / "authors"
+needs_authors = pytest.mark.skipif(not AUTHORS.is_dir(), reason=f"the author's lists are not in {AUTHORS}")
+
+
+@needs_authors
+def test_the_audit_finds_what_the_authors_lists_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLI_MIRROR", str(AUTHORS))
+    pinned = parameters.load(ROOT / "params.yaml")
+    params = pinned.model_copy(update={"pairs": pinned.pairs.model_copy(update={"source": "author"})})
+    stage.run(SHIPPED, tmp_path / "pairs.tsv", tmp_path / "audit.json", params)
+    pairs, found = lexicon.read_pairs(tmp_path / "pairs.tsv"), store.read_json(tmp_path / "audit.json")
+    assert found["pairs"] == {"all": 686, "trained": 623, "control": 63}
+    assert {side: found["repeated_within"][side] for side in lexicon.SIDES} == {
+        "swahili": {"trained": 61, "control": 0}, "english": {"trained": 26, "control": 0},
+    }  # fmt: skip
+    assert audits.in_both_sets(pairs, "swahili") == ["kioo", "kufunga"]
+    assert audits.in_both_sets(pairs, "english") == ["bad", "good", "small", "well"]
+    assert found["multi_word"]["either"]["all"] == 214
+    assert found["pairs"]["all"] - found["multi_word"]["either"]["all"] == 472
+    assert len(set(lexicon.item_names(pairs))) == 686
+    couples = found["expected_false_negatives_an_epoch"]
+    assert 0 < couples["same_english"] < couples["same_swahili"] < couples["either"] < 5

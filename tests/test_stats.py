@@ -41,6 +41,18 @@ def test_swapping_sides_flips_signs(x: list[float], y: list[float]) -> None:
     assert one.t == pytest.approx(scipy_stats.ttest_ind(x, y, equal_var=False).statistic)
 
 
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=3, max_size=40))
+def test_correlations_agree_with_numpy_and_ranks(pairs: list[tuple[float, float]]) -> None:
+    x, y = np.array(pairs).T
+    found = stats.correlation(x, y)
+    if not (varied(x) and varied(y)):
+        return
+    assert found.pearson == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
+    ranks = [scipy_stats.rankdata(side) for side in (x, y)]
+    assert found.spearman == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-9)
+    assert stats.correlation(x, 2 * x + 1)[1:3] == pytest.approx((1, 1))
+
+
 @given(SAMPLES.filter(varied), st.randoms())
 def test_order_of_pairs_does_not_matter(x: list[float], random: object) -> None:
     pairs = [(a, a**3 + 0.01 * i) for i, a in enumerate(x)]
@@ -117,6 +129,8 @@ def test_degenerate_input_gives_defined_cells() -> None:
     assert stats.welch([], [0.2, 0.3]).difference is None
     assert stats.welch([0.1, 0.1], [0.2, 0.2]).t is None
     assert stats.wilson(0, 0) is None
+    assert stats.correlation([1.0, 2.0], [1.0, 2.0])[1:3] == (None, None)
+    assert stats.correlation([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])[1:3] == (None, None)
     assert stats.spread([]) == (0, None, None, "no values")
     assert stats.spread([2.0]).mean == 2.0
     assert stats.median([]) is None

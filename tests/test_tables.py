@@ -66,7 +66,7 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 
 NAMES = {
     "setup", "scan", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines", "audit",
-    "items", "claims",
+    "items", "claims", "adapter", "lengths",
 }  # fmt: skip
 
 

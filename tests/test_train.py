@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
+from tli.paper.rows import Rows
 from tli.params import Params
 from tli.study import embed, train
 
@@ -178,3 +179,22 @@ def test_rows_sum_a_run_up(params: Params) -> None:
         "loss_first": 3.0, "loss_last": 0.5, "trainable_parameters": 512, "false_negatives": 5,
     }  # fmt: skip
     assert {row.view for row in rows} == {"2.mask.nf4"}
+
+
+def test_the_stage_describes_the_adapter_and_the_lengths(
+    tiny_quantized: Path, pairs: list[Pair], params: Params, tmp_path: Path
+) -> None:
+    store.write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
+    made = {name: tmp_path / name for name in ("adapter", "train.tsv", "log")}
+    more = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 3})})  # the first step has lr 0
+    train.run(tmp_path / "pairs.tsv", tiny_quantized, *made.values(), more)
+    rows = Rows(made["train.tsv"])
+    assert rows.each("main", "adapter", "-", "b_is_zero") == {
+        f"{b}.{p}": 0.0 for b in (1, 2) for p in ("q_proj", "v_proj")
+    }
+    assert rows.one("main", "adapter", "-", "blocks") == 2
+    trained = rows.one("main", "trained", "2.mask.nf4", "trainable_parameters")
+    assert rows.one("main", "adapter", "-", "nominal_parameters") == 2 * trained
+    assert [*rows.each("base", "control", "-", "words.english").values()] == [1.0] * 4
+    curves = {path.stem for path in made["log"].rglob("*.tsv")}
+    assert curves == set(train.Step._fields)

@@ -38,7 +38,7 @@ def main() -> None:
 def stage(out: Path, *inputs: Path, torch: bool = True, fetched: str = "") -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    The network is out of reach but for a stage whose part of the profile, named by `fetched`, comes from the hub.
+    The hub is out of reach but for a stage whose part of the profile, named by `fetched`, comes from there.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
@@ -76,11 +76,11 @@ def check(out: Path) -> None:
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
 def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
-    """Read, check and audit the word pairs."""
-    from tli.data import lexicon
+    """Read, check and audit the word pairs; or fetch and audit the author's."""
+    from tli.data import pairs as module
 
-    with stage(out, pairs_path, torch=False):
-        lexicon.run(pairs_path, out, audit)
+    with stage(out, pairs_path, torch=False) as params:
+        module.run(pairs_path, out, audit, params)
 
 
 @main.command()
@@ -155,11 +155,13 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @rows_option
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
-    """Train the paper's cell: Targeted Lexical Injection at lora.rank."""
+    """Train the paper's cell: Targeted Lexical Injection at lora.rank; or fetch the author's adapter."""
     with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import author
         from tli.study import train as module
 
-        module.run(pairs_path, quantized, out, rows, log, params)
+        run = author.run if params.adapter.source == "author" else module.run
+        run(pairs_path, quantized, out, rows, log, params)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""Early-layer LoRA: made, attached, saved and loaded in PEFT's own format.
+"""Early-layer LoRA: made, attached, checked, saved and loaded in PEFT's own format.
 
 LoRA (2106.09685, section 4.1) adds to a frozen projection W a product of two thin matrices:
     h = W x + s B A dropout(x),    A: (r, d_in), B: (d_out, r), B = 0 at the start,    s = alpha / r.
@@ -6,18 +6,25 @@ LoRA (2106.09685, section 4.1) adds to a frozen projection W a product of two th
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from torch import nn
-from transformers import PreTrainedModel
+from jaxtyping import Float
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tli import store
 from tli.model import backbone
-from tli.params import Lora
+from tli.params import Lora, Params
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
 def config(lora: Lora, blocks: int) -> LoraConfig:
@@ -58,10 +65,15 @@ def save(adapted: PeftModel, folder: Path, base: str) -> None:
     with store.atomic_dir(folder) as temporary:
         adapted.save_pretrained(str(temporary), safe_serialization=True)
         (temporary / "README.md").unlink(missing_ok=True)
-        settings = store.read_json(temporary / "adapter_config.json")
-        settings["target_modules"] = sorted(settings["target_modules"])
-        settings["base_model_name_or_path"] = base
-        store.write_json(temporary / "adapter_config.json", dict(sorted(settings.items())))
+        _settle(temporary, base)
+
+
+def _settle(folder: Path, base: str) -> None:
+    """Writes PEFT's configuration in `folder` again, its keys and targets sorted, `base` as the model's name."""
+    settings = store.read_json(folder / SETTINGS)
+    settings["target_modules"] = sorted(settings["target_modules"])
+    settings["base_model_name_or_path"] = base
+    store.write_json(folder / SETTINGS, dict(sorted(settings.items())))
 
 
 def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel | PreTrainedModel:
@@ -92,3 +104,103 @@ def unload(adapted: nn.Module) -> PreTrainedModel:
 def trainable_parameters(adapted: PeftModel) -> int:
     """Number of parameters that training changes: the sum of r (d_in + d_out) over the adapted projections."""
     return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+
+
+def size(params: Params, blocks: int) -> int:
+    """Parameters of the adapter of `params.lora` on that many blocks: blocks x the sum of r (d_in + d_out) a target."""
+    return blocks * sum(params.lora.rank * sum(params.widths(target)) for target in params.lora.targets)
+
+
+def shapes(checkpoint: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of an adapter on all blocks of the model in `checkpoint`, as PEFT saves them."""
+    settings = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(settings)
+        adapted = get_peft_model(model, config(lora, settings.num_hidden_layers), low_cpu_mem_usage=True)
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path) -> int:
+    """Writes the adapter in `file`, made elsewhere on all blocks of the model in `checkpoint`, in PEFT's format.
+
+    Returns the number of its parameters.
+
+    Raises:
+        UserError: `file` is no safetensors file (nothing else is ever read), or its tensors are not, name by name and
+            shape by shape, those of LoRA of this rank on these targets; or one holds a value that is not finite.
+    """
+    found, expected = _tensors(file), shapes(checkpoint, lora)
+    settings = f"LoRA of rank {lora.rank} on {', '.join(lora.targets)} of every block"
+    for name in [*expected, *sorted(found.keys() - expected.keys())]:
+        want = list(expected[name]) if name in expected else "no such tensor"
+        got = list(found[name].shape) if name in found else "none"
+        if want != got:
+            advice = "set lora.rank, lora.targets and the profile to the model that it was trained on"
+            raise store.UserError(f"{file}: {name}: expected {want} ({settings}), got {got}; {advice}")
+        if not (found[name].is_floating_point() and bool(found[name].isfinite().all())):
+            kind = str(found[name].dtype).removeprefix("torch.")
+            raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
+    blocks = len({place(name).block for name in expected})
+    with store.atomic_dir(folder) as temporary:
+        made = config(lora, blocks)
+        made.inference_mode = True
+        made.save_pretrained(str(temporary))
+        save_file({name: found[name] for name in expected}, temporary / WEIGHTS, metadata={"format": "pt"})
+        _settle(temporary, base=checkpoint.as_posix())
+    return sum(tensor.numel() for tensor in found.values())
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+    except SafetensorError as error:
+        said = " ".join(str(error).split())
+        raise store.UserError(
+            f"{file}: expected a safetensors file, got something else ({said}); name the author's safetensors file "
+            "in author.adapter (a pickle is never loaded)"
+        ) from None
+
+
+class Place(NamedTuple):
+    """Where a tensor of an adapter sits: block, from 1 (block i gives hidden_states[i]), projection, and A or B."""
+
+    block: int
+    projection: str
+    matrix: str
+
+
+def place(name: str) -> Place:
+    """The place that PEFT's name of a tensor says."""
+    found = re.search(r"\.layers\.(\d+)\..*?(\w+)\.lora_([AB])\.", name)
+    if found is None:
+        raise ValueError(f"expected the name of a LoRA tensor, got {name}")
+    return Place(int(found[1]) + 1, found[2], found[3])
+
+
+class Norms(NamedTuple):
+    """Frobenius norms of one projection's matrices and of their product, without alpha / r; is B all zeros?"""
+
+    a: float
+    b: float
+    ba: float
+    b_is_zero: bool
+
+
+def norms(folder: Path) -> dict[tuple[int, str], Norms]:
+    """Per (block, projection) of the adapter in `folder`, in that order: ||A||, ||B||, ||BA||, and whether B = 0.
+
+    ||BA||^2 = tr(B^T B A A^T), which needs no d_out x d_in matrix; in float64.
+    """
+    pairs: dict[tuple[int, str], dict[str, Tensor]] = {}
+    tensors: Mapping[str, Tensor] = load_file(folder / WEIGHTS)
+    for name, tensor in tensors.items():
+        at = place(name)
+        pairs.setdefault((at.block, at.projection), {})[at.matrix] = tensor.double()
+    return {where: _norms(pairs[where]["A"], pairs[where]["B"]) for where in sorted(pairs)}
+
+
+def _norms(a: Float[Tensor, "r d_in"], b: Float[Tensor, "d_out r"]) -> Norms:
+    squared = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0)
+    return Norms(float(a.norm()), float(b.norm()), float(squared.sqrt()), not bool(b.any()))

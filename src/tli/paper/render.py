@@ -172,6 +172,8 @@ _TEX = {
     "≠": r"$\neq$",
     "Δ": r"$\Delta$",
     "α": r"$\alpha$",
+    "ρ": r"$\rho$",
+    "‖": r"$\|$",
     "✓": r"$\checkmark$",
     "<": r"\textless{}",
     ">": r"\textgreater{}",

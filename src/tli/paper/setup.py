@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tli.paper.adapter import blocks
 from tli.paper.by_rank import LANGUAGES, TASKS, factor, item_name, said_of_items
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
@@ -116,9 +117,10 @@ def _adapter(train: Rows, params: Params) -> Iterator[Line]:
     yield Line("factor", f"LoRA factor α ÷ r (scaling {lora.scaling})", factor(lora.rank, params), "params.yaml")
     yield Line("dropout", "LoRA dropout", lora.dropout, "params.yaml")
     yield Line("targets", "LoRA on", ", ".join(lora.targets), "params.yaml")
-    yield Line("adapted_blocks", "blocks with LoRA, from the first", params.train.layer, "params.yaml")
+    yield Line("adapter", "adapter", params.adapter.source, "params.yaml")
+    yield Line("adapted_blocks", "blocks with LoRA, from the first", blocks(train), "rows")
     trained = train.one("main", "trained", trained_view(params), "trainable_parameters")
-    yield Line("train.trainable_parameters", "trained parameters", int(trained), "rows")
+    yield Line("train.trainable_parameters", "parameters of the adapter", int(trained), "rows")
 
 
 def _training(train: Rows, params: Params) -> Iterator[Line]:
@@ -138,10 +140,17 @@ def _training(train: Rows, params: Params) -> Iterator[Line]:
         ("evaluated_layer", "layer evaluated", "every layer"),
     ):
         yield Line(key, title, value, "params.yaml")
-    for key, title in (("loss_first", "mean loss, first epoch"), ("loss_last", "mean loss, last epoch")):
-        yield Line(f"train.{key}", title, train.one("main", "trained", trained_view(params), key), "rows")
-    false = train.one("main", "trained", trained_view(params), "false_negatives")
-    yield Line("train.false_negatives", "negatives whose form is the positive's", int(false), "rows")
+    view = trained_view(params)
+    for key, title in (
+        ("loss_first", "mean loss, first epoch"),
+        ("loss_last", "mean loss, last epoch"),
+        ("false_negatives", "negatives whose form is the positive's"),
+    ):
+        found: Value = None  # as where the adapter is the author's
+        if train.has("main", "trained", view, key):
+            number = train.one("main", "trained", view, key)
+            found = int(number) if key == "false_negatives" else number
+        yield Line(f"train.{key}", title, found, "rows")
 
 
 def _number(text: str) -> Value:

@@ -57,6 +57,15 @@ class McNemar(NamedTuple):
     note: str
 
 
+class Correlation(NamedTuple):
+    """Linear and rank correlation of two paired samples, each in [-1, 1]."""
+
+    n: int
+    pearson: float | None
+    spearman: float | None
+    note: str
+
+
 class Spread(NamedTuple):
     """Mean and SD (ddof = 1) over seeds."""
 
@@ -172,6 +181,24 @@ def welch(first: Floats, second: Floats, confidence: float = 0.95) -> Welch:
     interval = result.confidence_interval(confidence)
     t, df = float(result.statistic), float(result.df)
     return Welch(difference, float(interval.low), float(interval.high), t, df, log10_p(t, df), "")
+
+
+def correlation(first: Floats, second: Floats) -> Correlation:
+    """Pearson's r and Spearman's rho (scipy.stats.pearsonr, spearmanr); undefined for n < 3 or a constant side.
+
+    r = sum (x - mx)(y - my) / sqrt(sum (x - mx)^2 sum (y - my)^2); rho is r of the ranks, ties at their mean rank.
+    """
+    from scipy import stats as scipy_stats
+
+    x, y = _finite(first), _finite(second)
+    if x.shape != y.shape:
+        raise ValueError(f"expected as many values on either side, got {x.size} and {y.size}")
+    if x.size < 3:
+        return Correlation(x.size, None, None, "a correlation needs three pairs")
+    if _constant(x) or _constant(y):
+        return Correlation(x.size, None, None, "one side does not vary: no correlation")
+    r, rho = scipy_stats.pearsonr(x, y).statistic, scipy_stats.spearmanr(x, y).statistic
+    return Correlation(x.size, float(r), float(rho), "")
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float] | None:

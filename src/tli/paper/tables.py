@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tli import store
-from tli.paper import accuracy, by_rank, claims, figures, render, setup, similarity
+from tli.paper import accuracy, adapter, by_rank, claims, figures, lengths, render, setup, similarity
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
 
@@ -44,21 +44,24 @@ def run(
         headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
     """
     published = load_yaml(reported)
-    found = {name: Rows(path) for name, path in (("scan", scan), ("align", align), ("transfer", transfer))}
+    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer}
+    found = {name: Rows(path) for name, path in inputs.items()}
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
     ceilings = _ceilings(worlds)
     parts = {
-        "word pairs": flat(store.read_json(pairs_audit)),
+        "word pairs": flat(store.read_json(pairs_audit)) | lengths.means(found["train"]),
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
     made = [
-        setup.setup(Rows(quantize), Rows(train), found["align"], found["transfer"], published, params),
+        setup.setup(Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
         similarity.scan_table(found["scan"], params),
         similarity.before_after(found["align"], params),
         similarity.gains(found["align"], params),
+        lengths.table(found["train"], found["align"], params),
         similarity.retrieval(found["align"], params),
+        adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
             by_rank.transfer_by_rank(task, found["transfer"], by_seed, params)

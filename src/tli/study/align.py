@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from tli import store
-from tli.data.lexicon import Pair, read_pairs
+from tli.data.lexicon import Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params
 from tli.store import Row
@@ -60,6 +60,7 @@ def _pair_rows(
     cell: Cell, pairs: Sequence[Pair], swahili: Embedded, english: Embedded, views: Sequence[View]
 ) -> Iterator[Row]:
     """cosine of each pair, and of its Swahili form with a random English form of the same set."""
+    items = item_names(pairs)
     for view in views:
         x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
         for set_ in SETS[:2]:
@@ -70,7 +71,7 @@ def _pair_rows(
                 ("random_cosine", metrics.cosine(x[chosen], other)),
             ):
                 for index, value in zip(chosen, values, strict=True):
-                    yield Row(*cell, set_, pairs[index].swahili, str(view), name, float(value))
+                    yield Row(*cell, set_, items[index], str(view), name, float(value))
 
 
 def _aggregate_rows(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from tli import store
 from tli.data.lexicon import read_pairs
 from tli.model import backbone, lora
@@ -26,6 +28,7 @@ def run_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: Pat
     """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows."""
     pairs = train.trained_pairs(pairs_path)
     folder = quantized / "nf4"
+    model: PreTrainedModel
     model, tokenizer = backbone.load(folder, blocks=params.train.layer), backbone.tokenizer(folder)
     settings = params.lora.model_copy(update={"rank": rank})
     found: list[Row] = []
@@ -45,6 +48,7 @@ def run_eval(
     """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every seed's adapter under NF4."""
     pairs, items = read_pairs(pairs_path), transfer.scored_items(items_path)
     folder = quantized / "nf4"
+    model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
     aligned: list[Row] = []
     scored: list[Row] = []

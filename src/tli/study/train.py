@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from tli import store
-from tli.data.lexicon import Pair, read_pairs
+from tli.data.lexicon import SIDES, Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params, Train
 from tli.store import Row
 from tli.study import embed
-from tli.study.views import Cell, View, main_cell
+from tli.study.views import BASE, Cell, View, main_cell
 
 
 class Step(NamedTuple):
@@ -51,16 +51,22 @@ class Trained(NamedTuple):
 
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
     """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive."""
-    from dvclive.live import Live
-
     folder = quantized / "nf4"
     model, tokenizer = backbone.load(folder, blocks=params.train.layer), backbone.tokenizer(folder)
     adapted = lora.attach(model, params.lora, params.train.layer, params.train.seed)
     trained = train(adapted, tokenizer, trained_pairs(pairs_path), params.train, params.train.seed)
     lora.save(adapted, out, base=folder.as_posix())
-    store.write_rows(rows_path, rows(main_cell(params), trained, params.train))
+    summary = rows(main_cell(params), trained, params.train)
+    store.write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
+    write_curves(log, trained.steps)
+
+
+def write_curves(log: Path, steps: Sequence[Step]) -> None:
+    """One curve a field of `Step`, through dvclive, in a new folder `log`; no steps, no curves."""
+    from dvclive.live import Live
+
     with Live(str(log), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
-        for step in trained.steps:
+        for step in steps:
             for name, value in step._asdict().items():
                 live.log_metric(name, float(store.number(value)))
             live.next_step()
@@ -133,14 +139,15 @@ def states(
     """Pooled hidden states of token sequences at one layer, with their gradient, and the mean norm of the BOS state."""
     ids, real = backbone.pad(sequences, tokenizer.pad_token_id)
     chosen = real if pooling == "mask" else embed.content(ids, real, tokenizer)
+    device = next(model.parameters()).device
     kept: dict[str, Float[Tensor, "batch pos d_model"]] = {}
 
     def visit(name: str, state: Float[Tensor, "batch pos d_model"]) -> None:
         if name == layer:
             kept[name] = state
 
-    backbone.forward(model, ids, visit)
-    return embed.pool(kept[layer], chosen), float(kept[layer].detach()[:, 0].float().norm(dim=-1).mean())
+    backbone.forward(model, ids.to(device), visit)
+    return embed.pool(kept[layer], chosen.to(device)), float(kept[layer].detach()[:, 0].float().norm(dim=-1).mean())
 
 
 def triplet(
@@ -155,8 +162,8 @@ def triplet(
     second mean, which is 0 where no anchor has one.
     """
     similarity = nn.functional.cosine_similarity(anchors[:, None, :], positives[None, :, :], dim=-1)
-    out = torch.eye(len(anchors), dtype=torch.bool)
-    out = out if masked is None else out | masked
+    out = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
+    out = out if masked is None else out | masked.to(anchors.device)
     positive = similarity.diagonal()
     hardest = similarity.masked_fill(out, -math.inf).max(dim=1).values
     terms = torch.relu(margin + hardest - positive)
@@ -180,3 +187,35 @@ def rows(cell: Cell, trained: Trained, settings: Train) -> list[Row]:
         "false_negatives": trained.false_negatives,
     }
     return [Row(*cell, "trained", "-", view, name, value) for name, value in values.items()]
+
+
+def described(adapter: Path, params: Params) -> list[Row]:
+    """The adapter in a folder, whoever trained it: norms a block and projection (item `BLOCK.PROJECTION`), and sizes.
+
+    `nominal_parameters` counts what LoRA on every block of the model would have, `blocks` those that this one is on.
+    """
+    cell, found = main_cell(params), lora.norms(adapter)
+    result = [
+        Row(*cell, "adapter", f"{block}.{projection}", "-", f"norm_{name}", value)
+        for (block, projection), norm in found.items()
+        for name, value in (("a", norm.a), ("b", norm.b), ("ba", norm.ba))
+    ]
+    for (block, projection), norm in found.items():
+        result.append(Row(*cell, "adapter", f"{block}.{projection}", "-", "b_is_zero", int(norm.b_is_zero)))
+    sizes = {
+        "nominal_parameters": lora.size(params, params.active.model.blocks),
+        "blocks": len({block for block, _ in found}),
+    }
+    return result + [Row(*cell, "adapter", "-", "-", name, value) for name, value in sizes.items()]
+
+
+def lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Row]:
+    """Per pair and side: tokens of its own (without BOS and EOS) and words, for the audit and the length tables."""
+    items, special, result = item_names(pairs), set(tokenizer.all_special_ids), []
+    for side in SIDES:
+        forms: list[str] = [getattr(pair, side) for pair in pairs]
+        for pair, item, form, ids in zip(pairs, items, forms, embed.tokens(tokenizer, forms), strict=True):
+            own = sum(token not in special for token in ids)
+            result.append(Row(*BASE, pair.set, item, "-", f"tokens.{side}", own))
+            result.append(Row(*BASE, pair.set, item, "-", f"words.{side}", len(form.split())))
+    return result

@@ -1,0 +1,96 @@
+"""The word pairs of a run: the project's list, checked, or the author's two, fetched and audited (stage: pairs).
+
+The rules that `check` holds a list to are the project's own; the author's lists are taken as they are, and their audit
+says what they are like. Feeds the data-audit table and every lexical table.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from tli import store
+from tli.data import audit, lexicon
+from tli.data.fetch import fetch_url
+from tli.data.lexicon import SETS, Pair, complaint
+from tli.params import Author, Params
+
+SINGLE_WORDS = 0.9  # the least share of single words on either side
+DEVIATION = 2.0  # pairs: how far the control set may be from the trained set's proportions, in any pos or domain
+
+
+def run(pairs_path: Path, out: Path, audit_path: Path, params: Params) -> None:
+    """The `pairs` stage: the list of `pairs.source` to `out`, in NFC, its audit to `audit_path`; both or neither."""
+    if params.pairs.source == "author":
+        pairs = of_author(params.author)
+    else:
+        pairs = lexicon.read_pairs(pairs_path)
+        check(pairs, pairs_path)
+    result = audit.audit(pairs, params.train.batch_size)
+    store.write_tsv(out, Pair._fields, pairs)
+    store.write_json(audit_path, result)
+
+
+def check(pairs: Sequence[Pair], path: Path | str) -> None:
+    """UserError, with the line where one line is at fault, unless the list at `path` keeps the project's rules.
+
+    No form twice on a side, dictionary forms (`lexicon.citation_fault`), both sets there, nine tenths of single words,
+    the control set in the trained set's proportions of parts of speech and domains.
+    """
+    lexicon.refuse_repeats(pairs, path)
+    for number, pair in enumerate(pairs, start=2):
+        if fault := lexicon.citation_fault(pair, f"{path}:{number}"):
+            raise fault
+    found = audit.audit(pairs, batch_size=2)
+    for name in SETS:
+        if not found["pairs"][name]:
+            raise complaint(f"{path}: set", f"pairs of the set {name}", "none", "add some")
+    for side, share in found["single_word_share"].items():
+        if share < SINGLE_WORDS:
+            expected = f"at least {SINGLE_WORDS:.0%} single words"
+            raise complaint(f"{path}: {side}", expected, f"{share:.2%}", "replace some phrases by words")
+    for group in ("pos", "domain"):
+        if found["largest_deviation"][group] > DEVIATION:
+            worst, off = max(audit.deviations(found[group]).items(), key=lambda item: item[1])
+            expected = f"the control set within {DEVIATION:g} pairs of the trained set's proportions"
+            raise complaint(f"{path}: {group}", expected, f"{off:.2f} for {worst}", "move pairs between the sets")
+
+
+def of_author(author: Author) -> list[Pair]:
+    """The author's trained and control pairs, fetched by address and SHA-256, in their files' order."""
+    pairs: list[Pair] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, listed in zip(SETS, (author.trained, author.control), strict=True):
+            file = Path(folder) / PurePosixPath(listed.path).name
+            fetch_url(f"{author.url}/{listed.path}", file, sha256=listed.sha256)
+            pairs += read_json(file, name)
+    return pairs
+
+
+def read_json(path: Path, set_: str) -> list[Pair]:
+    """The pairs of a JSON list of {"swahili": ..., "english": ...}, in NFC; they have no part of speech and no domain.
+
+    Raises:
+        UserError: not such a list; the entry at fault is named by its place, from 1.
+    """
+    try:
+        entries = json.loads(store.read_text(path))
+    except json.JSONDecodeError as error:
+        raise complaint(f"{path}:{error.lineno}", "JSON", error.msg, "mend that line") from None
+    if not isinstance(entries, list) or not entries:
+        raise complaint(str(path), "a list of pairs", f"{entries!r:.40}", "name a file of word pairs")
+    pairs = []
+    for number, entry in enumerate(entries, start=1):
+        where = f"{path}: entry {number}"
+        if not isinstance(entry, dict) or sorted(entry) != ["english", "swahili"]:
+            raise complaint(where, "the keys swahili and english", f"{entry!r:.60}", "correct the entry")
+        for side in lexicon.SIDES:
+            if not isinstance(entry[side], str):
+                raise complaint(f"{where}: {side}", "a text", f"{entry[side]!r:.40}", "correct the entry")
+            lexicon.check_cell(entry[side], f"{where}: {side}")
+        swahili, english = (unicodedata.normalize("NFC", entry[side]) for side in lexicon.SIDES)
+        pairs.append(Pair(swahili, english, "-", "-", set_))
+    return pairs
