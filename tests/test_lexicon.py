@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import http.server
 import json
 import math
+import os
 import re
 import statistics
 import subprocess
 import sys
+import threading
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -367,6 +371,31 @@ def test_a_list_that_is_not_the_authors_is_one_line(
     assert said in caught.value.message  # type: ignore[attr-defined]
     assert "\n" not in caught.value.message  # type: ignore[attr-defined]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_fetches_from_a_server_though_libraries_are_kept_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage sets HF_HUB_OFFLINE for its libraries; the lists' plain addresses are still asked."""
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    made = author(mirror, monkeypatch, entries(("a", "b"), ("a", "c")), entries(("d", "e")))
+    settings = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8").replace("project", "author", 1)
+    for name in ("trained", "control"):
+        digest = getattr(made.author, name).sha256
+        settings = re.sub(rf"  {name}: {{path.*", f"  {name}: {{path: data/{name}.json, sha256: {digest}}}", settings)
+    (tmp_path / "params.yaml").write_text(settings, encoding="utf-8")
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=mirror)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        call = subprocess.run(
+            [sys.executable, "-m", "tli", "pairs", "none.tsv", "--out", "pairs.tsv", "--audit", "audit.json"],
+            cwd=tmp_path, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "TLI_MIRROR": f"http://127.0.0.1:{server.server_port}"},
+        )  # fmt: skip
+        server.shutdown()
+    assert call.returncode == 0, call.stderr
+    assert [pair.english for pair in lexicon.read_pairs(tmp_path / "pairs.tsv")] == ["b", "c", "e"]
 
 
 AUTHORS = SHARED / "authors"

@@ -285,6 +285,21 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
 
 
 @main.command()
+@click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV), held against the published.")
+@click.option("--pilot", type=FILE, help="Mean cosine by layer in the author's format (CSV), likewise.")
+@click.option("--pairs", type=FILE, help="A word list to count: TSV, or the author's JSON (the trained set).")
+@click.option("--control", type=FILE, help="The control set's JSON, beside --pairs.")
+@REPORTED
+@click.option("--strict", is_flag=True, help="Exit 1 where a published statistic does not follow from the file.")
+def audit(strict: bool, reported: Path, **files: Path | None) -> None:
+    """Recompute the published statistics from results, or audit a word list."""
+    from tli.ops import audit as module
+
+    batch_size = parameters.load().train.batch_size
+    module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
+
+
+@main.command()
 def costs() -> None:
     """Collect what every stage's last run took, and the reproducibility checklist, into results/<profile>."""
     from tli.ops import costs as module
