@@ -35,17 +35,17 @@ def main() -> None:
 
 
 @contextmanager
-def stage(out: Path, *inputs: Path, torch: bool = True) -> Iterator[parameters.Params]:
+def stage(out: Path, *inputs: Path, torch: bool = True, network: bool = False) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    No stage reaches the network: what is fetched is fetched by the commands that say so.
+    A stage reaches the network only where `network` says so; HF_HUB_OFFLINE is then as the environment has it.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if network else {"HF_HUB_OFFLINE": "1"})
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if torch:
@@ -126,10 +126,10 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
 @metrics_option
 def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
     """Ask the items as the standard harness would; audit them; score the baselines."""
-    from tli.data import benchmarks as module
+    with stage(out, world_path / "items.jsonl", torch=False, network=True) as params:
+        from tli.data import benchmarks as module
 
-    with stage(out, world_path / "items.jsonl", torch=False):
-        module.run(world_path, out, metrics)
+        module.run(world_path, out, metrics, params)
 
 
 @main.command()
