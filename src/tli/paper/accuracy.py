@@ -104,8 +104,8 @@ def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, counts: Measure
         "baselines",
         "Baselines and ceiling",
         f"Accuracy in percent on the {split(tabled)}: chance, the options alone (XNLI: the hypothesis alone), an "
-        "n-gram model, an untrained model of the same shape, the base model with Wilson's interval, the paper's cell, and "
-        f"the highest accuracy that the noise of the items allows. {said_of_items(params)}".rstrip(),
+        "n-gram model, an untrained model of the same shape, the base model with Wilson's interval, the paper's cell, "
+        f"and the highest accuracy that the noise of the items allows. {said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),
             *columns(tabled),
