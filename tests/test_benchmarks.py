@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tiny import SHARED
+from tiny import ROOT, SHARED
+from tli import params as parameters
 from tli import store
-from tli.data import baselines, benchmarks
-from tli.data.benchmarks import Item, Source
+from tli.data import baselines, benchmarks, items, prompts
+from tli.data.prompts import Item, Source
 
 XCOPA = {
     "id": "xcopa.en.test.0001", "task": "xcopa", "language": "en", "split": "test", "premise": "The girl fell.",
@@ -27,6 +28,9 @@ XNLI = {
     "id": "xnli.sw.test.0001", "task": "xnli", "language": "sw", "split": "test", "premise": "Mtoto anakula mkate.",
     "hypothesis": "Mtoto anakula.", "label": 0,
 }  # fmt: skip
+
+SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
+PARAMS = parameters.load(SMOKE)
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -92,15 +96,14 @@ def yaml_of(task: str, language: str) -> str:
 
 
 def as_asked(sources: list[Source]) -> list[tuple[str, list[str]]]:
-    """Ours in the harness's form. Its English COPA task alone joins by two spaces: the one more is put back here."""
-    extra = " " if (sources[0].task, sources[0].language) == ("xcopa", "en") else ""
-    items = [benchmarks.render(source) for source in sources]
-    return [(item.context, [extra + option for option in item.options]) for item in items]
+    """Ours in the harness's form."""
+    rendered = [prompts.render(source, released=True) for source in sources]
+    return [(item.context, [*item.options]) for item in rendered]
 
 
 @pytest.mark.parametrize(
     ("task", "language"),
-    [*(("xcopa", language) for language in benchmarks.CONNECTORS), *(("xnli", name) for name in benchmarks.ANSWERS)],
+    [*(("xcopa", language) for language in prompts.CONNECTORS), *(("xnli", name) for name in prompts.ANSWERS)],
 )
 def test_prompts_are_the_harness_s_own(task: str, language: str, tmp_path: Path) -> None:
     texts = [
@@ -109,7 +112,7 @@ def test_prompts_are_the_harness_s_own(task: str, language: str, tmp_path: Path)
     ]
     records = [{"label": label} | fields for label, fields in enumerate(texts)]
     sources = [
-        Source(str(n), task, language, "test", n, {name: r[name] for name in benchmarks.TEXTS[task]})
+        Source(str(n), task, language, "test", n, {name: r[name] for name in prompts.TEXTS[task]})
         for n, r in enumerate(records)
     ]
     ask = harness(yaml_of(task, language), write(tmp_path / "records.jsonl", records), tmp_path / "cache")
@@ -130,7 +133,7 @@ def test_real_items_are_asked_as_the_harness_asks_them(task: str, language: str,
         pytest.skip(f"no real items here: {file} is missing; TLI_SHARED names the folder that holds them")
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:500] if line]
     sources = [
-        Source(str(r["idx"]), task, language, "test", r["label"], {name: r[name] for name in benchmarks.TEXTS[task]})
+        Source(str(r["idx"]), task, language, "test", r["label"], {name: r[name] for name in prompts.TEXTS[task]})
         for r in records
     ]
     ask = harness(yaml_of(task, language), write(tmp_path / "records.jsonl", records), tmp_path / "cache")
@@ -140,11 +143,11 @@ def test_real_items_are_asked_as_the_harness_asks_them(task: str, language: str,
 sentence = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).filter(str.strip)
 
 
-@given(sentence, sentence, sentence, st.sampled_from([0, 1]), st.sampled_from(sorted(benchmarks.CONNECTORS)))
+@given(sentence, sentence, sentence, st.sampled_from([0, 1]), st.sampled_from(sorted(prompts.CONNECTORS)))
 def test_xcopa_changes_one_character_of_a_choice(p: str, a: str, b: str, question: int, language: str) -> None:
-    texts = {"premise": p, "choice1": a, "choice2": b, "question": benchmarks.QUESTIONS[question]}
-    item = benchmarks.render(Source("i", "xcopa", language, "test", 1, texts))
-    assert item.context == f"{p[:-1]} {benchmarks.CONNECTORS[language][question]}"
+    texts = {"premise": p, "choice1": a, "choice2": b, "question": prompts.QUESTIONS[question]}
+    item = prompts.render(Source("i", "xcopa", language, "test", 1, texts), released=False)
+    assert item.context == f"{p[:-1]} {prompts.CONNECTORS[language][question]}"
     for choice, option in zip((a, b), item.options, strict=True):
         assert option.startswith(" ")
         assert option.endswith(choice[1:])
@@ -157,12 +160,12 @@ def test_items_read_back_as_written(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[str, str, str, int]]
 ) -> None:
     path = tmp_path_factory.mktemp("items") / "items.jsonl"
-    items = [
+    written = [
         Item(f"xcopa.sw.dev.{n}", "xcopa", "sw", "dev", label, context, (" " + first, " " + second))
         for n, (context, first, second, label) in enumerate(drawn)
     ]
-    benchmarks.write_items(path, items)
-    assert benchmarks.read_items(path) == items
+    items.write_items(path, written)
+    assert items.read_items(path) == written
 
 
 @pytest.mark.parametrize(
@@ -170,7 +173,7 @@ def test_items_read_back_as_written(
     [
         (XCOPA | {"task": "copa"}, "task: expected one of xcopa, xnli, got 'copa'"),
         (XCOPA | {"language": "fr"}, "language: expected one of en, et"),
-        (XNLI | {"language": "it"}, "language: expected one of en, sw, got 'it'"),
+        (XNLI | {"language": "it"}, "language: expected one of ar, bg, de, el, en, "),
         (XCOPA | {"split": "train"}, "split: expected one of dev, test, got 'train'"),
         (XCOPA | {"label": 2}, "label: expected 0 to 1, got 2"),
         (XCOPA | {"label": True}, "label: expected 0 to 1, got True"),
@@ -189,13 +192,13 @@ def test_a_bad_item_is_named_by_line_and_nothing_is_written(
     record: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     folder = world(tmp_path / "world")
-    items = write(folder / "items.jsonl", [XCOPA | {"id": "first"}, record])
+    path = write(folder / "items.jsonl", [XCOPA | {"id": "first"}, record])
     out = tmp_path / "out"
     out.mkdir()
     (out / "items.jsonl").write_text("kept", encoding="utf-8")
     with pytest.raises(store.UserError) as caught:
-        benchmarks.run(folder, out, tmp_path / "metrics.json")
-    assert caught.value.message.startswith(f"{items}:2: {message}")
+        benchmarks.run(folder, out, tmp_path / "metrics.json", PARAMS)
+    assert caught.value.message.startswith(f"{path}:2: {message}")
     assert "\n" not in caught.value.message
     assert [path.read_text(encoding="utf-8") for path in out.iterdir()] == ["kept"]
     assert not (tmp_path / "metrics.json").exists()
@@ -212,7 +215,7 @@ def test_lines_that_are_no_items(text: str, message: str, tmp_path: Path) -> Non
     path = tmp_path / "items.jsonl"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(store.UserError) as caught:
-        benchmarks.read_sources(path)
+        items.read_sources(path)
     assert caught.value.message.startswith(f"{path}{message}")
 
 
@@ -223,10 +226,10 @@ def test_lines_that_are_no_items(text: str, message: str, tmp_path: Path) -> Non
 ])  # fmt: skip
 def test_rendered_items_are_checked_too(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
-    item = benchmarks.render(benchmarks.read_sources(write(tmp_path / "world.jsonl", [XCOPA]))[0])
+    item = prompts.render(items.read_sources(write(tmp_path / "world.jsonl", [XCOPA]))[0], released=False)
     write(path, [item._asdict() | change])
     with pytest.raises(store.UserError) as caught:
-        benchmarks.read_items(path)
+        items.read_items(path)
     assert caught.value.message.startswith(f"{path}:1: {message}")
 
 
@@ -238,8 +241,8 @@ def test_the_audit_counts_what_is_unfair(tmp_path: Path) -> None:
         XCOPA | {"id": "4", "choice2": "she ran too fast.", "premise": "The girl fell"},
         XNLI | {"id": "5", "label": 2},
     ]
-    sources = benchmarks.read_sources(write(tmp_path / "items.jsonl", records))
-    assert benchmarks.audit(sources, [benchmarks.render(source) for source in sources]) == {
+    sources = items.read_sources(write(tmp_path / "items.jsonl", records))
+    assert benchmarks.audit(sources, [prompts.render(source, released=False) for source in sources]) == {
         "xcopa.en.dev.items": 1, "xcopa.en.dev.label.0": 1, "xcopa.en.dev.equal_options": 0,
         "xcopa.en.dev.no_final_mark": 0, "xcopa.en.dev.duplicate_prompts": 0,
         "xcopa.en.test.items": 3, "xcopa.en.test.label.0": 2, "xcopa.en.test.label.1": 1,
@@ -253,8 +256,9 @@ def test_the_audit_counts_what_is_unfair(tmp_path: Path) -> None:
 def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path) -> None:
     folder = world(tmp_path / "world")
     code = (
-        "import sys; from pathlib import Path; from tli.data import benchmarks; a = [Path(p) for p in sys.argv[1:]];"
-        "benchmarks.run(*a); assert not {'torch', 'transformers'} & set(sys.modules)"
+        "import sys; from pathlib import Path; from tli import params; from tli.data import benchmarks;"
+        f"p = params.load({str(SMOKE)!r}); benchmarks.run(*map(Path, sys.argv[1:]), p);"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     outputs = []
     for name in ("one", "two"):
@@ -264,11 +268,12 @@ def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path
         assert [path.name for path in sorted(out.iterdir())] == ["baselines.tsv", "items.jsonl"]
     assert outputs[0] == outputs[1]
 
-    items = benchmarks.read_items(tmp_path / "one" / "items.jsonl")
-    assert [item.id for item in items] == [s.id for s in benchmarks.read_sources(folder / "items.jsonl")]
+    asked = items.read_items(tmp_path / "one" / "items.jsonl")
+    sources = items.read_sources(folder / "items.jsonl")
+    assert {item.id for item in asked} == {source.id for source in sources if source.split == "test"}
     rows = store.read_rows(tmp_path / "one" / "baselines.tsv")
     assert set(rows["cell"]) == {"choice-only", "ngram"}
-    assert set(rows["item"]) == {item.id for item in items if item.split == "test"}
+    assert set(rows["item"]) == {item.id for item in asked}
     assert len(rows) == 2 * 3 * 32
     wide = rows.pivot(index=["cell", "item"], columns="measure", values="value")
     assert ((wide["label"] == wide["pred"]) == (wide["correct"] == 1)).all()
@@ -281,11 +286,22 @@ def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path
     assert metrics["xnli.en.test.accuracy.choice-only"] == 1, "the hypotheses of this world give their labels away"
 
 
+@pytest.mark.parametrize(("chosen", "split"), [("default", "test"), ("test", "test"), ("validation", "dev")])
+def test_the_split_that_is_scored_is_the_one_chosen(chosen: str, split: str, tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"transfer": PARAMS.transfer.model_copy(update={"split": chosen})})
+    benchmarks.run(world(tmp_path / "world"), tmp_path / "out", tmp_path / "metrics.json", params)
+    assert {item.split for item in items.read_items(tmp_path / "out" / "items.jsonl")} == {split}
+    metrics = store.read_json(tmp_path / "metrics.json")
+    assert {metrics[f"{task}.{language}.scored"] for task in ("xcopa", "xnli") for language in ("en", "sw")} == {split}
+    accuracies = {key.split(".")[2] for key in metrics if ".accuracy." in key}
+    assert accuracies == {split}, "the baselines are scored where the model is"
+
+
 def test_without_dev_items_of_two_labels_there_is_no_baseline(tmp_path: Path) -> None:
     folder = world(tmp_path / "world")
     write(folder / "items.jsonl", [XNLI, XNLI | {"id": "d", "split": "dev"}])
     with pytest.raises(store.UserError, match=r"^xnli\.sw: expected dev items of two labels or more, got 1 items of 1"):
-        benchmarks.run(folder, tmp_path / "out", tmp_path / "metrics.json")
+        benchmarks.run(folder, tmp_path / "out", tmp_path / "metrics.json", PARAMS)
 
 
 def test_choice_only_learns_what_the_choices_give_away_and_nothing_else() -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tli import store
-from tli.data.benchmarks import Item
+from tli.data import items
+from tli.data.prompts import Item
 from tli.model import backbone
 from tli.study import transfer
 from tli.study.views import BASE
@@ -110,14 +111,6 @@ def test_the_untrained_model_has_the_bases_shape_and_is_reproducible(tiny_quanti
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_only_the_test_split_is_scored(tmp_path: Path) -> None:
-    from tli.data import benchmarks
-
-    path = tmp_path / "items.jsonl"
-    benchmarks.write_items(path, [ITEMS[0], ITEMS[1]._replace(split="dev")])
-    assert [item.id for item in transfer.scored_items(path)] == ["c1"]
-
-
 def test_missing_items_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(store.UserError, match="no such file"):
-        transfer.scored_items(tmp_path / "none.jsonl")
+        items.read_items(tmp_path / "none.jsonl")

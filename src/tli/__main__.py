@@ -129,11 +129,11 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
 @out_option
 @metrics_option
 def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
-    """Ask the items as the standard harness would; audit them; score the baselines."""
-    from tli.data import benchmarks as module
+    """Ask the items as the standard harness would, fetched where released; audit them; score the baselines."""
+    with stage(out, world_path / "items.jsonl", torch=False, fetched="benchmarks") as params:
+        from tli.data import benchmarks as module
 
-    with stage(out, world_path / "items.jsonl", torch=False):
-        module.run(world_path, out, metrics)
+        module.run(world_path, out, metrics, params)
 
 
 @main.command()

@@ -13,7 +13,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiny import WORDS
-from tli.data.benchmarks import Item
+from tli.data.prompts import Item
 from tli.model import backbone, lora
 from tli.params import Params
 from tli.study import embed, train, transfer

@@ -27,6 +27,8 @@ def words(text: str) -> list[str]:
 def choice_only(dev: Sequence[Question], test: Sequence[Question]) -> list[int]:
     """The label of each test question that a bag of words prefers, fitted on dev (Gururangan et al. 2018).
 
+    `dev` is the split that is not scored. A word is a run of letters, so Chinese and Thai count by the clause.
+
     Logistic regression on counts of words and word pairs. Several candidates: p(right | candidate), the highest
     wins, the first on a tie. One candidate: p(label | candidate). Deterministic: full-batch L-BFGS.
 

@@ -1,205 +1,122 @@
-"""XCOPA and XNLI items in one schema, asked as lm-evaluation-harness 0.4.13 asks them (stage: benchmarks).
+"""XCOPA and XNLI items, asked as lm-evaluation-harness 0.4.13 asks them (stage: benchmarks).
 
-Reads the micro-world's items, checks every field, renders each item as one context and its options, audits the whole,
+Takes the micro-world's items or the released benchmarks', renders those of the split that is scored, audits the whole,
 and scores two baselines that never see a model. Feeds the baselines table, the data audit and every transfer table.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tli import store
+from tli.data import released
 from tli.data.baselines import Question, Trigrams, choice_only
+from tli.data.items import read_sources, write_items
+from tli.data.prompts import Item, Source, render
+from tli.params import HubBenchmarks, Params
 
-SPLITS = ("dev", "test")
-LABELS = {"xcopa": 2, "xnli": 3}
-
-# Language -> what joins premise and choice where the question asks for the cause, for the effect. English is COPA's.
-CONNECTORS = {
-    "en": ("because", "therefore"),
-    "et": ("sest", "seetõttu"),
-    "ht": ("poukisa", "donk sa"),
-    "id": ("karena", "maka"),
-    "it": ("perché", "quindi"),
-    "qu": ("imataq", "chaymi"),
-    "sw": ("kwa sababu", "kwa hiyo"),
-    "ta": ("காரணமாக", "எனவே"),
-    "th": ("เพราะ", "ดังนั้น"),
-    "tr": ("çünkü", "bu yüzden"),
-    "vi": ("bởi vì", "vì vậy"),
-    "zh": ("因为", "所以"),
-}
-QUESTIONS = ("cause", "effect")
-
-# Language -> the question word, then the answers for entailment, neutral, contradiction.
-ANSWERS = {
-    "en": ("right", "Yes", "Also", "No"),
-    "sw": ("sahihi", "Ndiyo", "Hivyo", "Hapana"),
-}
-LANGUAGES: dict[str, Mapping[str, object]] = {"xcopa": CONNECTORS, "xnli": ANSWERS}
-TEXTS = {"xcopa": ("premise", "choice1", "choice2", "question"), "xnli": ("premise", "hypothesis")}
+WORLD_SPLIT = {"default": "test", "validation": "dev", "test": "test"}
 
 
-class Item(NamedTuple):
-    """One scored question: log p(option | context) for each option, `label` the index of the right one."""
+class Collected(NamedTuple):
+    """What a profile's benchmarks are, before anything is scored.
 
-    id: str
-    task: str
-    language: str
-    split: str
-    label: int
-    context: str
-    options: tuple[str, ...]
-
-
-class Source(NamedTuple):
-    """An item as its benchmark releases it: `texts` by field name, XCOPA's or XNLI's."""
-
-    id: str
-    task: str
-    language: str
-    split: str
-    label: int
-    texts: dict[str, str]
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """What a reader sees who is not shown the premise: both choices, or the hypothesis."""
-        names = ("choice1", "choice2") if self.task == "xcopa" else ("hypothesis",)
-        return tuple(self.texts[name] for name in names)
-
-
-def run(world: Path, out: Path, metrics: Path) -> None:
-    """The `benchmarks` stage: `out`/items.jsonl and `out`/baselines.tsv from the world's folder; the audit's counts."""
-    sources = read_sources(world / "items.jsonl")
-    items = [render(source) for source in sources]
-    model = Trigrams.fit(store.read_text(world / "corpus.txt").splitlines())
-    rows = [*_rows("choice-only", items, without_premise(sources)), *_rows("ngram", items, by_ngrams(items, model))]
-    with store.atomic_dir(out) as folder:
-        write_items(folder / "items.jsonl", items)
-        store.write_rows(folder / "baselines.tsv", rows)
-    store.write_json(metrics, audit(sources, items) | _accuracies(rows))
-
-
-def read_sources(path: Path) -> list[Source]:
-    """The items as released, every field checked; fields that begin with `world_` are passed over.
-
-    Raises:
-        UserError: path:line of the first bad item: what was expected, what stood there.
+    `scored` and `fitted` hold the items by (task, language): those that are asked, in their released form, and those of
+    the other split, which the choice-only baseline is fitted on. `corrected` are items asked a second time. `facts` are
+    flat keys for the tables.
     """
-    sources: list[Source] = []
-    for where, record in _records(path):
-        task = _text(where, record, "task", LABELS)
-        language = _text(where, record, "language", LANGUAGES[task])
-        texts = {name: _text(where, record, name, QUESTIONS if name == "question" else None) for name in TEXTS[task]}
-        known = {"id", "task", "language", "split", "label", *texts}
-        if unknown := [key for key in record if key not in known and not key.startswith("world_")]:
-            raise store.UserError(f"{where}: {unknown[0]}: expected only {', '.join(sorted(known))}; remove the field")
-        split, label = _text(where, record, "split", SPLITS), _label(where, record, LABELS[task])
-        sources.append(Source(record["id"], task, language, split, label, texts))
-    return sources
+
+    scored: dict[tuple[str, str], list[Source]]
+    fitted: dict[tuple[str, str], list[Source]]
+    corrected: list[Item]
+    facts: dict[str, int | str]
 
 
-def read_items(path: Path | str) -> list[Item]:
-    """The rendered items that the stage wrote, checked. Raises UserError with path:line."""
-    items: list[Item] = []
-    for where, record in _records(path):
-        if missing := [name for name in Item._fields if name not in record]:
-            raise store.UserError(f"{where}: {missing[0]}: missing; run `dvc repro`, which writes this file")
-        task, options = _text(where, record, "task", LABELS), record["options"]
-        count = LABELS[task]
-        if not isinstance(options, list) or len(options) != count or not all(isinstance(o, str) and o for o in options):
-            raise store.UserError(f"{where}: options: expected {count} texts, got {options!r}; run `dvc repro`")
-        if not isinstance(record["context"], str):
-            raise store.UserError(f"{where}: context: expected a text, got {record['context']!r}; run `dvc repro`")
-        language, split = _text(where, record, "language"), _text(where, record, "split", SPLITS)
-        label = _label(where, record, count)
-        items.append(Item(record["id"], task, language, split, label, record["context"], tuple(options)))
-    return items
+def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
+    """The `benchmarks` stage: `out`/items.jsonl, the items that are scored, `out`/baselines.tsv, and `metrics`.
 
-
-def write_items(path: Path, items: Iterable[Item]) -> None:
-    """One JSON object a line, in the order given; nothing is left of a write that fails."""
-    with store.atomic_write(path) as file:
-        for item in items:
-            file.write(json.dumps(item._asdict(), ensure_ascii=False) + "\n")
-
-
-def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path:line, object) of each line; ids are present, without white space, and occur once."""
-    lines = store.read_text(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise store.UserError(f"{path}:1: expected one JSON object a line, got an empty file; run `dvc repro`")
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise store.UserError(f"{where}: column {error.colno}: not JSON: {error.msg}; mend the line") from None
-        if not isinstance(record, dict):
-            raise store.UserError(f"{where}: expected a JSON object, got {line[:40]!r}; mend the line")
-        name = _text(where, record, "id")
-        if re.search(r"\s", name):
-            raise store.UserError(f"{where}: id: expected no white space, got {name!r}; rename it")
-        if name in first:
-            raise store.UserError(f"{where}: id: {name} stands in line {first[name]} too; give each item its own")
-        first[name] = number
-        yield where, record
-
-
-def _text(where: str, record: Mapping[str, Any], name: str, among: Iterable[str] | None = None) -> str:
-    """The field `name`: a text with something in it, one of `among` where that is given."""
-    if name not in record:
-        raise store.UserError(f"{where}: {name}: missing; add the field")
-    value = record[name]
-    if not isinstance(value, str) or not value.strip() or re.search(r"[\t\r\n]", value):
-        raise store.UserError(f"{where}: {name}: expected a text on one line, got {value!r}; correct the field")
-    if among is not None and value not in among:
-        raise store.UserError(f"{where}: {name}: expected one of {', '.join(among)}, got {value!r}; correct the field")
-    return value
-
-
-def _label(where: str, record: Mapping[str, Any], count: int) -> int:
-    value = record.get("label")
-    if type(value) is not int or not 0 <= value < count:
-        raise store.UserError(f"{where}: label: expected 0 to {count - 1}, got {value!r}; correct the field")
-    return value
-
-
-def render(source: Source) -> Item:
-    """The item as the harness's default prompt asks it: (context, option) are the two strings handed to a model.
-
-    XCOPA: context = premise, stripped, without its last character, + " " + connector; options = " " + choice with its
-    first character in lower case. XNLI: no context; options = " " + "{premise}, right? Yes|Also|No, {hypothesis}", the
-    whole sentence. The leading space is the harness's `target_delimiter`. (For English COPA its task adds a space
-    of its own, so that the harness asks with two; here English is asked as XCOPA's other languages are, with one.)
+    `world` is the micro-world's folder; a profile that fetches its benchmarks makes no use of it.
     """
-    texts = source.texts
-    if source.task == "xcopa":
-        connector = CONNECTORS[source.language][QUESTIONS.index(texts["question"])]
-        context = f"{texts['premise'].strip()[:-1]} {connector}"
-        options = tuple(f" {choice[0].lower()}{choice[1:]}" for choice in source.candidates)
+    settings, chosen = params.active.benchmarks, params.transfer.split
+    fetched = isinstance(settings, HubBenchmarks)
+    if isinstance(settings, HubBenchmarks):
+        found = from_hub(settings, Path(params.fetch.manifest), chosen)
     else:
-        asked, *answers = ANSWERS[source.language]
-        context = ""
-        options = tuple(f" {texts['premise']}, {asked}? {answer}, {texts['hypothesis']}" for answer in answers)
-    return Item(source.id, source.task, source.language, source.split, source.label, context, options)
+        found = from_world(read_sources(world / "items.jsonl"), chosen)
+    items = {key: [render(source, fetched) for source in sources] for key, sources in found.scored.items()}
+    others = {key: [render(source, fetched) for source in sources] for key, sources in found.fitted.items()}
+    asked = [item for own in items.values() for item in own]
+    rows = _rows("choice-only", asked, without_premise(found.scored, found.fitted))
+    if not fetched:
+        model = Trigrams.fit(store.read_text(world / "corpus.txt").splitlines())
+        rows += _rows("ngram", asked, by_ngrams(asked, model))
+    sources = [source for part in (found.fitted, found.scored) for own in part.values() for source in own]
+    counts = audit(sources, [item for part in (others, items) for own in part.values() for item in own])
+    with store.atomic_dir(out) as folder:
+        write_items(folder / "items.jsonl", [*asked, *found.corrected])
+        store.write_rows(folder / "baselines.tsv", rows)
+    store.write_json(metrics, counts | found.facts | _accuracies(asked, rows))
 
 
-def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int]:
+def from_world(sources: Sequence[Source], chosen: str) -> Collected:
+    """The micro-world's items; its `validation` is the split dev."""
+    scored, fitted = _halves(sources, {(source.task, source.language): WORLD_SPLIT[chosen] for source in sources})
+    return Collected(scored, fitted, [], _said(scored))
+
+
+def from_hub(settings: HubBenchmarks, manifest: Path, chosen: str) -> Collected:
+    """The released benchmarks' items, the first `limit` of each scored split; English COPA is XCOPA's `en`.
+
+    Items whose label is kept back can be asked but not scored: they are left out and counted.
+    """
+    groups = released.read(settings, manifest)
+    facts: dict[str, int | str] = {}
+    corrected: list[Item] = []
+    sources: list[Source] = []
+    splits = {(task, language): released.scored_split(task, language, chosen) for task, language, _ in groups}
+    for (task, language, split), group in groups.items():
+        key, is_scored = f"{task}.{language}.{split}", splits[task, language] == split
+        kept = {idx: source for idx, source in group.items() if source.label != released.HIDDEN}
+        facts |= {f"{key}.released": len(group), f"{key}.hidden_labels": len(group) - len(kept)}
+        if is_scored and not kept:
+            facts[f"{task}.{language}.left_out"] = f"the labels of its {split} split are not released"
+        if is_scored:
+            kept = dict([*kept.items()][: settings.limit])
+        sources += kept.values()
+        if task == "xcopa" and language != "en":
+            found = released.compare(group, groups["xcopa", "en", split])
+            facts |= {f"{key}.questions_compared": found.compared, f"{key}.compared_by": found.basis}
+            facts[f"{key}.questions_differ"] = len(found.differing)
+            corrected += released.corrections(kept, found) if is_scored else []
+    scored, fitted = _halves(sources, splits)
+    return Collected(scored, fitted, corrected, facts | _said(scored))
+
+
+def _halves(
+    sources: Sequence[Source], splits: Mapping[tuple[str, str], str]
+) -> tuple[dict[tuple[str, str], list[Source]], dict[tuple[str, str], list[Source]]]:
+    """The items of the split that is scored and those of the other, by task and language; empty ones are absent."""
+    halves: tuple[dict[tuple[str, str], list[Source]], ...] = ({}, {})
+    for source in sources:
+        key = (source.task, source.language)
+        halves[source.split != splits[key]].setdefault(key, []).append(source)
+    return halves[0], halves[1]
+
+
+def _said(scored: Mapping[tuple[str, str], Sequence[Source]]) -> dict[str, int | str]:
+    """Flat: task.language.scored, the split."""
+    return {f"{task}.{language}.scored": sources[0].split for (task, language), sources in scored.items()}
+
+
+def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int | str | float]:
     """Counts, flat: items and labels of each task.language.split, and what would make an item unfair.
 
     equal_options: options that are the same text. no_final_mark: XCOPA premises that end in a letter or digit, which
     the prompt drops. duplicate_prompts: items whose context and options an earlier item of the split has.
-    seen_in_dev: test items whose context and options stand in dev.
+    seen_in_dev (of a released benchmark: seen_in_validation): test items whose context and options stand there.
     """
     found: Counter[str] = Counter()
     seen: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
@@ -215,39 +132,44 @@ def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int]:
         found[f"{key}.duplicate_prompts"] += asked in seen.setdefault(key, set())
         seen[key].add(asked)
     for key, prompts in seen.items():
-        if key.endswith(".test"):
-            found[f"{key}.seen_in_dev"] = len(prompts & seen.get(f"{key.removesuffix('test')}dev", set()))
+        start, _, split = key.rpartition(".")
+        if split == "test":
+            other = "validation" if f"{start}.validation" in seen else "dev"
+            found[f"{key}.seen_in_{other}"] = len(prompts & seen.get(f"{start}.{other}", set()))
     return dict(sorted(found.items()))
 
 
-def without_premise(sources: Sequence[Source]) -> dict[str, int]:
-    """Test item id -> what `baselines.choice_only` picks, fitted on the dev split of the same task and language."""
+def without_premise(
+    scored: Mapping[tuple[str, str], Sequence[Source]], fitted: Mapping[tuple[str, str], Sequence[Source]]
+) -> dict[str, int]:
+    """Scored item id -> what `baselines.choice_only` picks, fitted on the other split of the same task and language.
+
+    A language whose other split has no labels has no such baseline.
+    """
     chosen: dict[str, int] = {}
-    for task, language in dict.fromkeys((source.task, source.language) for source in sources):
-        own = [source for source in sources if (source.task, source.language) == (task, language)]
-        dev, test = ([source for source in own if source.split == split] for split in SPLITS)
-        if not test:
+    for (task, language), sources in scored.items():
+        if (task, language) not in fitted:
             continue
+        parts = (fitted[task, language], sources)
         try:
-            picks = choice_only(*([Question(s.candidates, s.label) for s in part] for part in (dev, test)))
+            picks = choice_only(*([Question(s.candidates, s.label) for s in part] for part in parts))
         except ValueError as error:
             raise store.UserError(f"{task}.{language}: {error}; the choice-only baseline is fitted on them") from None
-        chosen.update(zip((source.id for source in test), picks, strict=True))
+        chosen.update(zip((source.id for source in sources), picks, strict=True))
     return chosen
 
 
-def by_ngrams(items: Sequence[Item], model: Trigrams) -> dict[str, int]:
-    """Test item id -> argmax over options of log p(option | context) under word trigrams, the first on a tie."""
+def by_ngrams(items: Iterable[Item], model: Trigrams) -> dict[str, int]:
+    """Item id -> argmax over options of log p(option | context) under word trigrams, the first on a tie."""
     chosen: dict[str, int] = {}
     for item in items:
-        if item.split == "test":
-            scores = [model.score(item.context, option) for option in item.options]
-            chosen[item.id] = scores.index(max(scores))
+        scores = [model.score(item.context, option) for option in item.options]
+        chosen[item.id] = scores.index(max(scores))
     return chosen
 
 
 def _rows(cell: str, items: Iterable[Item], chosen: Mapping[str, int]) -> list[store.Row]:
-    """Per test item: label, prediction, whether it is right."""
+    """Per item that `chosen` has: label, prediction, whether it is right."""
     rows: list[store.Row] = []
     for item in items:
         if item.id in chosen:
@@ -257,10 +179,11 @@ def _rows(cell: str, items: Iterable[Item], chosen: Mapping[str, int]) -> list[s
     return rows
 
 
-def _accuracies(rows: Iterable[store.Row]) -> dict[str, float]:
-    """Flat: task.language.test.accuracy.cell."""
+def _accuracies(items: Iterable[Item], rows: Iterable[store.Row]) -> dict[str, float]:
+    """Flat: task.language.split.accuracy.cell."""
+    splits = {item.id: item.split for item in items}
     right: dict[str, list[float]] = {}
     for row in rows:
         if row.measure == "correct":
-            right.setdefault(f"{row.set}.test.accuracy.{row.cell}", []).append(float(row.value))
+            right.setdefault(f"{row.set}.{splits[row.item]}.accuracy.{row.cell}", []).append(float(row.value))
     return {key: sum(values) / len(values) for key, values in right.items()}

@@ -3,43 +3,58 @@
 from __future__ import annotations
 
 from tli.paper import stats
-from tli.paper.by_rank import LANGUAGES, SCORING, TASKS, accuracy, item_name, languages, said_of_items
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
+from tli.paper.scores import (
+    SCORING,
+    TASKS,
+    accuracy,
+    cells,
+    columns,
+    each,
+    item_name,
+    notes,
+    said_of_items,
+    shown,
+    split,
+)
 from tli.paper.similarity import MOMENTS
 from tli.params import Params
 
 CLASSES = {"xcopa": ("first choice", "second choice"), "xnli": ("entailment", "neutral", "contradiction")}
 
 
-def per_class(transfer: Rows, params: Params) -> Made:
-    """Accuracy by gold class for the base and the paper's cell, and how often each class is predicted."""
+def per_class(transfer: Rows, counts: Measured, params: Params) -> Made:
+    """Accuracy by gold class for the base and the paper's cell, and how often each class is predicted.
+
+    `counts` are the metrics of the stage `benchmarks`, which say what split is scored.
+    """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for task, classes in CLASSES.items():
-        for language in languages(transfer, task):
-            set_ = f"{task}.{language}"
-            gold = transfer.each("base", set_, "-", "label")
-            for index, name in enumerate(classes):
-                items = [item for item, label in gold.items() if label == index]
-                row: dict[str, Cell] = {"task": item_name(task, params), "language": LANGUAGES.get(language, language)}
-                row |= {"class": name, "n": len(items)}
-                for when, which in MOMENTS.items():
-                    right = transfer.each(which, set_, "-", "correct")
-                    chosen = transfer.each(which, set_, "-", "pred")
-                    row[f"accuracy_{when}"] = 100 * stats.mean([right[item] for item in items]) if items else None
-                    row[f"chosen_{when}"] = 100 * stats.mean([float(value == index) for value in chosen.values()])
-                    measured[f"class.{set_}.{when}.{index}"] = row[f"accuracy_{when}"]
-                rows.append(row)
+    tabled = shown(transfer, counts, params, *TASKS)
+    for one in tabled:
+        gold = each(transfer, "base", one.set, "label")
+        for index, name in enumerate(CLASSES[one.task]):
+            items = [item for item, label in gold.items() if label == index]
+            row: dict[str, Cell] = {"task": item_name(one.task, params), **cells(one, tabled)}
+            row |= {"class": name, "n": len(items)}
+            for when, which in MOMENTS.items():
+                right = each(transfer, which, one.set, "correct")
+                chosen = each(transfer, which, one.set, "pred")
+                row[f"accuracy_{when}"] = 100 * stats.mean([right[item] for item in items]) if items else None
+                row[f"chosen_{when}"] = 100 * stats.mean([float(value == index) for value in chosen.values()])
+                measured[f"class.{one.set}.{when}.{index}"] = row[f"accuracy_{when}"]
+            rows.append(row)
     table = Table(
         "classes",
         "Accuracy by class",
         "Accuracy in percent by the item's right answer, and how often each answer is chosen, for the base model "
-        f"(before) and the paper's cell (after; rank {params.lora.rank}, seed {params.train.seed}), test split. "
+        f"(before) and the paper's cell (after; rank {params.lora.rank}, seed {params.train.seed}), "
+        f"{split(tabled)}. "
         f"{said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),
-            Column("language", "language"),
+            *columns(tabled),
             Column("class", "right answer"),
             Column("n", "n", "count"),
             *(
@@ -53,50 +68,47 @@ def per_class(transfer: Rows, params: Params) -> Made:
         ),
         rows,
         view=SCORING,
+        notes=notes(tabled, counts, params, *TASKS),
     )
     return Made(table, measured)
 
 
-def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, params: Params) -> Made:
+def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, counts: Measured, params: Params) -> Made:
     """The base model and the paper's cell between what needs no model and what the noise of the items allows.
 
-    `ceiling` maps a set to the highest accuracy that its noise allows, a share in [0, 1].
+    `ceiling` maps a set to the highest accuracy that its noise allows, a share in [0, 1]. A baseline that has no rows
+    is not given: it could not be fitted, or there is none of the profile.
     """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    partial = "choice-only"
-    for task in TASKS:
-        for language in languages(transfer, task):
-            set_ = f"{task}.{language}"
-            options = 0
-            while transfer.has("base", set_, "-", f"loglik.{options}"):
-                options += 1
-            right = transfer.each("base", set_, "-", "correct")
-            interval = stats.wilson(int(sum(right.values())), len(right), params.stats.confidence)
-            top = ceiling.get(set_)
-            found: dict[str, Cell] = {
-                "chance": 100 / options,
-                "partial": accuracy(baseline, partial, set_),
-                "ngram": accuracy(baseline, "ngram", set_),
-                "untrained": accuracy(transfer, "untrained", set_),
-                "base": accuracy(transfer, "base", set_),
-                "main": accuracy(transfer, "main", set_),
-                "ceiling": 100 * top if isinstance(top, int | float) else None,
-            }
-            low, high = (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
-            row: dict[str, Cell] = {"task": item_name(task, params), "language": LANGUAGES.get(language, language)}
-            rows.append({**row, "n": len(right), **found, "low": low, "high": high})
-            measured |= {f"baseline.{set_}.{key}": found[key] for key in ("partial", "ngram", "untrained", "ceiling")}
+    tabled = shown(transfer, counts, params, *TASKS)
+    for one in tabled:
+        right = each(transfer, "base", one.set, "correct")
+        interval = stats.wilson(int(sum(right.values())), len(right), params.stats.confidence)
+        top = ceiling.get(one.set)
+        found: dict[str, Cell] = {
+            "chance": 100 / len(CLASSES[one.task]),
+            "partial": _accuracy(baseline, "choice-only", one.set),
+            "ngram": _accuracy(baseline, "ngram", one.set),
+            "untrained": _accuracy(transfer, "untrained", one.set),
+            "base": accuracy(transfer, "base", one.set),
+            "main": accuracy(transfer, "main", one.set),
+            "ceiling": 100 * top if isinstance(top, int | float) else None,
+        }
+        low, high = (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
+        row: dict[str, Cell] = {"task": item_name(one.task, params), **cells(one, tabled)}
+        rows.append({**row, "n": len(right), **found, "low": low, "high": high})
+        measured |= {f"baseline.{one.set}.{key}": found[key] for key in ("partial", "ngram", "untrained", "ceiling")}
     percent = f"{100 * params.stats.confidence:.9g} %"
     table = Table(
         "baselines",
         "Baselines and ceiling",
-        "Accuracy in percent on the test split: chance, the options alone (XNLI: the hypothesis alone), an n-gram "
-        "model, an untrained model of the same shape, the base model with Wilson's interval, the paper's cell, and the "
-        f"highest accuracy that the noise of the items allows. {said_of_items(params)}".rstrip(),
+        f"Accuracy in percent on the {split(tabled)}: chance, the options alone (XNLI: the hypothesis alone), an "
+        "n-gram model, an untrained model of the same shape, the base model with Wilson's interval, the paper's cell, "
+        f"and the highest accuracy that the noise of the items allows. {said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),
-            Column("language", "language"),
+            *columns(tabled),
             Column("n", "n", "count"),
             Column("chance", "chance", "percent"),
             Column("partial", "options or hypothesis only", "percent"),
@@ -110,6 +122,15 @@ def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, params: Params)
         ),
         rows,
         view=SCORING,
-        notes=["the untrained model is not quantised", "a ceiling of - is one that is not known"],
+        notes=[
+            "the untrained model is not quantised" if any(row["untrained"] is not None for row in rows) else "",
+            "a ceiling of - is one that is not known",
+            *notes(tabled, counts, params, *TASKS),
+        ],
     )
     return Made(table, measured)
+
+
+def _accuracy(rows: Rows, which: str, set_: str) -> float | None:
+    """Accuracy of a baseline in percent, None where it has no rows of the set."""
+    return accuracy(rows, which, set_) if rows.has(which, set_, "-", "correct") else None

@@ -8,12 +8,21 @@ from collections.abc import Sequence
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Sweep, cell
+from tli.paper.scores import (
+    SCORING,
+    accuracy,
+    cells,
+    columns,
+    correct,
+    flips,
+    item_name,
+    notes,
+    said_of_items,
+    shown,
+    split,
+)
 from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
 from tli.params import Params
-
-SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
-TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
-LANGUAGES = {"en": "English", "sw": "Swahili"}
 
 
 def factor(rank: int, params: Params) -> float:
@@ -99,47 +108,19 @@ def _adapter(sweep: Sweep, rank: int, params: Params) -> dict[str, Cell]:
     }
 
 
-def item_name(task: str, params: Params) -> str:
-    """What the items are: the micro-world's are in a benchmark's form and are never called that benchmark."""
-    return f"{TASKS.get(task, task)}-form" if params.active.benchmarks.source == "world" else TASKS.get(task, task)
+def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, params: Params) -> Made:
+    """Accuracy by language and rank, and the change against rank 0 item by item.
 
-
-def said_of_items(params: Params) -> str:
-    """The sentence that every table of scores carries."""
-    if params.active.benchmarks.source == "world":
-        return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
-    return ""
-
-
-def languages(transfer: Rows, task: str) -> list[str]:
-    """The languages of a task's rows, in the file's order."""
-    return [set_.removeprefix(f"{task}.") for set_ in transfer.sets("correct") if set_.startswith(f"{task}.")]
-
-
-def correct(rows: Rows, which: str, set_: str) -> list[bool]:
-    """Whether each item is answered rightly, in the file's order."""
-    return [value == 1 for value in rows.each(which, set_, "-", "correct").values()]
-
-
-def accuracy(rows: Rows, which: str, set_: str) -> float:
-    """Share of items answered rightly, in percent."""
-    return 100 * stats.mean([float(right) for right in correct(rows, which, set_)])
-
-
-def flips(base: Rows, other: Rows, which: str, set_: str) -> stats.McNemar:
-    """The exact McNemar test of a cell against rank 0 on the same items."""
-    before, after = base.matched(("base", which), set_, "-", "correct", other)
-    return stats.mcnemar([value == 1 for value in before], [value == 1 for value in after])
-
-
-def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, params: Params) -> Made:
-    """Accuracy by language and rank, and the change against rank 0 item by item."""
+    `counts` are the metrics of the stage `benchmarks`, which say what split is scored.
+    """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     alpha = 1 - params.stats.confidence
-    for language in languages(transfer, task):
-        set_ = f"{task}.{language}"
-        first: dict[str, Cell] = {"language": LANGUAGES.get(language, language)}
+    tabled = shown(transfer, counts, params, task)
+    sizes = {one.set: len(correct(transfer, "base", one.set)) for one in tabled}
+    alike = len(set(sizes.values())) == 1
+    for one in tabled:
+        set_, first = one.set, cells(one, tabled) | ({} if alike else {"n": sizes[one.set]})
         base = accuracy(transfer, "base", set_)
         rows.append({**first, "cell": "base", "rank": 0, **_single(transfer, "base", set_, params)})
         measured[f"transfer.{set_}.base.accuracy"] = base
@@ -170,17 +151,18 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, params: Params) ->
             f"transfer.{set_}.main.{key}": value for key, value in (("accuracy", main), ("change", main - base))
         }
         measured |= {f"transfer.{set_}.main.{key}": value for key, value in (("won", test.won), ("lost", test.lost))}
-    n = len(transfer.each("base", f"{task}.{languages(transfer, task)[0]}", "-", "correct"))
+    many = f" ({sizes[tabled[0].set]} items a language)" if alike else ""
     percent = f"{100 * params.stats.confidence:.9g} %"
     table = Table(
         task,
         f"{item_name(task, params)} items by language and rank",
-        f"Accuracy in percent on the test split ({n} items a language), mean and SD over seeds, with Wilson's "
+        f"Accuracy in percent on the {split(tabled)}{many}, mean and SD over seeds, with Wilson's "
         f"{percent} interval for the base and the paper's cell; change against rank 0 in points, with the exact "
         f"McNemar test of each seed: the median of the seeds' p, how many seeds have p < {alpha:.2g} (not corrected "
         f"for the number of tests), and the items won and lost, summed over seeds. {said_of_items(params)}".rstrip(),
         (
-            Column("language", "language"),
+            *columns(tabled),
+            *([] if alike else [Column("n", "n", "count")]),
             Column("cell", "cell"),
             Column("rank", "rank", "count"),
             Column("seeds", "seeds", "count"),
@@ -197,7 +179,10 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, params: Params) ->
         ),
         rows,
         view=SCORING,
-        notes=["`-`: not defined (an SD of one seed, a p where no item flips) or not given (an interval over seeds)"],
+        notes=[
+            "`-`: not defined (an SD of one seed, a p where no item flips) or not given (an interval over seeds)",
+            *notes(tabled, counts, params, task),
+        ],
     )
     return Made(table, measured)
 

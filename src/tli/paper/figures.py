@@ -20,9 +20,9 @@ from matplotlib.figure import Figure as Canvas
 
 from tli import store
 from tli.paper import published, stats
-from tli.paper.by_rank import LANGUAGES, TASKS, accuracy, correct, item_name, languages, said_of_items
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
+from tli.paper.scores import LANGUAGES, TASKS, accuracy, correct, item_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
 from tli.params import Params
 from tli.study.views import POOLINGS, layers

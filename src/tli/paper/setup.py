@@ -6,13 +6,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tli.paper.adapter import blocks
-from tli.paper.by_rank import LANGUAGES, TASKS, factor, item_name, said_of_items
+from tli.paper.by_rank import factor
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
+from tli.paper.scores import TASKS, item_name, language_name, notes, said_of_items
 from tli.paper.similarity import PAIR_SETS, points, trained_view
 from tli.params import HubModel, Params
 
 NO_VIEW = "none (configuration and counts, no similarity)"
+COMPARED = (
+    "XCOPA's `question` is compared with English COPA's, item by item; where the labels show that the lists hold other "
+    "items it is not. "
+)
 LOADED = {
     "quant_type": "type",
     "modules": "projections of that type",
@@ -199,15 +204,17 @@ def items(found: Measured, params: Params) -> Made:
             groups.setdefault(tuple(parts[:3]), {})[".".join(parts[3:])] = value
             measured[f"items.{key}"] = value
     kinds = dict.fromkeys(name for group in groups.values() for name in group)
+    other = "dev" if params.active.benchmarks.source == "world" else "validation"
     rows: list[dict[str, Cell]] = []
     for (task, language, split), group in groups.items():
-        row: dict[str, Cell] = {"task": item_name(task, params), "language": LANGUAGES.get(language, language)}
-        rows.append({**row, "split": split, **group})
+        named = language_name(f"{task}.{language}", params)
+        rows.append({"task": item_name(task, params), "language": named, "split": split, **group})
     table = Table(
         "items",
         "Items",
         "The items of each task, language and split, as counts: how many with each right answer, options that are one "
-        f"text, prompts that occur twice, test prompts that stand in dev. {said_of_items(params)}".rstrip(),
+        f"text, prompts that occur twice, test prompts that stand in {other}. "
+        f"{COMPARED if other == 'validation' else ''}{said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),
             Column("language", "language"),
@@ -216,6 +223,7 @@ def items(found: Measured, params: Params) -> Made:
         ),
         rows,
         view=NO_VIEW,
+        notes=notes((), found, params, *TASKS),
     )
     return Made(table, measured)
 

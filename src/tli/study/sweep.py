@@ -11,6 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from tli import store
+from tli.data.items import read_items
 from tli.data.lexicon import read_pairs
 from tli.model import backbone, lora
 from tli.params import Params
@@ -46,7 +47,7 @@ def run_eval(
     pairs_path: Path, items_path: Path, quantized: Path, adapters: Path, rank: int, out: Path, params: Params
 ) -> None:
     """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every seed's adapter under NF4."""
-    pairs, items = read_pairs(pairs_path), transfer.scored_items(items_path)
+    pairs, items = read_pairs(pairs_path), read_items(items_path)
     folder = quantized / "nf4"
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from tli import store
-from tli.data.benchmarks import Item, read_items
+from tli.data.items import read_items
+from tli.data.prompts import Item
 from tli.model import backbone, lora
 from tli.params import EmbeddedModel, Params
 from tli.store import Row
@@ -32,22 +33,19 @@ class Request(NamedTuple):
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
     folder = quantized / "nf4"
+    backbone.require_head(folder)
     tokenizer = backbone.tokenizer(folder)
-    items = scored_items(items_path)
+    items = read_items(items_path)
     size = params.active.compute.batch_size
     base = backbone.load(folder)
     found = measure(BASE, items, base, tokenizer, size)
     found.append(drift(items, base, tokenizer, size))
     found += measure(main_cell(params), items, lora.load(base, adapter), tokenizer, size)
     if isinstance(params.active.model, EmbeddedModel):
+        random: nn.Module = _untrained(folder, params.active.model.seed)
         untrained = Cell("untrained", "-", 0, str(params.active.model.seed))
-        found += measure(untrained, items, _untrained(folder, params.active.model.seed), tokenizer, size)
+        found += measure(untrained, items, random.to(base.device), tokenizer, size)
     store.write_rows(out, found)
-
-
-def scored_items(path: Path) -> list[Item]:
-    """The items of the test split, the only ones that tables report."""
-    return [item for item in read_items(path) if item.split == "test"]
 
 
 def _untrained(folder: Path, seed: int) -> LlamaForCausalLM:
@@ -67,12 +65,12 @@ def requests(tokenizer: PreTrainedTokenizerBase, item: Item) -> list[Request]:
     """One token sequence an option, cut where lm-evaluation-harness cuts it.
 
     With a context, context + option is tokenised as one text and what exceeds the context's own tokens is scored;
-    without one, BOS stands for it and every token of the option is scored.
+    without one, BOS (EOS where the tokenizer has no BOS) stands for it and every token of the option is scored.
     """
     if not item.context:
-        bos = tokenizer.bos_token_id
+        start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         plain = [tokenizer.encode(option, add_special_tokens=False) for option in item.options]
-        return [Request([bos, *ids], len(ids)) for ids in plain]
+        return [Request([start_id, *ids], len(ids)) for ids in plain]
     start = len(tokenizer.encode(item.context))
     whole = [tokenizer.encode(item.context + option) for option in item.options]
     return [Request(ids, len(ids) - start) for ids in whole]
@@ -85,19 +83,19 @@ def log_likelihoods(model: nn.Module, asked: Sequence[Request], pad_id: int, bat
     The head is applied to the scored positions alone.
     """
     scores = [0.0] * len(asked)
-    body, head = backbone.body_of(model), backbone.head_of(model)
+    body, head, device = backbone.body_of(model), backbone.head_of(model), next(model.parameters()).device
     for indices in backbone.batches([request.ids for request in asked], batch_size):
-        ids, _ = backbone.pad([asked[index].ids for index in indices], pad_id)
+        ids = backbone.pad([asked[index].ids for index in indices], pad_id)[0].to(device)
         states = body(input_ids=ids, use_cache=False).last_hidden_state
         places = [
             (row, position)
             for row, index in enumerate(indices)
             for position in range(len(asked[index].ids) - asked[index].scored, len(asked[index].ids))
         ]
-        rows, positions = (torch.tensor(column) for column in zip(*places, strict=True))
+        rows, positions = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
         logits = head(states[rows, positions - 1]).float()
         chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[rows, positions][:, None])[:, 0]
-        sums = torch.zeros(len(indices)).index_add(0, rows, chosen)
+        sums = torch.zeros(len(indices)).index_add(0, rows.cpu(), chosen.cpu())
         for index, value in zip(indices, sums.tolist(), strict=True):
             scores[index] = value
     return scores
