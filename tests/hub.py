@@ -14,6 +14,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -55,6 +56,7 @@ class Fault:
     reset: bool = False  # and ends with a reset instead of a close
     flip: int | None = None  # one bit of this byte of the body is turned
     body: bytes | None = None  # this body instead
+    stall: float = 0  # so many seconds pass before the body
 
 
 @dataclass
@@ -224,6 +226,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.log.append(Served(self.command, self.path, status, sent, self.headers.get("Range"), bearer))
 
     def _send(self, content: Content, start: int, stop: int, fault: Fault) -> int:
+        time.sleep(fault.stall)
         with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
             file.seek(start)
             data = bytearray(file.read(stop - start))
@@ -232,8 +235,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.stop_after is not None:
             data = data[: fault.stop_after]
             self.close_connection = True
-        self.wfile.write(data)
-        self.wfile.flush()
+        try:
+            self.wfile.write(data)
+            self.wfile.flush()
+        except OSError:  # the client has gone
+            return 0
         if fault.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

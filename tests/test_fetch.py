@@ -222,6 +222,13 @@ def test_a_connection_reset_is_tried_again(run: Run, hub: Hub, tmp_path: Path) -
     right(run(FETCH), tmp_path)
 
 
+def test_a_server_that_falls_silent_is_asked_again(run: Run, hub: Hub, tmp_path: Path) -> None:
+    hub.fail("GET /large/", Fault(stall=2))
+    call = run(FETCH, HF_HUB_DOWNLOAD_TIMEOUT="1")
+    right(call, tmp_path)
+    assert call.waits == [1]
+
+
 def test_a_server_without_ranges_starts_the_file_again(run: Run, hub: Hub, tmp_path: Path) -> None:
     hub.fail("GET /large/", Fault(stop_after=100_000, headers={"Accept-Ranges": None}))
     hub.fail("GET /large/", Fault(status=200, body=LARGE, headers={"Content-Length": str(len(LARGE))}))
@@ -265,6 +272,9 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
     "429 with a long Retry-After": (
         FETCH, "HEAD", Fault(status=429, headers={"Retry-After": "3600"}),
         f"{CONFIG_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that"),
+    "429 with a long Retry-After of the other host": (
+        FETCH, "GET /large", Fault(status=429, headers={"Retry-After": "3600"}),
+        f"{LARGE_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that"),
     "503": (
         FETCH, "HEAD", Fault(status=503), f"{CONFIG_KEY}: HTTP 503 Service Unavailable, {LATER}"),
     "503 of the other host": (

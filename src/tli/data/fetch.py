@@ -72,7 +72,6 @@ def pinned(repo: Repo, manifest: Path) -> Repo:
 
 def _info(repo: Repo) -> tuple[str, list[str]]:
     """The commit that the hub answers for `repo`, and the files it has there."""
-    server.prepare()
 
     api = huggingface_hub.HfApi()
     asked = api.model_info if repo.kind == "model" else api.dataset_info
@@ -129,7 +128,6 @@ def fetch(repo: Repo, names: Sequence[str], manifest: Path) -> dict[str, Path]:
     """
     if not REVISION.fullmatch(repo.revision):
         raise ValueError(f"pin the revision first, got {repo.revision!r}")
-    server.prepare()
     known = pins.read(manifest)
     _make_room(repo, [name for name in names if _cached(repo, name) is None])
     found: dict[str, Path] = {}
@@ -257,7 +255,6 @@ def fetch_url(url: str, out: Path, *, sha256: str | None = None, git_blob: str |
     kind, expected, hashed = ("SHA-256", sha256, store.sha256) if sha256 else ("git blob id", git_blob, git_blob_id)
     if out.is_file() and hashed(out) == expected:
         return out
-    server.prepare()
     name, mirror = PurePosixPath(urlsplit(url).path).name, os.environ.get("TLI_MIRROR", "")
     source = f"{mirror.rstrip('/')}/{quote(name) if '://' in mirror else name}" if mirror else url
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from http.client import responses
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import constants, errors
+from huggingface_hub import constants, errors, get_session
 from huggingface_hub.utils import logging
 
 from tli import store
@@ -25,7 +25,12 @@ T = TypeVar("T")
 TRIES = 5
 WAIT = 1.0  # seconds before the second try; doubled before each further one
 PATIENCE = 300.0  # seconds: a server that asks for a longer wait is not waited for
+TRANSIENT = (408, 429, 500, 502, 503, 504)
 TIMEOUT = 10.0  # seconds without a word from the server
+
+
+class TooLong(Exception):
+    """A server asks to be left alone for longer than PATIENCE."""
 
 
 def prepare() -> None:
@@ -33,6 +38,28 @@ def prepare() -> None:
     constants.HF_HUB_DISABLE_XET = True
     constants.HF_HUB_DISABLE_TELEMETRY = True
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    session = get_session()  # one for the process; the client makes a new one after a failed connection
+    session.event_hooks = {**session.event_hooks, "response": [_be_patient]}
+
+
+def _be_patient(response: httpx2.Response) -> None:
+    """The client waits by itself, for as long as it is told: a wait past PATIENCE ends the request instead."""
+    wait = _asked(response)
+    if wait is not None and wait > PATIENCE:
+        raise TooLong(f"{_status(response)}, with {wait:.0f} s to wait; run again after that")
+
+
+def _asked(response: httpx2.Response) -> float | None:
+    """Seconds to wait, by an answer that says so: by Retry-After, or the hub's RateLimit (requests left, seconds)."""
+    if response.status_code not in TRANSIENT:
+        return None
+    limit = re.search(r"\br=0;\s*t=(\d+)", response.headers.get("RateLimit", ""))
+    asked = response.headers.get("Retry-After", "") or (limit[1] if limit else "")
+    return float(asked) + 1 if asked.isdigit() else None
+
+
+def _status(response: httpx2.Response) -> str:
+    return f"HTTP {response.status_code} {responses.get(response.status_code, '')}".rstrip()
 
 
 def ask(where: str, call: Callable[[], T]) -> T:
@@ -42,8 +69,11 @@ def ask(where: str, call: Callable[[], T]) -> T:
         UserError: one line that begins with `where`.
     """
     for attempt in range(1, TRIES + 1):
+        prepare()
         try:
             return call()
+        except TooLong as error:
+            raise store.UserError(f"{where}: {error}") from None
         except errors.LocalEntryNotFoundError as error:  # the client has tried again by itself
             trouble, _ = _explain(error.__cause__ or error, 0)
             break
@@ -51,8 +81,6 @@ def ask(where: str, call: Callable[[], T]) -> T:
             trouble, wait = _explain(error, WAIT * 2 ** (attempt - 1))
         if wait is None:
             raise store.UserError(f"{where}: {trouble}")
-        if wait > PATIENCE:
-            raise store.UserError(f"{where}: {trouble}, with {wait:.0f} s to wait; run again after that")
         if attempt < TRIES:
             print(f"{where}: {trouble}; try {attempt + 1} of {TRIES} in {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
@@ -105,12 +133,10 @@ def _explain(error: BaseException, wait: float) -> tuple[str, float | None]:
 
 def _explain_status(error: errors.HfHubHTTPError, wait: float) -> tuple[str, float | None]:
     """The same for an answer with a status and no code of the hub's own."""
-    status, headers = error.response.status_code, error.response.headers
-    text = f"HTTP {status} {responses.get(status, '')}".rstrip()
-    if status in (401, 403):
+    text = _status(error.response)
+    if error.response.status_code in (401, 403):
         return f"{text}; set HF_TOKEN to a token that may read it, and accept its licence where it is gated", None
-    if status not in (408, 429, 500, 502, 503, 504):
+    if error.response.status_code not in TRANSIENT:
         return f"{text}; check the address, HF_ENDPOINT and the proxy", None
-    limit = re.search(r"\br=0;\s*t=(\d+)", headers.get("RateLimit", ""))  # the hub's own form: what is left, seconds
-    asked = headers.get("Retry-After", "") or (limit[1] if limit else "")
-    return text, float(asked) + 1 if asked.isdigit() else wait
+    asked = _asked(error.response)
+    return text, wait if asked is None else asked
