@@ -1,0 +1,161 @@
+"""The profiles that fetch, by the real `dvc`, the real hub client and a hub on the loopback interface that is ours.
+
+The hub serves small checkpoints of the real ones' form with random weights, the published one's defect included, and
+made-up items in the layout of the real benchmarks: every stage runs, and no number means anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+import hub as loopback
+from checkout import Checkout, clone
+from test_released import choices, pair
+from tiny import ROOT
+from tli import store
+
+PUBLISHED = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))["profiles"]
+ITEMS = 12  # of each task, language and split
+HEADLESS = "Lugha-Llama/headless"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Hub]:
+    """The published repositories under their own names and revisions; COPA's test labels are kept back, as on the hub."""
+    folder = tmp_path_factory.mktemp("hub")
+    model, data = PUBLISHED["paper"]["model"], PUBLISHED["paper"]["benchmarks"]
+    llama = loopback.write_llama(folder / "llama")
+    with loopback.Hub() as served:
+        served.add("model", model["repo"], llama, revision=model["revision"])
+        served.add("model", HEADLESS, loopback.write_llama(folder / "headless", head=False))
+        served.add("model", PUBLISHED["small"]["model"]["repo"], loopback.write_qwen2(folder / "qwen2"))
+        splits = ("validation", "test")
+        xcopa = {
+            language: {split: [choices(language, n) for n in range(ITEMS)] for split in splits}
+            for language in ("sw", "it")
+        }
+        xcopa["sw"]["test"][0]["question"] = "effect"  # as released, against English COPA
+        kept_back = {"validation": {}, "test": {"label": -1}}
+        copa = {split: [choices("en", n, **more) for n in range(ITEMS)] for split, more in kept_back.items()}
+        xnli = {
+            language: {split: [pair(language, n) for n in range(ITEMS)] for split in splits}
+            for language in ("en", "sw")
+        }
+        served.add("dataset", data["xcopa"]["repo"], loopback.dataset(xcopa), revision=data["xcopa"]["revision"])
+        served.add("dataset", data["xnli"]["repo"], loopback.dataset(xnli), revision=data["xnli"]["revision"])
+        served.add("dataset", data["copa"]["repo"], loopback.dataset({"copa": copa}))
+        yield served
+
+
+def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Checkout:
+    """A checkout under the smoke parameters and the published profile, its shape and languages those of the hub."""
+    checkout = clone(folder)
+    yaml = YAML(pure=True)
+    params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    section: dict[str, Any] = dict(PUBLISHED[profile])
+    section["model"] = PUBLISHED[profile]["model"] | model
+    files = hub.repositories["model", section["model"]["repo"]].revisions
+    config = YAML(typ="safe", pure=True).load(loopback.read(next(iter(files.values()))["config.json"]).decode())
+    section["model"] |= {
+        "blocks": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "vocab_size": config["vocab_size"],
+        "intermediate_size": config["intermediate_size"], "heads": config["num_attention_heads"],
+        "kv_heads": config["num_key_value_heads"],
+    }  # fmt: skip
+    data = dict(section["benchmarks"])
+    data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
+    data["xnli"] = data["xnli"] | {"languages": ["en", "sw"]}
+    section["benchmarks"] = data | {"limit": 10}
+    section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu"}
+    params["profile"], params["profiles"][profile] = profile, section
+    params["sweep"]["ranks"] = [2]
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    checkout.env = {key: value for key, value in checkout.env.items() if not key.startswith("HF_")}
+    checkout.env |= {
+        key: value for key, value in hub.environment(folder.parent / "home").items() if key not in os.environ
+    }
+    checkout("git", "commit", "-qam", f"profile {profile}")
+    checkout("dvc", "pull", "-q", "data.dvc")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def paper(hub: loopback.Hub, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """`dvc repro` under profile=paper, to the last table."""
+    checkout = prepared(tmp_path_factory.mktemp("paper") / "project", hub, "paper")
+    checkout("dvc", "repro")
+    return checkout
+
+
+def test_the_paper_profile_runs_to_the_last_table(paper: Checkout) -> None:
+    tables = paper.root / "paper" / "tables" / "paper"
+    text = {path.stem: path.read_text(encoding="utf-8") for path in tables.glob("*.md")}
+    assert text["claims"].count("needs profile=paper") == 0
+    assert "Lugha-Llama-8B-wura" in text["setup"]
+    assert re.search(r"^\| Swahili \|.*corrected", text["xcopa"], re.M)
+    assert "not XCOPA and XNLI scores" not in text["xcopa"]
+    measured = store.read_json(paper.root / "results" / "paper" / "measured.json")
+    assert {key.split(".")[2] for key in measured if key.startswith("transfer.xcopa.")} >= {"en", "sw", "it"}
+    base = store.read_json(paper.root / "results" / "paper" / "base.json")
+    assert base["head"] == "own"
+    assert base["missing_from_index"] == ["lm_head.weight"]
+
+
+def test_the_run_is_judged_by_the_published_values(paper: Checkout) -> None:
+    """Random weights are not the published model: what was published for it differs here, and strict says so."""
+    said = paper("python", "-m", "tli", "verify", "--strict", ok=False)
+    assert "differs" in said
+    assert "Traceback" not in said
+
+
+def test_what_was_fetched_is_noted_and_not_fetched_again(paper: Checkout, hub: loopback.Hub) -> None:
+    noted = (paper.root / "fetched.sha256").read_text(encoding="utf-8")
+    model = PUBLISHED["paper"]["model"]
+    assert f"models/{model['repo']}@{model['revision']}/model-00003-of-00003.safetensors" in noted
+    assert re.search(r"^[0-9a-f]{40}  datasets/aps/super_glue$", noted, re.M)
+    asked = len(hub.requests())
+    assert paper.ran(paper("dvc", "repro")) == set()
+    paper.env["HF_HUB_OFFLINE"] = "1"
+    paper("dvc", "repro", "--force", "--single-item", "base")
+    paper("dvc", "repro", "--force", "--single-item", "benchmarks")
+    assert len(hub.requests()) == asked
+    assert (paper.root / "fetched.sha256").read_text(encoding="utf-8") == noted
+
+
+def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
+    paper: Checkout, hub: loopback.Hub, tmp_path: Path
+) -> None:
+    shutil.copytree(paper.root, tmp_path / "project", symlinks=True)
+    copy = Checkout(tmp_path / "project")
+    copy.env = paper.env | {"PYTHONPATH": str(copy.root / "src"), "HF_HUB_OFFLINE": "0"}
+    own = f"repo: {PUBLISHED['paper']['model']['repo']}\n      revision: {PUBLISHED['paper']['model']['revision']}"
+    copy.edit(own, f"repo: {HEADLESS}\n      revision: first")
+    copy("dvc", "repro", "scan", "align")
+    assert store.read_json(copy.root / "results" / "paper" / "base.json")["head"] == "absent"
+    said = copy("dvc", "repro", "transfer", ok=False)
+    (line,) = [line for line in said.splitlines() if "lm_head.weight" in line]
+    assert "model.head_from" in line
+    assert "Traceback" not in said
+    sibling = PUBLISHED["paper"]["model"]
+    copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
+    copy("dvc", "repro", "transfer")
+    assert store.read_json(copy.root / "results" / "paper" / "base.json")["head"].startswith("from models/Lugha-Llama/")
+
+
+def test_the_small_profile_runs_to_the_last_table(hub: loopback.Hub, tmp_path: Path) -> None:
+    """Another architecture: tied head, biases, no BOS; its revision is pinned by the first fetch."""
+    checkout = prepared(tmp_path / "project", hub, "small")
+    checkout("dvc", "repro")
+    setup = (checkout.root / "paper" / "tables" / "small" / "setup.md").read_text(encoding="utf-8")
+    assert "Qwen2ForCausalLM" in setup
+    assert "tied to the embeddings" in setup
+    assert store.read_json(checkout.root / "results" / "small" / "base.json")["head"] == "tied"
+    assert re.search(r"^[0-9a-f]{40}  models/Qwen/Qwen2.5-0.5B$", (checkout.root / "fetched.sha256").read_text(), re.M)
