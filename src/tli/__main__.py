@@ -35,17 +35,19 @@ def main() -> None:
 
 
 @contextmanager
-def stage(out: Path, *inputs: Path, torch: bool = True) -> Iterator[parameters.Params]:
+def stage(
+    out: Path, *inputs: Path, torch: bool = True, fetches: Callable[[parameters.Params], bool] = lambda _: False
+) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    No library reaches the network by itself: what is fetched is fetched where params.yaml names a source.
+    No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if torch:
@@ -75,9 +77,9 @@ def check(out: Path) -> None:
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
 def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
     """Read, check and audit the word pairs; or fetch and audit the author's."""
-    from tli.data import pairs as module
+    with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
+        from tli.data import pairs as module
 
-    with stage(out, pairs_path, torch=False) as params:
         module.run(pairs_path, out, audit, params)
 
 
@@ -152,7 +154,8 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
     """Train the paper's cell: Targeted Lexical Injection at lora.rank; or fetch the author's adapter."""
-    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+    inputs = (pairs_path, quantized / store.MANIFEST)
+    with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
         from tli.study import author
         from tli.study import train as module
 
