@@ -373,10 +373,8 @@ def test_a_list_that_is_not_the_authors_is_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command_fetches_from_a_server_though_libraries_are_kept_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stage sets HF_HUB_OFFLINE for its libraries; the lists' plain addresses are still asked."""
+def test_the_command_fetches_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages keep the libraries offline, but this one must reach the lists' address where its source says so."""
     mirror = tmp_path / "mirror"
     mirror.mkdir()
     made = author(mirror, monkeypatch, entries(("a", "b"), ("a", "c")), entries(("d", "e")))
@@ -388,10 +386,11 @@ def test_the_command_fetches_from_a_server_though_libraries_are_kept_offline(
     serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=mirror)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
         call = subprocess.run(
             [sys.executable, "-m", "tli", "pairs", "none.tsv", "--out", "pairs.tsv", "--audit", "audit.json"],
             cwd=tmp_path, capture_output=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "TLI_MIRROR": f"http://127.0.0.1:{server.server_port}"},
+            env=environment | {"PYTHONPATH": str(ROOT / "src"), "TLI_MIRROR": f"http://127.0.0.1:{server.server_port}"},
         )  # fmt: skip
         server.shutdown()
     assert call.returncode == 0, call.stderr

@@ -35,18 +35,19 @@ def main() -> None:
 
 
 @contextmanager
-def stage(out: Path, *inputs: Path, torch: bool = True, fetched: str = "") -> Iterator[parameters.Params]:
+def stage(
+    out: Path, *inputs: Path, torch: bool = True, fetches: Callable[[parameters.Params], bool] = lambda _: False
+) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
-    The hub is out of reach but for a stage whose part of the profile, named by `fetched`, comes from there.
+    No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
     params = parameters.load()
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    online = bool(fetched) and getattr(params.active, fetched).source == "hub"
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if online else {"HF_HUB_OFFLINE": "1"})
+    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -77,9 +78,9 @@ def check(out: Path) -> None:
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
 def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
     """Read, check and audit the word pairs; or fetch and audit the author's."""
-    from tli.data import pairs as module
+    with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
+        from tli.data import pairs as module
 
-    with stage(out, pairs_path, torch=False) as params:
         module.run(pairs_path, out, audit, params)
 
 
@@ -102,7 +103,9 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @metrics_option
 def base(world_path: Path, out: Path, metrics: Path) -> None:
     """Pre-train the base model on the micro-world, or fetch the published one."""
-    with stage(out, world_path / "corpus.txt", world_path / "verbs.txt", fetched="model") as params:
+    with stage(
+        out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
+    ) as params:
         from tli.model import base as module
         from tli.model import hub
 
@@ -130,7 +133,9 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
 @metrics_option
 def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
     """Ask the items as the standard harness would, fetched where released; audit them; score the baselines."""
-    with stage(out, world_path / "items.jsonl", torch=False, fetched="benchmarks") as params:
+    with stage(
+        out, world_path / "items.jsonl", torch=False, fetches=lambda p: p.active.benchmarks.source == "hub"
+    ) as params:
         from tli.data import benchmarks as module
 
         module.run(world_path, out, metrics, params)
@@ -156,7 +161,8 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
     """Train the paper's cell: Targeted Lexical Injection at lora.rank; or fetch the author's adapter."""
-    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+    inputs = (pairs_path, quantized / store.MANIFEST)
+    with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
         from tli.study import author
         from tli.study import train as module
 
