@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
 from tli.params import Params
-from tli.study import align, scan, train, views
+from tli.study import align, embed, scan, train, views
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +46,17 @@ def test_scan_covers_every_layer_both_poolings_and_the_norms(files: Path) -> Non
     frame = store.read_rows(files / "scan.tsv")
     layers = ["0", "1", "2", "3", "4", "norm"]
     expected = {f"{layer}.{pooling}.nf4" for layer in layers for pooling in ("mask", "content", "-")}
-    assert set(frame["view"]) == expected
-    norms = frame[frame["measure"].isin(["bos_norm", "content_norm"])]
-    assert len(norms) == 2 * len(layers)
-    assert (norms["value"] > 0).all()
+    assert set(frame["view"]) == expected | {"-"}
+    norms = frame[frame["view"].isin([f"{layer}.-.nf4" for layer in layers])]
+    assert len(norms) == 5 * len(layers)
+    size = norms[norms["measure"] != "bos_peak_dimension"]["value"].astype(float)
+    assert (size > 0).all()
+    place = norms[norms["measure"] == "bos_peak_dimension"]["value"].astype(int)
+    assert place.between(0, 63).all()
+    bound = norms.pivot_table(
+        index="view", columns="measure", values="value", aggfunc=lambda cells: float(cells.iloc[0])
+    )
+    assert (bound["bos_peak"] <= bound["bos_norm"] * 1.01).all(), "no entry of a vector is longer than the vector"
 
 
 def test_before_is_what_the_scan_saw(files: Path) -> None:
@@ -70,14 +82,29 @@ def test_one_cosine_by_hand(files: Path, tiny_quantized: Path) -> None:
     assert found == pytest.approx(expected, abs=2e-3)  # bfloat16: one word alone rounds otherwise than a batch
 
 
-def test_means_are_means_of_the_pairs(files: Path) -> None:
+@pytest.mark.parametrize("view", ["2.mask.nf4", "2.content.fp4"])
+def test_means_are_means_of_the_pairs(files: Path, view: str) -> None:
     frame = store.read_rows(files / "align.tsv")
     for cell in ("base", "main"):
         for set_ in ("trained", "control"):
-            where = (frame["cell"] == cell) & (frame["set"] == set_) & (frame["view"] == "2.mask.nf4")
+            where = (frame["cell"] == cell) & (frame["set"] == set_) & (frame["view"] == view)
             each = frame[where & (frame["measure"] == "cosine")]["value"]
             mean = _value(frame[where], measure="cosine_mean")
             assert mean == pytest.approx(float(np.mean(each)), abs=1e-8)
+
+
+def test_norms_before_are_what_the_scan_saw_and_layer_zero_keeps_its_own(files: Path) -> None:
+    scanned, aligned = store.read_rows(files / "scan.tsv"), store.read_rows(files / "align.tsv")
+    for measure in ("bos_norm", "content_norm", "bos_peak", "bos_peak_dimension", "median_magnitude"):
+        for layer in ("0", "2", "norm"):
+            where = {"view": f"{layer}.-.nf4", "measure": measure}
+            before = _value(aligned, cell="base", **where)
+            assert before == _value(scanned, **where)
+            after = _value(aligned, cell="main", **where)
+            assert layer != "0" or after == before
+    assert _value(aligned, cell="main", view="2.-.nf4", measure="content_norm") != _value(
+        aligned, cell="base", view="2.-.nf4", measure="content_norm"
+    )
 
 
 def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: list[Pair]) -> None:
@@ -108,6 +135,106 @@ def test_layer_zero_cannot_move(files: Path) -> None:
 def test_a_set_of_one_is_one_clear_line(pairs: list[Pair]) -> None:
     with pytest.raises(store.UserError, match="expected 2 or more in the set control, got 1"):
         scan.members(pairs[:13], "control")
+
+
+def _said(rows: Any) -> dict[str, float | str]:
+    return {row.measure: row.value for row in rows}
+
+
+def test_what_a_view_is_is_read_off_the_loaded_model(tiny: SimpleNamespace, pairs: list[Pair]) -> None:
+    words = [pair.swahili for pair in pairs]
+    embedded = embed.embed(tiny.model, tiny.tokenizer, words, 8)
+    as_it_is = {
+        "architecture": "llama, rope default", "hidden_states": 5, "final_hidden_state": 4, "layer_0": "embeddings",
+        "mask_pooling": "mean of all tokens", "content_pooling": "mean of the word's own tokens",
+        "cosine": "dot product at length 1",
+    }  # fmt: skip
+    assert _said(scan.evidence(tiny.model, tiny.tokenizer, words, 8, embedded)) == as_it_is
+
+
+def test_a_view_that_is_not_what_it_says_reads_no(
+    tiny: SimpleNamespace, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [pair.swahili for pair in pairs]
+    embedded = embed.embed(tiny.model, tiny.tokenizer, words, 8)
+    swapped = {
+        (layer, "content" if pooling == "mask" else "mask"): x for (layer, pooling), x in embedded.pooled.items()
+    }
+    monkeypatch.setattr(scan.metrics, "cosine", lambda x, y: (x * y).sum(axis=-1))
+    tiny.model.model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    said = _said(scan.evidence(tiny.model, tiny.tokenizer, words, 8, embedded._replace(pooled=swapped)))
+    assert {name for name, value in said.items() if value == "no"} == {
+        "layer_0", "mask_pooling", "content_pooling", "cosine"
+    }  # fmt: skip
+
+
+# A body of two blocks in which every state is known: no library's model, no quantisation.
+
+
+class Shift(nn.Module):
+    """A block that adds `height` to dimension `place` of the first token, and nothing to the others."""
+
+    def __init__(self, height: float, place: int) -> None:
+        super().__init__()
+        self.height, self.place = height, place
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        moved = states.clone()
+        moved[:, 0, self.place] += self.height
+        return moved
+
+
+class Known(nn.Module):
+    """What `backbone.forward` needs of a causal LM: a body with embeddings, blocks and a norm."""
+
+    def __init__(self, blocks: list[Shift]) -> None:
+        super().__init__()
+        self.model = self
+        self.embed_tokens = nn.Embedding(12, 8)
+        self.layers, self.norm = nn.ModuleList(blocks), nn.Identity()
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> None:
+        states = self.embed_tokens(input_ids)
+        for block in self.layers:
+            states = block(states)
+
+
+def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words that adds no special token by itself, as Qwen2.5's."""
+    vocabulary = {word: number for number, word in enumerate(["</s>", "<pad>", "chini", "ya", "jua", "<s>"])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", **special)
+
+
+def test_without_bos_the_first_token_is_eos_and_content_leaves_it_out() -> None:
+    tokenizer = _tokenizer(eos_token="</s>")
+    ids = embed.tokens(tokenizer, ["jua", "chini ya"])
+    assert ids == [[0, 4], [0, 2, 3]]
+    padded, real = backbone.pad(ids, tokenizer.pad_token_id)
+    assert embed.content(padded, real, tokenizer).tolist() == [[False, True, False], [False, True, True]]
+
+
+def test_a_bos_that_is_not_put_first_is_refused_whatever_eos_is() -> None:
+    with pytest.raises(store.CheckFailed, match=r"expected BOS \(5\) .* got \[4\]"):
+        embed.tokens(_tokenizer(bos_token="<s>", eos_token="</s>"), ["jua"])
+    with pytest.raises(store.CheckFailed, match="expected a BOS or an EOS token, got neither"):
+        embed.tokens(_tokenizer(), ["jua"])
+
+
+def test_a_planted_massive_activation_is_found_where_it_is() -> None:
+    tokenizer, model = _tokenizer(eos_token="</s>"), Known([Shift(0.0, 0), Shift(-300.0, 5)])
+    found = embed.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 2).massive
+    plain = model.embed_tokens.weight.detach().numpy()
+    assert found["0"] == found["1"]
+    assert found["1"].magnitude == pytest.approx(np.abs(plain[0]).max())
+    assert found["1"].dimension == int(np.abs(plain[0]).argmax())
+    assert found["2"].dimension == 5
+    assert found["2"].magnitude == pytest.approx(abs(plain[0, 5] - 300))
+    middle = [np.sort(np.abs(plain[ids]).ravel())[(8 * len(ids) - 1) // 2] for ids in ([0, 4], [0, 2, 3], [0, 4, 4, 3])]
+    assert found["0"].median == pytest.approx(float(np.median(middle))), "no padding in it, whatever the batch"
+    again = embed.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 3).massive
+    assert again == found
 
 
 def test_views_of_the_paper_at_its_own_depth() -> None:

@@ -20,7 +20,7 @@ from tli.params import Params
 from tli.store import Row
 from tli.study import metrics
 from tli.study.embed import Embedded, embed
-from tli.study.scan import SETS, members
+from tli.study.scan import SETS, members, norm_rows
 from tli.study.views import BASE, POOLINGS, Cell, View, layers, main_cell, per_pair
 
 
@@ -45,15 +45,20 @@ def measure(
     params: Params,
     quantization: str,
 ) -> list[Row]:
-    """Every alignment row of one model: per pair at the named views, aggregated at every NF4 layer and pooling."""
+    """Every alignment row of one model: per pair at the named views and their neighbours, and aggregated.
+
+    Aggregates and norms stand at every layer under NF4; under FP4 aggregates stand where every pair does.
+    """
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
     blocks = params.active.model.blocks
-    found = [*_pair_rows(cell, pairs, swahili, english, per_pair(blocks, params.train.layer, quantization))]
+    views = per_pair(blocks, params.train.layer, quantization)
+    found = [*_pair_rows(cell, pairs, swahili, english, views)]
     if quantization == "nf4":
-        found += _aggregate_rows(cell, pairs, swahili, english, layers(blocks), params.measure.random_seeds)
-    return found
+        views = [View(layer, pooling, quantization) for layer in layers(blocks) for pooling in POOLINGS]
+        found += norm_rows(cell, swahili, english, layers(blocks))
+    return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]
 
 
 def _pair_rows(
@@ -79,31 +84,29 @@ def _aggregate_rows(
     pairs: Sequence[Pair],
     swahili: Embedded,
     english: Embedded,
-    names: Sequence[str],
+    views: Sequence[View],
     seeds: Sequence[int],
 ) -> Iterator[Row]:
-    """Means per layer and pooling, and retrieval over the pool of all pairs, queried by set in both directions."""
-    for layer in names:
-        for pooling in POOLINGS:
-            view = str(View(layer, pooling, "nf4"))
-            x, y = swahili.pooled[layer, pooling], english.pooled[layer, pooling]
-            similarity = metrics.similarities(x, y)
-            local = metrics.csls(similarity)
-            true = np.arange(len(pairs))
-            ranked = {
-                way: (metrics.ranks(plain, true), metrics.ranks(scaled, true))
-                for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T))
-            }
-            for set_ in SETS:
-                chosen = members(pairs, set_)
-                values = {"cosine_mean": float(metrics.cosine(x[chosen], y[chosen]).mean())}
-                pairings = [metrics.derangement(len(chosen), seed) for seed in seeds]
-                random = [metrics.cosine(x[chosen], y[chosen][pairing]).mean() for pairing in pairings]
-                values["random_cosine_mean"] = float(np.mean(random))
-                for way, (plain, scaled) in ranked.items():
-                    values[f"p_at_1.{way}"] = metrics.precision_at(plain[chosen], 1)
-                    values[f"p_at_5.{way}"] = metrics.precision_at(plain[chosen], 5)
-                    values[f"mrr.{way}"] = metrics.reciprocal_rank(plain[chosen])
-                    values[f"csls_at_1.{way}"] = metrics.precision_at(scaled[chosen], 1)
-                for name, value in values.items():
-                    yield Row(*cell, set_, "-", view, name, value)
+    """Means per view, and retrieval over the pool of all pairs, queried by set in both directions."""
+    for view in views:
+        x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
+        similarity = metrics.similarities(x, y)
+        local = metrics.csls(similarity)
+        true = np.arange(len(pairs))
+        ranked = {
+            way: (metrics.ranks(plain, true), metrics.ranks(scaled, true))
+            for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T))
+        }
+        for set_ in SETS:
+            chosen = members(pairs, set_)
+            values = {"cosine_mean": float(metrics.cosine(x[chosen], y[chosen]).mean())}
+            pairings = [metrics.derangement(len(chosen), seed) for seed in seeds]
+            random = [metrics.cosine(x[chosen], y[chosen][pairing]).mean() for pairing in pairings]
+            values["random_cosine_mean"] = float(np.mean(random))
+            for way, (plain, scaled) in ranked.items():
+                values[f"p_at_1.{way}"] = metrics.precision_at(plain[chosen], 1)
+                values[f"p_at_5.{way}"] = metrics.precision_at(plain[chosen], 5)
+                values[f"mrr.{way}"] = metrics.reciprocal_rank(plain[chosen])
+                values[f"csls_at_1.{way}"] = metrics.precision_at(scaled[chosen], 1)
+            for name, value in values.items():
+                yield Row(*cell, set_, "-", str(view), name, value)

@@ -19,29 +19,59 @@ from tli import store
 from tli.model import backbone
 
 
+class Massive(NamedTuple):
+    """The largest activation of the first token's state at one layer, max_d |h_d|, where it is, and what is usual.
+
+    `median` is the middle of |activation| over every token and dimension of a word, the middle word's. Sun et al. 2024
+    (2402.17762, section 2) call an activation massive that is above 100 and about 1,000 times that median or more.
+    """
+
+    magnitude: float
+    dimension: int
+    median: float
+
+
 class Embedded(NamedTuple):
     """What a set of words looks like inside a model, per layer.
 
     `pooled[layer, pooling]` is (word, d_model) in float32, not normalised; `bos_norm[layer]` and `content_norm[layer]`
-    are mean L2 norms: of the BOS state, and of the states of the words' own tokens (the mean over words of their mean).
+    are mean L2 norms: of the first token's state, and of the states of the words' own tokens (the mean over words of
+    their mean). The first token, BOS, follows from nothing before it: its state is one for all words, but for rounding.
     """
 
     pooled: dict[tuple[str, str], Float[ndarray, "word d_model"]]
     bos_norm: dict[str, float]
     content_norm: dict[str, float]
+    massive: dict[str, Massive]
+
+
+def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token in front of every word: BOS, or EOS where the tokenizer has no BOS (as Qwen2.5's), as in the harness.
+
+    Raises:
+        CheckFailed: the tokenizer has neither.
+    """
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if first is None:
+        raise store.CheckFailed("tokenizer: expected a BOS or an EOS token, got neither; set one in the checkpoint")
+    return int(first)
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of each word on its own, BOS first.
+    """Token ids of each word on its own, the first token (BOS, see `first_token`) in front.
 
     Raises:
-        CheckFailed: the tokenizer puts no BOS first, or makes nothing of a word; no pooling would mean what it says.
+        CheckFailed: the tokenizer has a BOS and puts it not first, or makes nothing of a word; no pooling would mean
+            what it says.
     """
     ids: list[list[int]] = tokenizer(list(words), add_special_tokens=True)["input_ids"]
+    first = first_token(tokenizer)
+    if tokenizer.bos_token_id is None:
+        ids = [[first, *sequence] for sequence in ids]
     for word, sequence in zip(words, ids, strict=True):
-        if sequence[0] != tokenizer.bos_token_id or len(sequence) < 2:
+        if sequence[0] != first or len(sequence) < 2:
             raise store.CheckFailed(
-                f"tokenizer: expected BOS ({tokenizer.bos_token_id}) and at least one token for {word!r}, "
+                f"tokenizer: expected BOS ({first}) and at least one token for {word!r}, "
                 f"got {sequence}; the tokenizer needs a post-processor that adds BOS"
             )
     return ids
@@ -51,7 +81,7 @@ def content(
     ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], tokenizer: PreTrainedTokenizerBase
 ) -> Bool[Tensor, "batch pos"]:
     """Where a token is the word's own: neither padding nor BOS, EOS or pad."""
-    special = torch.tensor(tokenizer.all_special_ids)
+    special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
     return real & ~torch.isin(ids, special)
 
 
@@ -67,10 +97,14 @@ def pool(
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
     """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
     sequences = tokens(tokenizer, words)
+    device = next(model.parameters()).device
     pooled: dict[tuple[str, str], Float[ndarray, "word d_model"]] = {}
-    norms: dict[tuple[str, str], Float[ndarray, " word"]] = {}
+    scalars: dict[str, dict[str, Float[ndarray, " word"]]] = {}
     for indices in backbone.batches(sequences, batch_size):
-        ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+        ids, real = (
+            tensor.to(device)
+            for tensor in backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+        )
         own = content(ids, real, tokenizer)
 
         def visit(
@@ -82,14 +116,30 @@ def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[
         ) -> None:
             for pooling, chosen in (("mask", real), ("content", own)):
                 target = pooled.setdefault((layer, pooling), np.zeros((len(words), states.shape[-1]), dtype=np.float32))
-                target[indices] = pool(states, chosen).numpy()
+                target[indices] = pool(states, chosen).cpu().numpy()
             length = states.float().norm(dim=-1, keepdim=True)
-            for what, value in (("bos", length[:, 0, 0]), ("content", pool(length, own)[:, 0])):
-                norms.setdefault((layer, what), np.zeros(len(words)))[indices] = value.numpy()
+            size = states.float().abs()
+            largest = size[:, 0].max(dim=-1)
+            kept = scalars.setdefault(layer, {})
+            for name, value in {
+                "bos": length[:, 0, 0],
+                "content": pool(length, own)[:, 0],
+                "magnitude": largest.values,
+                "dimension": largest.indices,
+                "median": torch.stack([word[where].median() for word, where in zip(size, real, strict=True)]),
+            }.items():
+                kept.setdefault(name, np.zeros(len(words)))[indices] = value.cpu().numpy()
 
         backbone.forward(model, ids, visit)
     return Embedded(
         pooled,
-        {layer: float(value.mean()) for (layer, what), value in norms.items() if what == "bos"},
-        {layer: float(value.mean()) for (layer, what), value in norms.items() if what == "content"},
+        {layer: float(kept["bos"].mean()) for layer, kept in scalars.items()},
+        {layer: float(kept["content"].mean()) for layer, kept in scalars.items()},
+        {layer: _massive(kept) for layer, kept in scalars.items()},
     )
+
+
+def _massive(kept: dict[str, Float[ndarray, " word"]]) -> Massive:
+    """Over words: the largest magnitude, its dimension, the median of the medians."""
+    top = int(kept["magnitude"].argmax())
+    return Massive(float(kept["magnitude"][top]), int(kept["dimension"][top]), float(np.median(kept["median"])))

@@ -1,14 +1,19 @@
 """The pilot: how similar translations look at every layer, beside what random pairs look like (stage: scan).
 
-Feeds the layer-scan table and figure. The paper's pilot (2506.15415, section 3.1) gives the first of these columns.
+Feeds the layer-scan table and figure, the table of norms, and what the claims table reads off the loaded model. The
+paper's pilot (2506.15415, section 3.1) gives the first of the scan's columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from tli import store
 from tli.data.lexicon import Pair, read_pairs
@@ -16,8 +21,8 @@ from tli.model import backbone
 from tli.params import Params
 from tli.store import Row
 from tli.study import metrics
-from tli.study.embed import Embedded, embed
-from tli.study.views import POOLINGS, View, layers
+from tli.study.embed import Embedded, content, embed, tokens
+from tli.study.views import BASE, POOLINGS, Cell, View, layers
 
 SETS = ("trained", "control", "all")
 
@@ -30,13 +35,16 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
     names = layers(params.active.model.blocks)
-    store.write_rows(out, [*rows(pairs, swahili, english, names, params.measure.random_seeds)])
+    found = [*rows(pairs, swahili, english, names, params.measure.random_seeds)]
+    found += norm_rows(BASE, swahili, english, names)
+    found += evidence(model, tokenizer, [pair.swahili for pair in pairs], size, swahili)
+    store.write_rows(out, found)
 
 
 def rows(
     pairs: Sequence[Pair], swahili: Embedded, english: Embedded, names: Sequence[str], seeds: Sequence[int]
 ) -> Iterator[Row]:
-    """Per layer and pooling: mean cosine of translations and of random pairs, P@1 both ways; per layer: state norms."""
+    """Per layer and pooling: mean cosine of translations and of random pairs, P@1 both ways."""
 
     def row(set_: str, item: str, view: View, measure: str, value: float) -> Row:
         return Row("base", "-", 0, "-", set_, item, str(view), measure, value)
@@ -55,12 +63,69 @@ def rows(
             true = np.arange(len(pairs))
             for way, table in (("sw_en", similarity), ("en_sw", similarity.T)):
                 yield row("all", "-", view, f"p_at_1.{way}", metrics.precision_at(metrics.ranks(table, true), 1))
-        norm_view = View(layer, "-", "nf4")
-        for measure, a, b in (
-            ("bos_norm", swahili.bos_norm, english.bos_norm),
-            ("content_norm", swahili.content_norm, english.content_norm),
-        ):
-            yield row("all", "-", norm_view, measure, (a[layer] + b[layer]) / 2)
+
+
+def norm_rows(cell: Cell, swahili: Embedded, english: Embedded, names: Sequence[str]) -> Iterator[Row]:
+    """Per layer, over both languages' words: mean norms of the BOS state and of content states, the BOS state's peak.
+
+    bos_peak is the largest |activation| of the BOS state, bos_peak_dimension where it stands, median_magnitude the
+    median |activation| of the layer (`embed.Massive`).
+    """
+    for layer in names:
+        both = (swahili.massive[layer], english.massive[layer])
+        peak = max(both, key=lambda found: found.magnitude)
+        for measure, value in {
+            "bos_norm": (swahili.bos_norm[layer] + english.bos_norm[layer]) / 2,
+            "content_norm": (swahili.content_norm[layer] + english.content_norm[layer]) / 2,
+            "bos_peak": peak.magnitude,
+            "bos_peak_dimension": peak.dimension,
+            "median_magnitude": (both[0].median + both[1].median) / 2,
+        }.items():
+            yield Row(*cell, "all", "-", str(View(layer, "-", "nf4")), measure, value)
+
+
+@torch.no_grad()
+def evidence(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], size: int, embedded: Embedded
+) -> Iterator[Row]:
+    """What a view is on the loaded model, found by asking transformers itself with the first batch of `words`.
+
+    How many hidden states it returns and which one is its final output; whether layer 0 is the rows of the embedding
+    matrix; whether the poolings are plain means of hidden_states[1] over all tokens and over the words' own; whether
+    the cosine is the dot product of vectors scaled to length 1. Rows of set `model`, in words: `no` where it is not so.
+    """
+    sequences = tokens(tokenizer, words)
+    indices = next(backbone.batches(sequences, size))
+    ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+    own = content(ids, real, tokenizer)
+    body = backbone.body_of(model)
+    config: Any = model.config
+    placed = ids.to(body.embed_tokens.weight.device)
+    kept: dict[str, Any] = {}
+    backbone.forward(model, placed, lambda layer, states: kept.update({layer: states} if layer == "0" else {}))
+    output: Any = body(input_ids=placed, use_cache=False, output_hidden_states=True)
+    hidden = output.hidden_states
+    final = [number for number, states in enumerate(hidden) if torch.equal(states, output.last_hidden_state)]
+    first = hidden[1].float().cpu()
+
+    def is_mean(pooling: str, chosen: torch.Tensor) -> bool:
+        means = np.stack([states[where].numpy().mean(axis=0) for states, where in zip(first, chosen, strict=True)])
+        return bool(np.allclose(embedded.pooled["1", pooling][indices], means, rtol=1e-4, atol=1e-5))
+
+    x, y = (embedded.pooled["1", pooling][indices].astype(np.float64) for pooling in POOLINGS)
+    dots = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(x, y, strict=True)]
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "unknown")
+    found: dict[str, float | str] = {
+        "architecture": f"{config.model_type}, rope {rope}",
+        "hidden_states": len(hidden),
+        "final_hidden_state": final[-1] if final else "no",
+        "layer_0": "embeddings" if torch.equal(kept["0"], body.embed_tokens.weight[placed]) else "no",
+        "mask_pooling": "mean of all tokens" if is_mean("mask", real) else "no",
+        "content_pooling": "mean of the word's own tokens" if is_mean("content", own) else "no",
+        "cosine": "dot product at length 1" if np.allclose(metrics.cosine(x, y), dots, rtol=0, atol=1e-9) else "no",
+    }
+    for measure, value in found.items():
+        yield Row(*BASE, "model", "-", "-", measure, value)
 
 
 def members(pairs: Sequence[Pair], set_: str) -> np.ndarray:
