@@ -74,6 +74,27 @@ def fabricate(
     return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
 
 
+def with_blocks(params: Params, blocks: int) -> Params:
+    """The same parameters for a model of another depth."""
+    model = params.active.model.model_copy(update={"blocks": blocks})
+    profile = params.active.model_copy(update={"model": model})
+    return params.model_copy(update={"profiles": {**params.profiles, params.profile: profile}})
+
+
+def as_paper(params: Params) -> Params:
+    """The same parameters under the name of the published model's profile: synthetic values judged as if they were its.
+
+    Tests only. The word lists are said to be the author's, on whom the published values were measured.
+    """
+    return params.model_copy(
+        update={
+            "profile": "paper",
+            "profiles": {"paper": params.active},
+            "pairs": params.pairs.model_copy(update={"source": "author"}),
+        }
+    )
+
+
 def _quantize(blocks: int) -> Iterator[Row]:
     for kind, before in (("nf4", "bfloat16"), ("fp4", "float16")):
         for item, measure, value in (
@@ -102,8 +123,25 @@ def _scan(rng: np.random.Generator, params: Params) -> Iterator[Row]:
                     )
             for way in ("sw_en", "en_sw"):
                 yield Row(*BASE, "all", "-", view, f"p_at_1.{way}", abs(rng.normal(0.1, 0.02)))
-        yield Row(*BASE, "all", "-", f"{layer}.-.nf4", "bos_norm", 1.0 if not index else 40.0 + index)
-        yield Row(*BASE, "all", "-", f"{layer}.-.nf4", "content_norm", 1.0 + 0.3 * index)
+    yield from _norms(BASE, params)
+    for name, said in MODEL.items():
+        yield Row(*BASE, "model", "-", "-", name, said)
+
+
+MODEL = {
+    "architecture": "llama, rope default", "hidden_states": 5, "final_hidden_state": 4, "layer_0": "embeddings",
+    "mask_pooling": "mean of all tokens", "content_pooling": "mean of the word's own tokens",
+    "cosine": "dot product at length 1",
+}  # fmt: skip
+
+
+def _norms(cell: Cell, params: Params) -> Iterator[Row]:
+    for index, layer in enumerate(layers(params.active.model.blocks)):
+        start = not index
+        values = {"bos_norm": 1.0 if start else 40.0 + index, "content_norm": 1.0 + 0.3 * index + cell[2] / 100}
+        values |= {"bos_peak": 0.5 if start else 30.0, "bos_peak_dimension": 7, "median_magnitude": 0.02 * (index + 1)}
+        for name, value in values.items():
+            yield Row(*cell, "all", "-", f"{layer}.-.nf4", name, value)
 
 
 def _align(
@@ -127,16 +165,18 @@ def _align(
                     yield Row(*cell, set_, form, str(view), "cosine", float(value))
                 for form, value in zip(names, moved - 0.1 - gain / 2, strict=True):
                     yield Row(*cell, set_, form, str(view), "random_cosine", float(value))
-    for layer in layers(blocks):
-        for pooling in POOLINGS:
-            for set_ in ("trained", "control", "all"):
-                values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}
-                for way in ("sw_en", "en_sw"):
-                    hits = abs(rng.normal(0.1 + gain, 0.01))
-                    values |= {f"p_at_1.{way}": hits, f"p_at_5.{way}": 2 * hits}
-                    values |= {f"mrr.{way}": 1.5 * hits, f"csls_at_1.{way}": 1.1 * hits}
-                for name, value in values.items():
-                    yield Row(*cell, set_, "-", f"{layer}.{pooling}.nf4", name, float(value + rng.normal(0, 0.001)))
+    yield from _norms(cell, params)
+    views = [f"{layer}.{pooling}.nf4" for layer in layers(blocks) for pooling in POOLINGS]
+    views += [str(view) for kind in kinds if kind == "fp4" for view in per_pair(blocks, params.train.layer, kind)]
+    for view in views:
+        for set_ in ("trained", "control", "all"):
+            values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}
+            for way in ("sw_en", "en_sw"):
+                hits = abs(rng.normal(0.1 + gain, 0.01))
+                values |= {f"p_at_1.{way}": hits, f"p_at_5.{way}": 2 * hits}
+                values |= {f"mrr.{way}": 1.5 * hits, f"csls_at_1.{way}": 1.1 * hits}
+            for name, value in values.items():
+                yield Row(*cell, set_, "-", view, name, float(value + rng.normal(0, 0.001)))
 
 
 def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[str, Any]) -> Iterator[Row]:

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from synthetic import fabricate
+from synthetic import as_paper, fabricate, with_blocks
 from tli import params as parameters
 from tli import store
-from tli.paper import render, tables
+from tli.paper import published, render, tables
 from tli.paper.render import Column, Table, shown
-from tli.paper.rows import Rows, flat
+from tli.paper.rows import Rows, flat, load_yaml
 from tli.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +55,11 @@ def read(made: dict[str, Any], name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def own(made: dict[str, Any], name: str) -> list[dict[str, str]]:
+    """The lines that this run measured, without those that hold published values."""
+    return [line for line in read(made, name) if not line["name"].startswith("published")]
+
+
 def frame(made: dict[str, Any], name: str) -> Any:
     return store.read_rows(made[name])
 
@@ -65,8 +70,8 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 
 
 NAMES = {
-    "setup", "scan", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines", "audit",
-    "items", "claims", "adapter", "lengths",
+    "setup", "scan", "norms", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines",
+    "audit", "items", "claims", "adapter", "lengths",
 }  # fmt: skip
 
 
@@ -96,7 +101,7 @@ def test_readme_holds_every_table_and_shows_every_figure(made: dict[str, Any]) -
 
 def test_before_after_is_scipys_paired_test_on_the_rows(made: dict[str, Any]) -> None:
     rows = frame(made, "align")
-    for line in read(made, "before_after"):
+    for line in own(made, "before_after"):
         chosen = rows[(rows["set"] == line["set"]) & (rows["view"] == line["view"]) & (rows["measure"] == "cosine")]
         wide = chosen.pivot_table(index="item", columns="cell", values="value")
         test = scipy_stats.ttest_rel(wide["main"], wide["base"])
@@ -104,7 +109,7 @@ def test_before_after_is_scipys_paired_test_on_the_rows(made: dict[str, Any]) ->
         assert 10 ** float(line["log10_p"]) == pytest.approx(test.pvalue)
         assert float(line["low"]) == pytest.approx(test.confidence_interval(0.95).low)
         assert int(line["n"]) == len(wide)
-    names = {line["view"]: line["name"] for line in read(made, "before_after")}
+    names = {line["view"]: line["name"] for line in own(made, "before_after")}
     assert names["2.content.fp4"] == "as_scripted"
     assert names["norm.content.nf4"] == "final"
     assert names["2.mask.nf4"] == "trained_on"
@@ -118,6 +123,81 @@ def test_scan_has_every_layer_under_both_poolings(made: dict[str, Any]) -> None:
     assert [line["view"] for line in lines] == wanted
     for line in lines:
         assert float(line["difference"]) == pytest.approx(float(line["cosine"]) - float(line["random"]), abs=1e-8)
+
+
+def test_the_pilot_stands_beside_layers_whose_number_means_the_same(made: dict[str, Any], smoke: Params) -> None:
+    reported = load_yaml(made["reported"])
+    pilot = reported["pilot"]
+    beside = {line["view"]: line["published"] for line in read(made, "scan") if line["published"] != "-"}
+    wanted = {"0.mask.nf4": pilot[0], "1.mask.nf4": pilot[1], "2.mask.nf4": pilot[2], "3.mask.nf4": pilot[31]}
+    assert {view: float(value) for view, value in beside.items()} == wanted, "layer 3 is L - 1 of this model"
+    assert "another model than this run's" in (made["tables"] / "scan.md").read_text()
+    itself = as_paper(smoke)
+    assert published.pilot(reported, itself) == {str(layer): value for layer, value in pilot.items()}
+    assert published.whose(itself) == ""
+    shallow = published.pilot(reported, with_blocks(smoke, 3))
+    assert shallow == {"0": pilot[0], "1": pilot[1], "2": pilot[2]}, "a layer keeps its number's value where L - 1 is 2"
+
+
+def test_the_one_published_result_stands_at_both_readings(made: dict[str, Any]) -> None:
+    reported = load_yaml(made["reported"])["before_after"]
+    lines = [line for line in read(made, "before_after") if line["name"].startswith("published")]
+    assert [(line["view"], line["name"], line["set"]) for line in lines] == [
+        (view, f"published, {name}", set_)
+        for view, name in (("2.content.fp4", "as_scripted"), ("3.mask.nf4", "as_described"))
+        for set_ in ("trained", "control")
+    ]
+    for line in lines:
+        for key in ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "t", "d_z", "decreased"):
+            assert float(line[key]) == reported[line["set"]][key], key
+    assert {line["log10_p"] for line in lines} == {"-239.875496", "-26.1443355"}
+    for name in ("before_after", "gains"):
+        text = (made["tables"] / f"{name}.md").read_text()
+        assert "cast to float16 before packing and the adapter is merged into them, as in the public scripts" in text
+        assert "both of its readings" in text
+    (line, _) = [line for line in read(made, "gains") if line["name"].startswith("published")]
+    assert float(line["difference"]) == pytest.approx(0.0011632)
+    assert float(line["t"]) == pytest.approx(0.23, abs=0.005)
+
+
+def test_retrieval_has_every_named_view(made: dict[str, Any]) -> None:
+    names = {line["view"]: line["name"] for line in read(made, "retrieval")}
+    assert {"trained_on", "as_scripted", "as_described", "final"} <= set(names.values())
+    assert {"2.mask.nf4", "2.content.nf4", "2.content.fp4", "3.content.nf4", "3.mask.nf4"} <= names.keys()
+
+
+def test_norms_before_and_after_and_their_ratio(made: dict[str, Any]) -> None:
+    rows = frame(made, "align")
+    lines = read(made, "norms")
+    assert [line["view"] for line in lines] == [f"{layer}.-.nf4" for layer in (0, 1, 2, 3, 4, "norm")]
+    for line in lines:
+        for when, cell in (("before", "base"), ("after", "main")):
+            chosen = rows[(rows["cell"] == cell) & (rows["view"] == line["view"])].set_index("measure")["value"]
+            assert float(line[f"bos_norm_{when}"]) == pytest.approx(chosen["bos_norm"])
+            assert float(line[f"ratio_{when}"]) == pytest.approx(chosen["bos_norm"] / chosen["content_norm"])
+            assert float(line[f"times_{when}"]) == pytest.approx(chosen["bos_peak"] / chosen["median_magnitude"])
+            assert int(line[f"dimension_{when}"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("peak", "said"),
+    [
+        (30.0, "none by this criterion; relative to the median the largest is at layer 1, dimension 7, magnitude 30,"),
+        (100.0, "none by this criterion"),
+        (101.0, "first at layer 1, dimension 7, magnitude 101, 2525 times the median; met at 4 of the layers 0 to 4"),
+        (99999.0, "met at 4 of"),
+    ],
+)
+def test_the_line_on_massive_activations(fresh: dict[str, Any], peak: float, said: str) -> None:
+    def raised(rows: Any) -> Any:
+        rows.loc[(rows["measure"] == "bos_peak") & (rows["view"] != "0.-.nf4"), "value"] = str(peak)
+        return rows.assign(value=rows["value"].where(rows["measure"] != "median_magnitude", "0.04"))
+
+    rewrite(fresh["scan"], raised)
+    tables.run(**fresh)
+    assert said in (fresh["tables"] / "scan.md").read_text()
+    first = store.read_json(fresh["measured"])["scan.massive.first_layer"]
+    assert first == (None if "none" in said else 1)
 
 
 def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any], smoke: Params) -> None:
@@ -167,7 +247,7 @@ def test_two_runs_write_the_same_bytes(made: dict[str, Any], tmp_path: Path, smo
     code = f"""
 import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "src")!r}]
 from pathlib import Path
-from synthetic import fabricate
+from synthetic import as_paper, fabricate, with_blocks
 from tli import params
 from tli.paper import tables
 tables.run(**fabricate(Path({str(tmp_path)!r}), params.load({str(ROOT / "tests/smoke/params.yaml")!r})))
@@ -235,7 +315,7 @@ def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, An
         copies = base.assign(cell="main")
         pd.concat([others, copies]).to_csv(fresh[name], sep="\t", index=False)
     tables.run(**fresh)
-    assert {(line["gain"], line["t"], line["log10_p"]) for line in read(fresh, "before_after")} == {("0", "-", "-")}
+    assert {(line["gain"], line["t"], line["log10_p"]) for line in own(fresh, "before_after")} == {("0", "-", "-")}
     assert "every pair changes alike" in (fresh["tables"] / "before_after.md").read_text()
     main = [line for line in read(fresh, "xcopa") if line["cell"] == "paper's cell"]
     assert {(line["change"], line["log10_p"], line["won"]) for line in main} == {("0", "-", "0")}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tli.paper import stats
+from tli.paper.published import log10_of
 from tli.paper.render import Column, Kind, Table, shown
 from tli.paper.rows import Measured, Value
 from tli.paper.similarity import PAIR_SETS, points
@@ -153,9 +154,9 @@ def recomputed(reported: Mapping[str, Any]) -> list[Recomputed]:
         n, gain, sd = one["n"], one["gain"], one["gain_sd"]
         got = stats.from_summary(n, gain, sd)
         ends = zip(*(stats.from_summary(n, gain + shift, sd - shift) for shift in (-half, half)), strict=True)
-        mantissa, _, exponent = str(one["p"]).partition("e")
-        claimed = (one["t"], math.log10(float(mantissa)) + int(exponent), one["d_z"])
-        last_digit = (5e-6, math.log10(1 + 5e-5 / float(mantissa)), 5e-3)
+        p = str(one["p"])
+        claimed = (one["t"], log10_of(p), one["d_z"])
+        last_digit = (5e-6, math.log10(1 + 5e-5 / float(p.partition("e")[0])), 5e-3)
         kinds: tuple[tuple[str, Kind], ...] = (("t", "t"), ("p", "p"), ("d_z", "t"))
         for (name, kind), value, (low, high), said, digit in zip(kinds, got, ends, claimed, last_digit, strict=True):
             tolerance = abs(high - low) / 2 + digit

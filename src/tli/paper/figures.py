@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from tli import store
-from tli.paper import stats
+from tli.paper import published, stats
 from tli.paper.by_rank import LANGUAGES, TASKS, accuracy, correct, item_name, languages, said_of_items
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
@@ -48,12 +48,20 @@ STYLE: Any = {
 }
 
 
-def write(folder: Path, scan: Rows, align: Rows, transfer: Rows, sweep: Sweep, params: Params) -> list[Figure]:
+def write(
+    folder: Path,
+    scan: Rows,
+    align: Rows,
+    transfer: Rows,
+    sweep: Sweep,
+    reported: Mapping[str, Any],
+    params: Params,
+) -> list[Figure]:
     """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them."""
     made: list[Figure] = []
     with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
         drawn = {
-            "scan": scan_figure(scan, params),
+            "scan": scan_figure(scan, reported, params),
             "before_after": pairs_figure(align, params),
             "ranks": ranks_figure(transfer, sweep, params),
         }
@@ -78,9 +86,14 @@ def _panels(rows: int, columns: int, width: float, height: float) -> Iterator[tu
     yield canvas, [*axes.flat]
 
 
-def scan_figure(scan: Rows, params: Params) -> tuple[Canvas, str, str]:
-    """Cosine of translations and of random pairs above, P@1 below, by layer; mask pooling left, content right."""
+def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tuple[Canvas, str, str]:
+    """Cosine of translations and of random pairs above, P@1 below, by layer; mask pooling left, content right.
+
+    The published pilot stands beside mask pooling, at the layers whose number means the same.
+    """
     names = layers(params.active.model.blocks)
+    given = published.pilot(reported, params)
+    pilot = {names.index(layer): value for layer, value in given.items() if layer in names}
     places = range(len(names))
     said = []
     with _panels(2, len(POOLINGS), 6.6, 4.2) as (canvas, axes):
@@ -91,6 +104,8 @@ def scan_figure(scan: Rows, params: Params) -> tuple[Canvas, str, str]:
             above, below = axes[column], axes[len(POOLINGS) + column]
             above.plot(places, pairs, color=BLUE, marker="o", label="translations")
             above.plot(places, random, color=ORANGE, marker="s", linestyle="--", label="random pairs")
+            if pooling == "mask":
+                above.plot([*pilot], [*pilot.values()], color=GREY, marker="D", linestyle="", label="published")
             above.set_title(f"{pooling} pooling, NF4" + (" (BOS in)" if pooling == "mask" else " (BOS out)"))
             above.set_ylim(min(0.0, *random) - 0.02, 1.05)
             for (way, arrow), colour, marker in zip(WAYS.items(), (BLUE, GREEN), "ov", strict=True):
@@ -111,7 +126,10 @@ def scan_figure(scan: Rows, params: Params) -> tuple[Canvas, str, str]:
             axes[len(POOLINGS) + column].set_ylim(-0.02 * top, 1.2 * top)  # room for the legend
         axes[0].legend(loc="best")
         axes[len(POOLINGS)].legend(loc="upper right", ncol=2)
-    caption = "Layer scan of the base model under NF4, all pairs: cosine of translations and of random pairs, and P@1."
+    caption = (
+        "Layer scan of the base model under NF4, all pairs: cosine of translations and of random pairs, and P@1; "
+        f"diamonds: the published pilot, trained pairs. {published.whose(params)}"
+    ).rstrip()
     return canvas, caption, f"Four line plots by layer: {'; '.join(said)}."
 
 

@@ -42,6 +42,10 @@ class Rows:
         """The sets that hold `measure`, in the file's order."""
         return list(dict.fromkeys(key[1] for key in self._groups if key[3] == measure))
 
+    def views(self, cell: str, set_: str, measure: str) -> list[str]:
+        """The views at which a cell's set holds `measure`, in the file's order."""
+        return [key[2] for key in self._groups if (key[0], key[1], key[3]) == (cell, set_, measure)]
+
     def has(self, cell: str, set_: str, view: str, measure: str) -> bool:
         return (cell, set_, view, measure) in self._groups
 

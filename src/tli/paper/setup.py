@@ -11,7 +11,6 @@ from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
 from tli.paper.similarity import PAIR_SETS, points, trained_view
 from tli.params import HubModel, Params
-from tli.study.views import POOLINGS
 
 NO_VIEW = "none (configuration and counts, no similarity)"
 LOADED = {
@@ -52,13 +51,7 @@ def setup(
         others: dict[str, Cell] = {column: published.get(column) for column in ("paper", "scripts")}
         rows.append({"what": line.title, "here": line.value, "origin": line.origin, **others})
     measured: Measured = {f"setup.{line.key}": line.value for line in lines if line.origin != "params.yaml"}
-    measured |= {
-        "setup.model": lines[0].value,
-        "setup.scanned": f"0 to {params.active.model.blocks}, norm",
-        "setup.layer_0": "embeddings",
-        "setup.pooling": ", ".join(POOLINGS),
-        "setup.measure": "cosine",
-    }
+    measured["setup.model"] = lines[0].value
     table = Table(
         "setup",
         "Setup",

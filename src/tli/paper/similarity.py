@@ -1,11 +1,15 @@
-"""The lexical tables: layer scan, before and after, gains against controls, retrieval.
+"""The lexical tables pair by pair: before and after, gains against controls, retrieval; and the names of views.
 
-Each function takes rows and returns its table and the values of it that `verify` reads.
+Each function takes rows and returns its table and the values of it that `verify` reads. What was published stands
+beside what was measured, at both readings of the paper: the public scripts and the text name different views.
 """
 
 from __future__ import annotations
 
-from tli.paper import stats
+from collections.abc import Mapping
+from typing import Any
+
+from tli.paper import published, stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.params import Params
@@ -53,56 +57,14 @@ def interval(params: Params) -> tuple[Column, Column]:
     return Column("low", f"{percent} low", "change"), Column("high", f"{percent} high", "change")
 
 
-def scan_table(scan: Rows, params: Params) -> Made:
-    """Every layer under both poolings: translation and random cosine, their difference, P@1, norms."""
-    rows: list[dict[str, Cell]] = []
-    measured: Measured = {}
-    for layer in layers(params.active.model.blocks):
-        norms = {key: scan.one("base", "all", f"{layer}.-.nf4", key) for key in ("bos_norm", "content_norm")}
-        measured |= {f"scan.all.{key}.{layer}": norm for key, norm in norms.items()}
-        ratio = norms["bos_norm"] / norms["content_norm"] if norms["content_norm"] else None
-        for pooling in POOLINGS:
-            view = f"{layer}.{pooling}.nf4"
-            cosine = {set_: scan.one("base", set_, view, "cosine_mean") for set_ in ("all", *PAIR_SETS)}
-            random = stats.mean([*scan.each("base", "all", view, "random_cosine_mean").values()])
-            hits = {f"p1_{way}": scan.one("base", "all", view, f"p_at_1.{way}") for way in WAYS}
-            measured |= {f"scan.{set_}.cosine.{view}": value for set_, value in cosine.items()}
-            measured |= {f"scan.all.random.{view}": random}
-            measured |= {f"scan.all.{key}.{view}": hit for key, hit in hits.items()}
-            names = ["pilot"] if pooling == "mask" and layer != "norm" else []
-            names += [name for name, value in points(params).items() if value == view]
-            both: dict[str, Cell] = {"cosine": cosine["all"], "random": random, "difference": cosine["all"] - random}
-            rows.append({"view": view, "name": ", ".join(names), **both, **hits, **norms, "norm_ratio": ratio})
-    seeds = len(params.measure.random_seeds)
-    table = Table(
-        "scan",
-        "Layer scan",
-        "Mean cosine of the word pairs and of random pairs at every layer of the base model, P@1 of retrieval among "
-        "all pairs, and mean L2 norms of the BOS state and of content-token states. All pairs; random pairs: mean over "
-        f"{seeds} seeded derangements of the English side. Norms are of a layer's states, whichever the pooling.",
-        (
-            *VIEW,
-            Column("cosine", "translation cosine", "similarity"),
-            Column("random", "random cosine", "similarity"),
-            Column("difference", "difference", "change"),
-            *(Column(f"p1_{way}", f"P@1 {arrow}", "score") for way, arrow in WAYS.items()),
-            Column("bos_norm", "BOS norm", "number"),
-            Column("content_norm", "content norm", "number"),
-            Column("norm_ratio", "BOS ÷ content", "number"),
-        ),
-        rows,
-    )
-    return Made(table, measured)
-
-
 def comparison(align: Rows, set_: str, view: str, params: Params, measure: str = "cosine") -> stats.Paired:
     """The paired test of the paper's cell against the base at one view."""
     before, after = align.matched(("base", "main"), set_, view, measure)
     return stats.paired(before, after, params.stats.confidence)
 
 
-def before_after(align: Rows, params: Params) -> Made:
-    """Cosine of each pair before and after training, paired t-test, at the named views and their neighbours."""
+def before_after(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
+    """Cosine of each pair before and after training, paired t-test, at the named views and neighbours; published."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     notes = []
@@ -117,14 +79,20 @@ def before_after(align: Rows, params: Params) -> Made:
             rows.append({**at(view, params), "set": set_, **{key: found[key] for key in (*PAIRED, "decreased")}})
             kept = ("before", "after", "gain", "gain_sd", "t", "log10_p", "d_z")
             measured |= {f"align.{set_}.{key}.{view}": found[key] for key in kept}
+        for name in [name for name, reading in published.readings(params).items() if reading == view]:
+            for set_ in PAIR_SETS:
+                given = reported["before_after"][set_]
+                row: dict[str, Cell] = {"view": view, "name": f"published, {name}", "set": set_}
+                row |= {key: given[key] for key in (*PAIRED, "decreased") if key in given}
+                rows.append({**row, "log10_p": published.log10_of(str(given["p"]))})
     low, high = interval(params)
     table = Table(
         "before_after",
         "Before and after training",
         "Mean cosine of the word pairs in the base model and in the paper's cell "
         f"(rank {params.lora.rank}, seed {params.train.seed}), trained and control pairs, with a two-sided paired "
-        "t-test (df = n − 1), the interval of the mean gain and d_z = gain ÷ SD of the gain. Under FP4 the adapter is "
-        "merged into the weights, as in the public scripts.",
+        "t-test (df = n − 1), the interval of the mean gain and d_z = gain ÷ SD of the gain. "
+        f"{published.said_of_fp4(params)} {published.READ_AS} {published.whose(params)}".rstrip(),
         (
             *VIEW,
             Column("set", "set"),
@@ -148,7 +116,7 @@ def before_after(align: Rows, params: Params) -> Made:
     return Made(table, measured)
 
 
-def gains(align: Rows, params: Params) -> Made:
+def gains(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
     """Whether trained pairs gain more than control pairs, and translations more than random pairs."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
@@ -168,13 +136,19 @@ def gains(align: Rows, params: Params) -> Made:
         found = test._asdict()
         rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
         measured |= {f"gains.difference.{view}": test.difference, f"gains.welch_t.{view}": test.t}
+        for name in [name for name, reading in published.readings(params).items() if reading == view]:
+            given = reported["before_after"]
+            found = published.difference(reported, params)._asdict()
+            row = {"view": view, "name": f"published, {name}", **{set_: given[set_]["gain"] for set_ in PAIR_SETS}}
+            rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
     table = Table(
         "gains",
         "What the gain is compared with",
         "Mean gain in cosine of the paper's cell over the base: trained against control pairs by a two-sided Welch "
         "test with the interval of the difference, and beside it the gain of random pairs (the same Swahili forms, "
         "each with another pair's English form of its set). What is left after the random gain is what translations "
-        "gain more than any two words.",
+        f"gain more than any two words. {published.said_of_fp4(params)} {published.READ_AS} Their test "
+        f"follows from the published n, means and SDs. {published.whose(params)}".rstrip(),
         (
             *VIEW,
             Column("trained", "trained", "change"),
@@ -200,7 +174,7 @@ def retrieval(align: Rows, params: Params) -> Made:
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     scores = {"p1": ("P@1", "p_at_1"), "p5": ("P@5", "p_at_5"), "mrr": ("MRR", "mrr"), "csls": ("CSLS", "csls_at_1")}
-    for view in grid(params, "nf4"):
+    for view in grid(params, "nf4", "fp4"):
         for set_ in ("all", "control"):
             for way, arrow in WAYS.items():
                 row = at(view, params) | {"set": set_, "direction": arrow}
@@ -215,7 +189,8 @@ def retrieval(align: Rows, params: Params) -> Made:
         "Retrieval",
         "Finding a word's translation by cosine among the forms of all pairs of the other language, before and after "
         "training: precision at 1 and 5, mean reciprocal rank, and precision at 1 under CSLS. Queries: all pairs, "
-        "or the control pairs alone, over the same candidates.",
+        "or the control pairs alone, over the same candidates. Nothing of this was published. "
+        f"{published.said_of_fp4(params)}",
         (
             *VIEW,
             Column("set", "queries"),

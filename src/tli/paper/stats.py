@@ -201,6 +201,24 @@ def correlation(first: Floats, second: Floats) -> Correlation:
     return Correlation(x.size, float(r), float(rho), "")
 
 
+def welch_from_summary(
+    first: tuple[int, float, float], second: tuple[int, float, float], confidence: float = 0.95
+) -> Welch:
+    """Welch's t-test from (n, mean, SD) of each side, for published summaries; each n >= 2 and SD > 0.
+
+    With v_i = s_i^2 / n_i: t = (m1 - m2) / sqrt(v1 + v2), df = (v1 + v2)^2 / (v1^2 / (n1 - 1) + v2^2 / (n2 - 1)),
+    interval = m1 - m2 -+ t_{df, (1 + confidence) / 2} sqrt(v1 + v2).
+    """
+    if min(first[0], second[0]) < 2 or min(first[2], second[2]) <= 0:
+        raise ValueError(f"expected n >= 2 and SD > 0 on each side, got {first} and {second}")
+    v = [sd**2 / n for n, _, sd in (first, second)]
+    error, difference = math.sqrt(sum(v)), first[1] - second[1]
+    df = sum(v) ** 2 / (v[0] ** 2 / (first[0] - 1) + v[1] ** 2 / (second[0] - 1))
+    half = float(special.stdtrit(df, (1 + confidence) / 2)) * error
+    t = difference / error
+    return Welch(difference, difference - half, difference + half, t, df, log10_p(t, df), "")
+
+
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float] | None:
     """Wilson's score interval of a proportion (statsmodels proportion_confint; Wilson 1927); None for n = 0.
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tli import store
-from tli.paper import accuracy, adapter, by_rank, claims, figures, lengths, render, setup, similarity
+from tli.paper import accuracy, adapter, by_rank, claims, figures, layers, lengths, render, setup, similarity
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
 
@@ -56,9 +56,10 @@ def run(
     }
     made = [
         setup.setup(Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
-        similarity.scan_table(found["scan"], params),
-        similarity.before_after(found["align"], params),
-        similarity.gains(found["align"], params),
+        layers.scan_table(found["scan"], published, params),
+        layers.norms(found["align"], params),
+        similarity.before_after(found["align"], published, params),
+        similarity.gains(found["align"], published, params),
         lengths.table(found["train"], found["align"], params),
         similarity.retrieval(found["align"], params),
         adapter.table(found["train"], params),
@@ -77,7 +78,7 @@ def run(
     for one in made:
         values |= one.measured
     shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]
-    drawn = figures.write(figures_out, found["scan"], found["align"], found["transfer"], by_seed, params)
+    drawn = figures.write(figures_out, found["scan"], found["align"], found["transfer"], by_seed, published, params)
     render.write(tables, intro(params), shown, drawn, os.path.relpath(figures_out, tables))
     store.write_json(measured, values)
     store.write_json(headline, _headline(values, params))

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from tli import store
-from tli.paper import claims
+from tli.paper import claims, published
 from tli.paper import expected as expectations
 from tli.paper.expected import AGREES, DIFFERS, NONE, Check
 from tli.paper.render import shown
@@ -24,20 +24,19 @@ from tli.params import Params
 
 
 def published_values(reported: Mapping[str, Any], params: Params) -> Measured:
-    """Published values by the keys of measured.json: before and after at both readings of the paper, and the pilot.
+    """Published values by the keys of measured.json: the pilot; before, after and gains at both readings of the paper.
 
-    Layers are matched by their place: 31 is L - 1, and of the pilot 0, 1 and 2 are kept beside it.
+    Under another profile than `paper` they are another model's, at the layers whose place is the same.
     """
-    names = claims.places(params)
-    found: Measured = {}
-    for layer, value in reported["pilot"].items():
-        place = {0: "0", 1: "1", 2: "2", 31: names["last_but_one"]}.get(layer)
-        if place is not None:
-            found.setdefault(f"scan.trained.cosine.{place}.mask.nf4", value)
-    for set_ in PAIR_SETS:
-        for key in ("before", "after", "gain", "gain_sd", "t", "d_z"):
-            for view in ("as_described", "as_scripted"):
-                found[f"align.{set_}.{key}.{names[view]}"] = reported["before_after"][set_][key]
+    found: Measured = {
+        f"scan.trained.cosine.{layer}.mask.nf4": value for layer, value in published.pilot(reported, params).items()
+    }
+    for view in published.readings(params).values():
+        for set_ in PAIR_SETS:
+            for key in ("before", "after", "gain", "gain_sd", "t", "d_z"):
+                found[f"align.{set_}.{key}.{view}"] = reported["before_after"][set_][key]
+        test = published.difference(reported, params)
+        found |= {f"gains.difference.{view}": test.difference, f"gains.welch_t.{view}": test.t}
     return found
 
 
@@ -61,10 +60,10 @@ def run(
         UserError: measured.json is missing (exit 2).
     """
     values: Measured = store.read_json(measured)
-    published = load_yaml(reported)
-    theirs, again = published_values(published, params), claims.recomputed(published)
+    source = load_yaml(reported)
+    theirs, again = published_values(source, params), claims.recomputed(source)
     checks = expectations.judge(values, expectations.load(expected, params), params)
-    judged = claims.study_claims(values, published, params)
+    judged = claims.study_claims(values, source, params)
     counts = Counter(check.verdict for check in checks)
     told = [check for check in checks if check.key in theirs or check.verdict == DIFFERS]
     store.write_json(
