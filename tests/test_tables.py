@@ -144,7 +144,7 @@ def test_the_one_published_result_stands_at_both_readings(made: dict[str, Any]) 
     lines = [line for line in read(made, "before_after") if line["name"].startswith("published")]
     assert [(line["view"], line["name"], line["set"]) for line in lines] == [
         (view, f"published, {name}", set_)
-        for view, name in (("2.content.fp4", "as_scripted"), ("3.mask.nf4", "as_described"))
+        for view, name in (("2.content.fp4", "as_scripted"), ("31.mask.nf4", "as_described"))
         for set_ in ("trained", "control")
     ]
     for line in lines:
@@ -184,7 +184,7 @@ def test_norms_before_and_after_and_their_ratio(made: dict[str, Any]) -> None:
     [
         (30.0, "none by this criterion; relative to the median the largest is at layer 1, dimension 7, magnitude 30,"),
         (100.0, "none by this criterion"),
-        (101.0, "first at layer 1, dimension 7, magnitude 101, 2525 times the median; met at 4 of the layers 0 to 4"),
+        (101.0, "first at layer 1, dimension 7, magnitude 101, 2525 times the median; met at 4 of the layers 1 to 4"),
         (99999.0, "met at 4 of"),
     ],
 )
