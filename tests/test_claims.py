@@ -115,7 +115,8 @@ AS_CLAIMED: Measured = {
     "align.control.before.3.mask.nf4": 0.3143,
     "align.control.before.2.content.fp4": 0.3143,
     "setup.pairs.control": 63,
-    "setup.model": "Lugha-Llama/Lugha-Llama-8B-wura@53eea9a3857674c85f3936d8313587f87b094e99",
+    "audit.base.repository": "Lugha-Llama/Lugha-Llama-8B-wura",
+    "audit.base.revision": "53eea9a3857674c85f3936d8313587f87b094e99",
     "setup.architecture": "llama, rope llama3",
     "setup.nf4.quant_type": "nf4",
     "setup.nf4.compute_dtype": "bfloat16",
@@ -145,11 +146,8 @@ SO: dict[str, tuple[str, str]] = {
         (6, "judged", {"align.trained.before.3.mask.nf4": 0.9876}),
         (7, "judged", {"align.control.before.3.mask.nf4": 0.9876}),
         (8, "judged", {"setup.pairs.control": 62}),
-        (
-            10,
-            "configured",
-            {"setup.model": "Lugha-Llama/Lugha-Llama-8B-wura_@53eea9a3857674c85f3936d8313587f87b094e99"},
-        ),
+        (10, "configured", {"audit.base.repository": "Lugha-Llama/Lugha-Llama-8B-wura_"}),
+        (10, "configured", {"audit.base.revision": 40 * "0"}),
         (11, "configured", {"setup.architecture": "qwen2, rope default"}),
         (12, "configured", {"setup.nf4.quant_type": "fp4"}),
         (13, "configured", {"setup.nf4.compute_dtype": "float32"}),
@@ -273,7 +271,8 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
         ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base."],
          ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after."]),
         ("lora", {"scaling": "rslora"}, ["scan.", "align.control.before."], ["sweep.", "align.control.after."]),
-        ("train", {"seed": 1}, ["scan.", "sweep."], ["align.trained.after.", "class.xnli.sw.after."]),
+        ("train", {"seed": 1}, ["scan.", "sweep.", "lengths.r_before."],
+         ["align.trained.after.", "class.xnli.sw.after."]),
         ("train", {"lr": 1e-3}, ["scan.", "baseline."], ["sweep.", "align.trained.t."]),
         ("sweep", {"seeds": (0, 1, 2)}, ["scan.", "align."], ["sweep."]),
         ("sweep", {"ranks": (2, 4, 8)}, ["scan.", "align.", "sweep."], []),
@@ -282,7 +281,8 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
         ("transfer", {"split": "validation"}, ["scan.", "align.", "sweep.r2.gain_mean.", "items."],
          ["transfer.", "class.", "baseline.", "sweep.r2.accuracy_mean.", "setup.padding_drift"]),
         ("adapter", {"source": "author"}, ["scan.", "sweep.", "align.trained.before.", "transfer.xcopa.sw.base."],
-         ["align.trained.after.", "gains.", "transfer.xcopa.sw.main.", "align.all.after.bos_norm."]),
+         ["align.trained.after.", "gains.", "transfer.xcopa.sw.main.", "align.all.after.bos_norm.", "lengths.gain_",
+          "adapter."]),
         ("pairs", {"source": "author"}, [], ["scan.", "align.", "audit.", "sweep."]),
         ("fetch", {"manifest": "elsewhere.sha256"}, ["scan.", "align.", "audit.", "sweep.", "transfer."], []),
         ("author", {"url": f"https://example.invalid/{40 * '1'}"}, ["scan.", "align.", "sweep.", "transfer."], []),
@@ -520,6 +520,7 @@ def test_verify_prints_published_expected_measured_under_profile_paper(
 ) -> None:
     """On SYNTHETIC values: what the synthetic run measured, as if it were the published model's."""
     loaded = {"setup.final_hidden_state": 32, "setup.hidden_states": 33}
+    loaded |= {"audit.base.repository": paper.active.model.repo, "audit.base.revision": paper.active.model.revision}
     readings = {f"align.{set_}.before.31.mask.nf4": 0.9876 for set_ in ("all", "trained", "control")}
     measured = store.read_json(runs[0]) | as_published(committed) | loaded | readings
     store.write_json(tmp_path / "measured.json", measured | {BEFORE: 0.5})

@@ -51,7 +51,8 @@ def study_claims(measured: Measured, reported: Mapping[str, Any], params: Params
     found = []
     for entry in reported["claims"]:
         keys = {name: key.format_map(names) for name, key in entry.get("look_up", {}).items()}
-        here = "; ".join(_here(name if len(keys) > 1 else "", key, measured.get(key)) for name, key in keys.items())
+        there = {name: key for name, key in keys.items() if measured.get(key) is not None}
+        here = "; ".join(_here(name if len(there) > 1 else "", key, measured[key]) for name, key in there.items())
         verdict, said = _verdict(entry, keys, measured, names, params)
         if entry["about"] == "published":
             again = recomputed(reported)
@@ -60,7 +61,7 @@ def study_claims(measured: Measured, reported: Mapping[str, Any], params: Params
         reason = " ".join(filter(None, (str(entry.get("reason", "")).format_map(names), said)))
         text, given, evidence = str(entry["claim"]), entry["published"], str(entry["evidence"])
         source, tolerance = (bool(entry["verified"]), float(entry["confidence"])), entry.get("tolerance")
-        found.append(Claim(entry["id"], text, *source, given, evidence, here, tolerance, verdict, reason))
+        found.append(Claim(entry["id"], text, *source, given, evidence, here or "-", tolerance, verdict, reason))
     return found
 
 
@@ -108,7 +109,7 @@ def _view(key: str) -> str:
 def _here(name: str, key: str, value: Value) -> str:
     """A looked-up value in words: a similarity with its view, by name where there are several."""
     text = f"{shown(value, 'similarity')} at {_view(key)}" if isinstance(value, float) else str(value)
-    return (f"{name}: " if name else "") + ("-" if value is None else text)
+    return (f"{name}: " if name else "") + text
 
 
 def _pooled_before(reported: Mapping[str, Any]) -> float:

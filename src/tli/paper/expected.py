@@ -32,12 +32,17 @@ _BASE = ("inputs.", "pairs.", "author.trained.", "author.control.", "benchmarks.
 _CELL = (*_BASE, "quantize.", "lora.", "train.", "adapter.", "author.adapter.")
 _SWEEP = (*_BASE, "quantize.nf4.", "lora.", "!lora.rank", "train.", "!train.seed", "sweep.seeds")
 _DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"audit\.word_pairs\.expected_false_negatives", (*_BASE, "train.batch_size")),
     (r"audit\.|items\.|inputs\.", _BASE),
     (r"scan\.", (*_BASE, "quantize.nf4.", "measure.")),
     (r"sweep\.\w+\.accuracy", (*_SWEEP, "transfer.")),
     (r"sweep\.", _SWEEP),
     (r"transfer\..*\.main\.|class\..*\.after\.", (*_CELL, "transfer.")),
-    (r"setup\.train\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.", _CELL),
+    (
+        r"setup\.train\.|setup\.adapt|adapter\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|"
+        r"lengths\.(?!r\w*_before)",
+        _CELL,
+    ),
     (r"transfer\.|class\.|baseline\.|setup\.padding_drift", (*_BASE, "quantize.", "transfer.")),
     (r"", (*_BASE, "quantize.")),
 )
