@@ -160,3 +160,15 @@ def test_intervals_cover_at_their_rate() -> None:
         found = stats.paired(before, before + rng.normal(0.05, 0.04, 20))
         held += found.low <= 0.05 <= found.high
     assert abs(held / 1000 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 1000)
+
+
+@given(SAMPLES.filter(varied), SAMPLES.filter(varied))
+def test_welch_from_summaries_is_welch(first: list[float], second: list[float]) -> None:
+    sides = [(len(x), float(np.mean(x)), float(np.std(x, ddof=1))) for x in (first, second)]
+    found, expected = stats.welch_from_summary(*sides, 0.9), stats.welch(first, second, 0.9)
+    assert found[:-1] == pytest.approx(expected[:-1], rel=1e-6, abs=1e-9)
+
+
+def test_welch_from_summaries_refuses_what_has_no_spread() -> None:
+    with pytest.raises(ValueError, match="SD > 0 on each side"):
+        stats.welch_from_summary((5, 0.1, 0.0), (5, 0.1, 0.2))

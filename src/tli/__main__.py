@@ -317,14 +317,19 @@ def costs() -> None:
 
 
 @main.command()
-@click.argument("runs", nargs=-1, type=FILE, required=True)
-@click.option("--avx2", type=FILE, required=True, help="measured.json of the default run restricted to AVX2.")
+@click.argument("runs", nargs=-1, type=FILE)
+@click.option("--avx2", type=FILE, help="measured.json of the default run restricted to AVX2.")
+@click.option("--published", is_flag=True, help="Instead of runs: write what was published, for the profile paper.")
+@REPORTED
 @EXPECTED
-def record(runs: tuple[Path, ...], avx2: Path, expected: Path) -> None:
+def record(runs: tuple[Path, ...], avx2: Path | None, published: bool, reported: Path, expected: Path) -> None:
     """Record expected values from RUNS: measured.json of the default run, then of other base seeds."""
     from tli.paper import expected as module
 
-    module.record(runs=runs, avx2=avx2, out=expected, params=parameters.load())
+    if published:
+        module.publish(reported=reported, out=expected, params=parameters.load())
+    else:
+        module.record(runs=runs, avx2=avx2, out=expected, params=parameters.load())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """paper/expected.yaml: what a run of each profile is expected to give, within which tolerance, and why (stage: verify).
 
-An expectation holds for the params that it was recorded under. A value is judged where the params that can change it
-are the same; where they are not it reads `no expectation`.
+An expectation recorded from runs holds for the params that it was recorded under: a value is judged where the params
+that can change it are the same. One taken from what was published holds where the params it names are so; its own come
+from paper/published.py. Where neither is the case a value reads `no expectation`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from scipy import special
 
 from tli import store
-from tli.paper import stats
+from tli.paper import published, stats
 from tli.paper.rows import Measured, Value, flat, load_yaml
 from tli.params import Params
 
@@ -27,18 +28,22 @@ NORMAL = float(special.ndtri((1 + SURE) / 2))
 LEAST, MOST = 0.1, math.sqrt(2)  # bounds of the drift in SDs over base seeds
 
 # Which params can change a value, by the first pattern that its key matches: prefixes of flat keys, `!` for exceptions.
-_BASE = ("inputs.", "pairs.", "benchmarks.", "model.")
+_BASE = ("inputs.", "pairs.", "author.trained.", "author.control.", "benchmarks.", "model.")
+_CELL = (*_BASE, "quantize.", "lora.", "train.", "adapter.", "author.adapter.")
+_SWEEP = (*_BASE, "quantize.nf4.", "lora.", "!lora.rank", "train.", "!train.seed", "sweep.seeds")
 _DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (r"audit\.word_pairs\.expected_false_negatives", (*_BASE, "train.batch_size")),
     (r"audit\.|items\.|inputs\.", _BASE),
     (r"scan\.", (*_BASE, "quantize.nf4.", "measure.")),
+    (r"sweep\.\w+\.accuracy", (*_SWEEP, "transfer.")),
+    (r"sweep\.", _SWEEP),
+    (r"transfer\..*\.main\.|class\..*\.after\.", (*_CELL, "transfer.")),
     (
-        r"sweep\.",
-        (*_BASE, "quantize.nf4.", "lora.", "!lora.rank", "train.", "!train.seed", "sweep.seeds"),
+        r"setup\.train\.|setup\.adapt|adapter\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|"
+        r"lengths\.(?!r\w*_before)",
+        _CELL,
     ),
-    (
-        r"setup\.train\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|transfer\..*\.main\.|class\..*\.after\.",
-        (*_BASE, "quantize.", "lora.", "train."),
-    ),
+    (r"transfer\.|class\.|baseline\.|setup\.padding_drift", (*_BASE, "quantize.", "transfer.")),
     (r"", (*_BASE, "quantize.")),
 )
 
@@ -54,11 +59,32 @@ class Check(NamedTuple):
     why: str
 
 
+class Part(NamedTuple):
+    """Expectations with one condition: `under`, settings by name. Recorded ones hold every setting that there was."""
+
+    under: Measured
+    keys: Mapping[str, Mapping[str, Any]]
+    recorded: bool
+
+    def others(self, key: str, now: Measured, measured: bool) -> list[str]:
+        """The settings that keep this part's expectation of `key` from holding now; of a value not measured, any."""
+        if self.recorded and measured:
+            return changed(key, self.under, now)
+        names = self.under | now if self.recorded else self.under
+        return [name for name in names if self.under.get(name) != now.get(name)]
+
+
 def settings(params: Params, measured: Measured) -> Measured:
-    """What a value may depend on, flat: params.yaml but for threads, intervals and other profiles; hashes of inputs."""
-    shared = params.model_dump(mode="json", exclude={"profile", "profiles", "stats"})
+    """What a value may depend on, flat: params.yaml but for threads, intervals and other profiles; hashes of inputs.
+
+    How files are fetched changes no value, and the author's files count only where a source says that they are used.
+    """
+    shared = params.model_dump(mode="json", exclude={"profile", "profiles", "stats", "fetch", "author"})
     own = params.active.model_dump(mode="json", exclude={"compute"})
-    return flat(shared | own) | {key: value for key, value in measured.items() if key.startswith("inputs.")}
+    used = {"trained", "control"} if params.pairs.source == "author" else set()
+    used |= {"adapter"} if params.adapter.source == "author" else set()
+    author = {"author": params.author.model_dump(mode="json", include=used)} if used else {}
+    return flat(shared | own | author) | {key: value for key, value in measured.items() if key.startswith("inputs.")}
 
 
 def changed(key: str, recorded: Measured, now: Measured) -> list[str]:
@@ -81,24 +107,25 @@ def judge(measured: Measured, section: Mapping[str, Any], params: Params) -> lis
 
     An expected value that was not measured differs, unless any setting has changed: a rank that left the sweep, say.
     """
-    recorded, keys = section.get("recorded_under", {}).get("params", {}), section.get("keys", {})
+    parts = [Part(section["recorded_under"]["params"], section["keys"], True)] if section.get("keys") else []
+    parts += [Part(one["under"], one["keys"], False) for one in section.get("published", [])]
     now = settings(params, measured)
     checks = []
-    for key in [*measured, *(key for key in keys if key not in measured)]:
-        value, entry = measured.get(key), keys.get(key)
-        if entry is None:
+    for key in dict.fromkeys([*measured, *(key for part in parts for key in part.keys)]):
+        value = measured.get(key)
+        found = [(part, part.others(key, now, key in measured)) for part in parts if key in part.keys]
+        if not found:
             checks.append(Check(key, None, value, None, NONE, "none recorded"))
             continue
-        want, tolerance = entry["value"], entry["tolerance"]
-        other = changed(key, recorded, now)
-        if not other and key not in measured:
-            other = [name for name in recorded | now if recorded.get(name) != now.get(name)]
+        part, other = min(found, key=lambda one: len(one[1]))  # of several that hold, the first: the recorded one
+        want, tolerance, why = (part.keys[key][name] for name in ("value", "tolerance", "why"))
         if other:
-            why = f"{other[0]} is {now.get(other[0], '-')}, recorded under {recorded.get(other[0], '-')}"
+            kind = "recorded under" if part.recorded else "published for"
+            why = f"{other[0]} is {now.get(other[0], '-')}, {kind} {part.under.get(other[0], '-')}"
             checks.append(Check(key, want, value, tolerance, NONE, why))
         else:
             verdict = AGREES if key in measured and _close(value, want, tolerance) else DIFFERS
-            checks.append(Check(key, want, value, tolerance, verdict, entry["why"]))
+            checks.append(Check(key, want, value, tolerance, verdict, why))
     return checks
 
 
@@ -115,8 +142,8 @@ def family(key: str) -> str:
     return ".".join(part for part in key.split(".") if not re.fullmatch(parts, part))
 
 
-def record(*, runs: Sequence[Path], avx2: Path, out: Path, params: Params) -> None:
-    """Writes the section of params.profile in `out` (paper/expected.yaml); the other profiles' sections stay.
+def record(*, runs: Sequence[Path], avx2: Path | None, out: Path, params: Params) -> None:
+    """Writes what runs gave into the section of params.profile in `out` (paper/expected.yaml); all else there stays.
 
     The expected value is the default run's. The tolerance answers one question: how far may the same seed land on
     another CPU? That drift is seen once, as D = value under AVX2 - default, and one D a value is too few to trust: it
@@ -138,9 +165,9 @@ def record(*, runs: Sequence[Path], avx2: Path, out: Path, params: Params) -> No
         runs: measured.json of the default run first, then of the same params with other base seeds; five or more.
         avx2: measured.json of the default run under ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, on one thread.
     """
-    if len(runs) < 5:
+    if len(runs) < 5 or avx2 is None:
         raise store.UserError(
-            f"record: expected five runs or more, one a base seed, got {len(runs)}; run other base seeds"
+            f"record: expected five runs or more, one a base seed, got {len(runs)}, and --avx2; run other base seeds"
         )
     loaded: list[Measured] = [store.read_json(path) for path in runs]
     default, drifted = loaded[0], store.read_json(avx2)
@@ -178,10 +205,23 @@ def record(*, runs: Sequence[Path], avx2: Path, out: Path, params: Params) -> No
             why = f"{quantile:.3g} x {ratio:.2g} x SD {spread:.3g} over {len(runs)} base seeds"
         keys[key] = {"value": value, "tolerance": max(wide, drift), "why": why}
     under = settings(params, default)
-    digest = hashlib.sha256(json.dumps(under, sort_keys=True).encode()).hexdigest()
+    _update(out, params.profile, {"recorded_under": {"sha256": digest(under), "params": under}, "keys": keys})
+
+
+def publish(*, reported: Path, out: Path, params: Params) -> None:
+    """Writes what was published as expectations of the profile `paper` into `out`; all else there stays."""
+    _update(out, "paper", {"published": published.expectations(load_yaml(reported), params)})
+
+
+def digest(under: Measured) -> str:
+    """SHA-256 of the settings as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(under, sort_keys=True).encode()).hexdigest()
+
+
+def _update(out: Path, profile: str, change: dict[str, Any]) -> None:
+    """Replaces parts of a profile's section."""
     sections = load_yaml(out).get("profiles", {}) if out.is_file() else {}
-    sections[params.profile] = {"recorded_under": {"sha256": digest, "params": under}, "keys": keys}
-    _write(out, sections)
+    _write(out, sections | {profile: sections.get(profile, {}) | change})
 
 
 def _ratios(spreads: dict[str, float], drifts: dict[str, float]) -> dict[str, float]:
@@ -206,10 +246,13 @@ def _drift_alone(drifts: dict[str, float]) -> dict[str, float]:
 
 
 HEAD = """\
-# What a run of each profile is expected to give. Written by `tli record` from real runs; do not edit by hand.
-# value: the default run's. tolerance: how far the same seed may land on another CPU, from a run restricted to AVX2 and
-# the spread over base seeds (the rule stands in src/tli/paper/expected.py, `record`). recorded_under: a value is judged
-# only where the params that can change it are these.
+# What a run of each profile is expected to give. Written by `tli record`; do not edit by hand.
+# keys: from real runs. value: the default run's. tolerance: how far the same seed may land on another CPU, from a run
+# restricted to AVX2 and the spread over base seeds (the rule stands in src/tli/paper/expected.py, `record`).
+# recorded_under: a value is judged only where the params that can change it are these.
+# published: others' values, written by `tli record --published` from paper/reported.yaml (tolerances and their reasons:
+# src/tli/paper/published.py), judged only where the params that `under` names are so. No run of this project stands
+# behind them. What was published for "layer 31" is expected at its likeliest reading, as_scripted, and nowhere else.
 """
 
 
@@ -217,15 +260,26 @@ def _write(out: Path, sections: dict[str, Any]) -> None:
     """YAML with one line a value."""
     lines = ["profiles:" if sections else "profiles: {}"]
     for profile, section in sections.items():
-        under = section["recorded_under"]
-        lines += [f"  {profile}:", "    recorded_under:", f"      sha256: {under['sha256']}", "      params:"]
-        lines += [f"        {name}: {_plain(value)}" for name, value in under["params"].items()]
-        lines.append("    keys:" if section["keys"] else "    keys: {}")
-        for key, entry in section["keys"].items():
-            said = ", ".join(f"{name}: {_plain(entry[name])}" for name in ("value", "tolerance", "why"))
-            name = key if re.fullmatch(r"[A-Za-z][\w.-]*", key) else json.dumps(key)
-            lines.append(f"      {name}: {{{said}}}")
+        lines.append(f"  {profile}:")
+        if "keys" in section:
+            under = section["recorded_under"]
+            lines += ["    recorded_under:", f"      sha256: {under['sha256']}", "      params:"]
+            lines += [f"        {name}: {_plain(value)}" for name, value in under["params"].items()]
+            lines += ["    keys:", *_lines(section["keys"], 6)] if section["keys"] else ["    keys: {}"]
+        if "published" in section:
+            lines.append("    published:")
+        for part in section.get("published", []):
+            lines.append("      - under:")
+            lines += [f"          {name}: {_plain(value)}" for name, value in part["under"].items()]
+            lines += ["        keys:", *_lines(part["keys"], 10)]
     store.write_text(out, HEAD + "\n".join(lines) + "\n")
+
+
+def _lines(keys: Mapping[str, Mapping[str, Value]], indent: int) -> Iterator[str]:
+    for key, entry in keys.items():
+        said = ", ".join(f"{name}: {_plain(entry[name])}" for name in ("value", "tolerance", "why"))
+        name = key if re.fullmatch(r"[A-Za-z][\w.-]*", key) else json.dumps(key)
+        yield f"{' ' * indent}{name}: {{{said}}}"
 
 
 def _plain(value: Value) -> str:

@@ -94,9 +94,9 @@ LEAST, TIMES = 100, 1000  # of a massive activation: its magnitude, and how ofte
 
 
 def massive(rows: Rows, cell: str, params: Params) -> tuple[str, int | None]:
-    """The line on massive activations of the BOS state by the criterion of 2402.17762, and the first layer with one."""
+    """The line on massive activations of the BOS state by the criterion of 2402.17762, and the first block with one."""
     found = {}
-    for layer in range(params.active.model.blocks + 1):
+    for layer in range(1, params.active.model.blocks + 1):
         _, _, peak, dimension, median = (rows.one(cell, "all", f"{layer}.-.nf4", key) for key in NORMS)
         found[layer] = (peak, int(dimension), _ratio(peak, median) or 0.0)
     meet = [layer for layer, (peak, _, times) in found.items() if peak > LEAST and times >= TIMES]
@@ -110,7 +110,7 @@ def massive(rows: Rows, cell: str, params: Params) -> tuple[str, int | None]:
     )
     if not meet:
         return f"{start}: none by this criterion; relative to the median the largest is at {where}", None
-    return f"{start}: first at {where}; met at {len(meet)} of the layers 0 to {params.active.model.blocks}", which
+    return f"{start}: first at {where}; met at {len(meet)} of the layers 1 to {params.active.model.blocks}", which
 
 
 def norms(align: Rows, params: Params) -> Made:

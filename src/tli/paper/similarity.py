@@ -82,8 +82,8 @@ def before_after(align: Rows, reported: Mapping[str, Any], params: Params) -> Ma
         for name in [name for name, reading in published.readings(params).items() if reading == view]:
             for set_ in PAIR_SETS:
                 given = reported["before_after"][set_]
-                row: dict[str, Cell] = {"view": view, "name": f"published, {name}", "set": set_}
-                row |= {key: given[key] for key in (*PAIRED, "decreased") if key in given}
+                row: dict[str, Cell] = {key: given[key] for key in (*PAIRED, "decreased") if key in given}
+                row |= {"view": published.own_view(name, reported), "name": f"published, {name}", "set": set_}
                 rows.append({**row, "log10_p": published.log10_of(str(given["p"]))})
     low, high = interval(params)
     table = Table(
@@ -139,7 +139,8 @@ def gains(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
         for name in [name for name, reading in published.readings(params).items() if reading == view]:
             given = reported["before_after"]
             found = published.difference(reported, params)._asdict()
-            row = {"view": view, "name": f"published, {name}", **{set_: given[set_]["gain"] for set_ in PAIR_SETS}}
+            row = {"view": published.own_view(name, reported), "name": f"published, {name}"}
+            row |= {set_: given[set_]["gain"] for set_ in PAIR_SETS}
             rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
     table = Table(
         "gains",
