@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harness
+from harness import write
 from tiny import ROOT, SHARED
 from tli import params as parameters
 from tli import store
@@ -31,11 +32,6 @@ XNLI = {
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PARAMS = parameters.load(SMOKE)
-
-
-def write(path: Path, records: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def world(folder: Path) -> Path:
@@ -62,39 +58,6 @@ def world(folder: Path) -> Path:
     return folder
 
 
-# The harness's own tasks, its YAML files and functions, on local files in place of the hub's data.
-
-
-def harness(relative: str, records: Path, folder: Path) -> Callable[[], list[tuple[str, list[str]]]]:
-    """(context, continuations) of every record of `records`, as the installed task `relative` hands them to a model."""
-    import lm_eval.tasks
-    from lm_eval.api.task import ConfigurableTask
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    config = load_yaml(Path(lm_eval.tasks.__file__).parent / relative)
-    split = config.get("test_split") or config["validation_split"]
-    for name in ("tag", "training_split", "validation_split", "test_split", "dataset_name"):
-        config.pop(name, None)
-    files = {"data_files": {split: str(records)}, "cache_dir": str(folder)}
-    task = ConfigurableTask(config=config | {"dataset_path": "json", "dataset_kwargs": files, "test_split": split})
-
-    def ask() -> list[tuple[str, list[str]]]:
-        asked = []
-        for doc in task.eval_docs:
-            requests = task.construct_requests(doc, task.fewshot_context(doc, num_fewshot=0))
-            (context,) = {request.args[0] for request in requests}
-            asked.append((context, [request.args[1] for request in requests]))
-        return asked
-
-    return ask
-
-
-def yaml_of(task: str, language: str) -> str:
-    if task == "xnli":
-        return f"xnli/xnli_{language}.yaml"
-    return "super_glue/copa/default.yaml" if language == "en" else f"xcopa/default_{language}.yaml"
-
-
 def as_asked(sources: list[Source]) -> list[tuple[str, list[str]]]:
     """Ours in the harness's form."""
     rendered = [prompts.render(source, released=True) for source in sources]
@@ -111,33 +74,17 @@ def test_prompts_are_the_harness_s_own(task: str, language: str, tmp_path: Path)
         {"premise": " Ni yeye! ", "choice1": "yeye.", "choice2": "Élan, no", "question": "effect", "hypothesis": "Z"},
     ]
     records = [{"label": label} | fields for label, fields in enumerate(texts)]
-    sources = [
-        Source(str(n), task, language, "test", n, {name: r[name] for name in prompts.TEXTS[task]})
-        for n, r in enumerate(records)
-    ]
-    ask = harness(yaml_of(task, language), write(tmp_path / "records.jsonl", records), tmp_path / "cache")
-    assert as_asked(sources) == ask()
+    theirs = harness.task_of(task, language, write(tmp_path / "records.jsonl", records), tmp_path / "cache")
+    assert as_asked(harness.sources(task, language, records)) == harness.asked(theirs)
 
 
-REAL = {
-    ("xcopa", "sw"): "xcopa/sw/test.sw.jsonl", ("xcopa", "it"): "xcopa/it/test.it.jsonl",
-    ("xcopa", "zh"): "xcopa/zh/test.zh.jsonl", ("xcopa", "en"): "copa/copa.test.en.jsonl",
-    ("xnli", "en"): "xnli/xnli.dev.en.jsonl", ("xnli", "sw"): "xnli/xnli.dev.sw.jsonl",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("task", "language"), REAL)
+@pytest.mark.parametrize(("task", "language"), harness.REAL)
 def test_real_items_are_asked_as_the_harness_asks_them(task: str, language: str, tmp_path: Path) -> None:
-    file = SHARED / REAL[task, language]
-    if not file.is_file():
-        pytest.skip(f"no real items here: {file} is missing; TLI_SHARED names the folder that holds them")
-    records = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:500] if line]
-    sources = [
-        Source(str(r["idx"]), task, language, "test", r["label"], {name: r[name] for name in prompts.TEXTS[task]})
-        for r in records
-    ]
-    ask = harness(yaml_of(task, language), write(tmp_path / "records.jsonl", records), tmp_path / "cache")
-    assert as_asked(sources) == ask()
+    records = harness.real(task, language)
+    if records is None:
+        pytest.skip(f"no real items here: {SHARED} has none of {task} {language}; TLI_SHARED names such a folder")
+    theirs = harness.task_of(task, language, write(tmp_path / "records.jsonl", records[:500]), tmp_path / "cache")
+    assert as_asked(harness.sources(task, language, records[:500])) == harness.asked(theirs)
 
 
 sentence = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1).filter(str.strip)
