@@ -29,7 +29,7 @@ HEADLESS = "Lugha-Llama/headless"
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Hub]:
-    """The published repositories under their own names and revisions; COPA's test labels are kept back, as on the hub."""
+    """The published repositories under their own names and revisions; COPA's test labels are kept back."""
     folder = tmp_path_factory.mktemp("hub")
     model, data = PUBLISHED["paper"]["model"], PUBLISHED["paper"]["benchmarks"]
     llama = loopback.write_llama(folder / "llama")
