@@ -77,6 +77,36 @@ def test_log_p_goes_on_where_p_underflows() -> None:
     assert np.abs(np.diff(steps)).max() < 0.02, "no jump where the second formula takes over"
 
 
+@given(st.floats(-30, 30), st.integers(1, 900))
+def test_one_sided_log_p_is_the_upper_tail(t: float, df: int) -> None:
+    assert 10 ** stats.log10_p_above(t, df) == pytest.approx(scipy_stats.t.sf(t, df), rel=1e-9)
+
+
+def test_normal_log_p_goes_on_where_p_underflows() -> None:
+    for z in (-3.0, 0.0, 0.1, 1.959964, 8.0, 37.0):
+        assert 10 ** stats.log10_p_normal(z) == pytest.approx(2 * scipy_stats.norm.sf(abs(z)), rel=1e-9)
+    # Mills' ratio: P(Z > z) = phi(z) / z (1 - 1 / z^2 + ...), here for z = 100
+    expected = (math.log(2) - 100**2 / 2 - math.log(100 * math.sqrt(2 * math.pi)) + math.log1p(-1e-4)) / math.log(10)
+    assert stats.log10_p_normal(100) == pytest.approx(expected, abs=1e-7)
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_log_p_is_that_of_the_exact_test(won: int, lost: int) -> None:
+    found = stats.log10_p_mcnemar(won, lost)
+    if won + lost == 0:
+        assert found is None
+        return
+    assert found is not None
+    plain = stats.mcnemar([False] * won + [True] * lost, [True] * won + [False] * lost).p
+    assert 10**found == pytest.approx(plain, rel=1e-9)
+    assert found == stats.log10_p_mcnemar(lost, won)
+
+
+def test_mcnemar_log_p_goes_on_where_p_underflows() -> None:
+    assert stats.log10_p_mcnemar(0, 5010) == pytest.approx(-5009 * math.log10(2))
+    assert stats.log10_p_mcnemar(1, 5009) == pytest.approx(math.log10(2 * 5011) - 5010 * math.log10(2))
+
+
 def test_published_statistics_follow_from_their_summary() -> None:
     for n, gain, sd, t, p, d_z in (
         (623, 0.0901806, 0.0410119, 54.88416, math.log10(1.3320) - 240, 2.20),
@@ -146,6 +176,7 @@ def test_bad_input_is_refused() -> None:
         lambda: stats.mcnemar([True], [True, False]),
         lambda: stats.wilson(3, 2),
         lambda: stats.from_summary(1, 0.1, 0.1),
+        lambda: stats.log10_p_mcnemar(-1, 2),
     ):
         with pytest.raises(ValueError, match=r"expected|no values"):
             call()

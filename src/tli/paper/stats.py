@@ -75,21 +75,22 @@ class Spread(NamedTuple):
     note: str
 
 
-def _finite(values: Floats) -> NDArray[np.float64]:
+def finite(values: Floats) -> NDArray[np.float64]:
+    """The values as an array; raises ValueError where they are not a flat sequence of finite numbers."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError(f"expected a flat sequence of finite numbers, got shape {array.shape}")
     return array
 
 
-def _constant(values: NDArray[np.float64]) -> bool:
+def constant(values: NDArray[np.float64]) -> bool:
     """No variation beyond rounding: a range below 1e-12 of the largest magnitude."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
 def mean(values: Floats) -> float:
     """sum x / n; raises ValueError where there is nothing to average."""
-    x = _finite(values)
+    x = finite(values)
     if not x.size:
         raise ValueError("the mean of no values")
     return float(x.mean())
@@ -97,13 +98,13 @@ def mean(values: Floats) -> float:
 
 def median(values: Floats) -> float | None:
     """The middle value, of an even number the mean of the two middle ones (numpy.median); None where there is none."""
-    x = _finite(values)
+    x = finite(values)
     return float(np.median(x)) if x.size else None
 
 
 def spread(values: Floats) -> Spread:
     """Mean = sum x / n; SD = sqrt(sum (x - mean)^2 / (n - 1)), undefined for n < 2."""
-    x = _finite(values)
+    x = finite(values)
     if not x.size:
         return Spread(0, None, None, "no values")
     if x.size < 2:
@@ -125,6 +126,20 @@ def log10_p(t: float, df: float) -> float:
     return (log + math.log(float(special.hyp2f1(a + b, 1.0, a + 1, x)))) / math.log(10)
 
 
+def log10_p_above(t: float, df: float) -> float:
+    """log10 of the one-sided p of Student's t, P(T >= t), finite where p itself underflows.
+
+    Half the two-sided p for t >= 0, one minus that for t < 0.
+    """
+    half = log10_p(t, df) - math.log10(2)
+    return half if t >= 0 else math.log1p(-(10**half)) / math.log(10)
+
+
+def log10_p_normal(z: float) -> float:
+    """log10 of the two-sided p of a standard normal z, log p = log 2 + log Phi(-|z|) (scipy.special.log_ndtr)."""
+    return min(0.0, (math.log(2) + float(special.log_ndtr(-abs(z)))) / math.log(10))
+
+
 def from_summary(n: int, gain: float, gain_sd: float) -> tuple[float, float, float]:
     """(t, log10 p, d_z) of a paired t-test from its summary: t = gain sqrt(n) / SD, df = n - 1, d_z = gain / SD.
 
@@ -144,7 +159,7 @@ def paired(before: Floats, after: Floats, confidence: float = 0.95) -> Paired:
     """
     from scipy import stats as scipy_stats  # here, since it takes most of a second that `verify` need not wait
 
-    x, y = _finite(before), _finite(after)
+    x, y = finite(before), finite(after)
     if x.shape != y.shape:
         raise ValueError(f"expected as many values before as after, got {x.size} and {y.size}")
     d = y - x
@@ -152,7 +167,7 @@ def paired(before: Floats, after: Floats, confidence: float = 0.95) -> Paired:
     decreased = int((d < 0).sum())
     low = high = t = log_p = d_z = None
     note = g.note
-    if g.n >= 2 and _constant(d):
+    if g.n >= 2 and constant(d):
         note = "every pair changes alike: t, p, d_z and the interval are undefined"
     elif g.n >= 2 and g.mean is not None and g.sd is not None:
         result = scipy_stats.ttest_rel(y, x)
@@ -169,13 +184,13 @@ def welch(first: Floats, second: Floats, confidence: float = 0.95) -> Welch:
     """
     from scipy import stats as scipy_stats
 
-    x, y = _finite(first), _finite(second)
+    x, y = finite(first), finite(second)
     if x.size < 1 or y.size < 1:
         return Welch(None, None, None, None, None, None, "one side has no values")
     difference = float(x.mean() - y.mean())
     if x.size < 2 or y.size < 2:
         return Welch(difference, None, None, None, None, None, "each side needs two values")
-    if _constant(x) or _constant(y):
+    if constant(x) or constant(y):
         return Welch(difference, None, None, None, None, None, "one side does not vary")
     result = scipy_stats.ttest_ind(x, y, equal_var=False)
     interval = result.confidence_interval(confidence)
@@ -249,3 +264,17 @@ def mcnemar(before: Sequence[bool] | NDArray[np.bool_], after: Sequence[bool] | 
         return McNemar(0, 0, None, "no item flips: McNemar's p is undefined")
     table = [[int((x & y).sum()), lost], [won, int((~x & ~y).sum())]]
     return McNemar(won, lost, min(1.0, float(exact_test(table, exact=True).pvalue)), "")
+
+
+def log10_p_mcnemar(won: int, lost: int) -> float | None:
+    """log10 of the exact p of `mcnemar` from the flips, finite where p itself underflows; None where no item flips.
+
+    log p = log 2 + log sum_{k <= min(won, lost)} exp(log C(n, k) - n log 2), n = won + lost, and p is at most 1.
+    """
+    if won < 0 or lost < 0:
+        raise ValueError(f"expected counts of flips, got {won} and {lost}")
+    n, k = won + lost, np.arange(min(won, lost) + 1)
+    if n == 0:
+        return None
+    terms = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1) - n * math.log(2)
+    return min(0.0, (math.log(2) + float(special.logsumexp(terms))) / math.log(10))

@@ -1,0 +1,155 @@
+"""Correctness over adapters with items as clusters: the odds of an adapter, and of doubling its rank (XCOPA, XNLI)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special
+
+from tli.paper.stats import log10_p_normal
+from tli.paper.trend import Key
+
+Answers = Sequence[bool] | NDArray[np.bool_]
+
+
+class Odds(NamedTuple):
+    """A log-odds coefficient and its odds ratio with an interval."""
+
+    log_odds: float | None
+    se: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    log10_p: float | None
+
+
+class Gee(NamedTuple):
+    """Population-averaged effects on the odds that an item is answered rightly."""
+
+    items: int
+    clusters: int
+    cells: int
+    adapter: Odds  # any rank against rank 0, at the mean log2(rank) of the adapters
+    doubling: Odds  # per doubling of the rank, among ranks above 0
+    correlation: float | None  # of two answers to one item, beyond the model
+    note: str
+
+
+NONE = Odds(None, None, None, None, None, None)
+
+
+def gee(correct: Mapping[Key, Answers], groups: Sequence[str] | None = None, confidence: float = 0.95) -> Gee:
+    """Generalised estimating equations over {(base, seed, rank): whether each item is right}, items aligned.
+
+    logit P(right) = b_0 + b_base + b_a [rank > 0] + b_r [rank > 0] (log2 rank - mean), the mean over the adapters;
+    binomial variance, exchangeable correlation within an item (Liang & Zeger 1986; statsmodels GEE), covariance with
+    the small-sample correction of Mancl & DeRouen (2001), z = b / se, ratio = exp(b). Bases are fixed effects here:
+    the inference is over items, for these bases and seeds; `trend` is the one over bases. `groups` names what items
+    share (a premise of XNLI), and clusters are then these groups.
+
+    Undefined, with a note: nothing varies, or the answers are separated, so that a maximum likelihood estimate does not
+    exist (Albert & Anderson 1984; found by linear programming as in Konis 2007). Raises ValueError for rows of
+    different lengths or a negative rank.
+    """
+    keys = sorted(correct)
+    sizes = {len(correct[key]) for key in keys}
+    if len(sizes) > 1 or any(rank < 0 for _, _, rank in keys) or (groups is not None and {len(groups)} != sizes):
+        raise ValueError(f"expected as many items in each cell and ranks of at least 0, got {sorted(sizes)}")
+    items = sizes.pop() if sizes else 0
+    if not items:
+        return Gee(0, 0, len(keys), NONE, NONE, None, "no answers")
+    right = np.array([np.asarray(correct[key], dtype=bool) for key in keys])
+    order = np.lexsort(right)  # so that the order in which items come cannot matter
+    right = right[:, order]
+    names = np.arange(items) if groups is None else np.unique(np.asarray(groups)[order], return_inverse=True)[1]
+    clusters = int(names.max()) + 1
+    design, at = _design(keys)
+
+    def undefined(note: str) -> Gee:
+        return Gee(items, clusters, len(keys), NONE, NONE, None, note)
+
+    if not at:
+        return undefined("one rank alone: nothing to compare")
+    if right.all() or not right.any():
+        return undefined("every answer is right" if right.all() else "every answer is wrong")
+    if clusters < 2:
+        return undefined("one cluster of items: its error is unknown")
+    if (right == right[0]).all():
+        return undefined("no item's answer differs between cells: the odds ratios are 1 without error")
+    if _separated(design, right):
+        return undefined("the answers are separated: an odds ratio is 0 or infinite")
+    fit = _fit(design, right, names)
+    if fit is None:
+        return undefined("the estimating equations do not converge or are singular")
+    params, errors, correlation = fit
+    wide = float(special.ndtri((1 + confidence) / 2))
+    found = {name: _odds(float(params[column]), float(errors[column]), wide) for name, column in at.items()}
+    missing = {"adapter": "no rank 0, or only rank 0", "doubling": "fewer than two ranks above 0"}
+    note = "; ".join(reason for name, reason in missing.items() if name not in at)
+    return Gee(items, clusters, len(keys), found.get("adapter", NONE), found.get("doubling", NONE), correlation, note)
+
+
+def _design(keys: Sequence[Key]) -> tuple[NDArray[np.float64], dict[str, int]]:
+    """(cells, columns): intercept, bases after the first, adapter, log2(rank); and the columns of the two effects."""
+    bases = sorted({base for base, _, _ in keys})
+    ranks = np.array([rank for _, _, rank in keys], dtype=np.float64)
+    adapted = ranks > 0
+    columns = [np.ones(len(keys)), *(np.array([float(key[0] == base) for key in keys]) for base in bases[1:])]
+    at = {}
+    if adapted.any() and not adapted.all():
+        at["adapter"] = len(columns)
+        columns.append(adapted.astype(np.float64))
+    if len(set(ranks[adapted].tolist())) > 1:
+        doublings = np.log2(np.where(adapted, ranks, 1.0))
+        at["doubling"] = len(columns)
+        columns.append(np.where(adapted, doublings - doublings[adapted].mean(), 0.0))
+    return np.column_stack(columns), at
+
+
+def _separated(design: NDArray[np.float64], right: NDArray[np.bool_]) -> bool:
+    """Whether some b != 0 has x b >= 0 at every right answer and x b <= 0 at every wrong one, not all of them 0."""
+    rows = np.concatenate([design[right.any(axis=1)], -design[~right.all(axis=1)]])
+    best = optimize.linprog(-rows.sum(axis=0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1))
+    return bool(-best.fun > 1e-7)
+
+
+def _fit(
+    design: NDArray[np.float64], right: NDArray[np.bool_], names: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
+    """Coefficients, their errors and the correlation; None where they do not converge or are singular."""
+    from statsmodels.genmod.cov_struct import Exchangeable
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_estimating_equations import GEE
+    from statsmodels.tools.sm_exceptions import ModelWarning
+
+    cells, items = right.shape
+    model = GEE(
+        right.T.ravel().astype(np.float64),
+        np.tile(design, (items, 1)),
+        np.repeat(names, cells),
+        family=Binomial(),
+        cov_struct=Exchangeable(),
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", ModelWarning)  # not converged, or singular
+            fit = model.fit(cov_type="bias_reduced", maxiter=100, ctol=1e-8)
+            params, errors = np.asarray(fit.params), np.asarray(fit.bse)
+    except (np.linalg.LinAlgError, ModelWarning):
+        return None
+    if not (np.isfinite(params).all() and np.isfinite(errors).all() and (errors > 0).all()):
+        return None
+    return params, errors, float(model.cov_struct.dep_params)
+
+
+def _odds(log_odds: float, se: float, wide: float) -> Odds:
+    low, high = log_odds - wide * se, log_odds + wide * se
+    inside = all(abs(value) < 700 for value in (low, high))  # exp overflows beyond
+    ratio, low_ratio, high_ratio = (math.exp(value) if inside else None for value in (log_odds, low, high))
+    return Odds(log_odds, se, ratio, low_ratio, high_ratio, log10_p_normal(log_odds / se))
