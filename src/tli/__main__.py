@@ -287,6 +287,20 @@ def costs() -> None:
     click.echo(f"costs   {module.run(Path('build') / profile, Path('results') / profile)}")
 
 
+@main.command("export-results")
+@click.argument("cell")
+@out_option
+@click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
+@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<profile>/benchmarks.json]")
+def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
+    """Write the accuracies of CELL (base, main, r8-s0 …) as lm-evaluation-harness's results JSON."""
+    from tli.ops import export
+
+    params = parameters.load()
+    metrics = metrics or Path("results") / params.profile / "benchmarks.json"
+    export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
+
+
 @main.command()
 @click.argument("runs", nargs=-1, type=FILE, required=True)
 @click.option("--avx2", type=FILE, required=True, help="measured.json of the default run restricted to AVX2.")
