@@ -76,5 +76,5 @@ def evaluate(lm: Any, *tasks: ConfigurableTask) -> dict[str, Any]:
     for task in tasks:
         task.set_config(key="num_fewshot", value=0)
     loaded = TaskManager(include_defaults=False).load(list(tasks))
-    found: dict[str, Any] = evaluate(lm=lm, task_dict=loaded, log_samples=True, bootstrap_iters=0)
+    found: dict[str, Any] = evaluate(lm=lm, task_dict=loaded, log_samples=True, bootstrap_iters=1)
     return found

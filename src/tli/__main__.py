@@ -305,6 +305,20 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
+@main.command("export-results")
+@click.argument("cell")
+@out_option
+@click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
+@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<profile>/benchmarks.json]")
+def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
+    """Write the accuracies of CELL (base, main, r8-s0 …) as lm-evaluation-harness's results JSON."""
+    from tli.ops import export
+
+    params = parameters.load()
+    metrics = metrics or Path("results") / params.profile / "benchmarks.json"
+    export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
+
+
 @main.command()
 def costs() -> None:
     """Collect what every stage's last run took, and the reproducibility checklist, into results/<profile>."""

@@ -1,0 +1,112 @@
+"""The export: what lm-evaluation-harness writes for the same items and model, under names that mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import make_table
+
+import harness
+from synthetic import fabricate
+from tiny import ROOT
+from tli import params as parameters
+from tli import store
+from tli.__main__ import main
+from tli.data import prompts
+from tli.model import backbone
+from tli.ops import export
+from tli.paper.rows import Rows
+from tli.params import Params
+from tli.study import transfer
+from tli.study.views import BASE
+
+TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
+COUNTS: dict[str, Any] = {
+    "xcopa.sw.scored": "test", "xcopa.en.scored": "validation", "xnli.sw.scored": "validation",
+}  # fmt: skip
+
+
+@pytest.fixture
+def hub(params: Params) -> Params:
+    """The tiny model's parameters with the paper profile's benchmarks."""
+    published = parameters.load(ROOT / "params.yaml").profiles["paper"]
+    profile = params.active.model_copy(update={"benchmarks": published.benchmarks})
+    return params.model_copy(update={"profiles": {params.profile: profile}})
+
+
+def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_path: Path) -> None:
+    """Its own three tasks on one model, made-up items: the same sections, names, accuracies and standard errors."""
+    model, tokenizer = backbone.load(tiny_base).float(), backbone.tokenizer(tiny_base)
+    words = ["the dog is here", "a cat", "mbwa ni mtoto", "the water", "the sun is bread", "a tree"]
+    records = [
+        {"premise": f"{words[n % 6]} {words[n % 5]}.", "choice1": words[n % 6], "choice2": words[(n + 1 + n % 4) % 6],
+         "hypothesis": words[n % 3], "question": ("cause", "effect")[n % 2], "label": n % 2, "idx": n}
+        for n in range(12)
+    ]  # fmt: skip
+    path = harness.write(tmp_path / "records.jsonl", records)
+    tasks = [harness.task_of(*key, path, tmp_path / "cache") for key in TASKS]
+    theirs = harness.evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"), *tasks)
+    sources = [source for key in TASKS for source in harness.sources(*key, records)]
+    items = [prompts.render(source, released=True) for source in sources]
+    store.write_rows(tmp_path / "rows.tsv", transfer.measure(BASE, items, model, tokenizer, 4))
+    found = export.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
+    for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
+        assert found[name] == theirs[name], name
+    assert found["results"].keys() == theirs["results"].keys() == set(TASKS.values())
+    for task, values in theirs["results"].items():
+        assert found["results"][task] == pytest.approx(values), task
+    assert theirs.keys() - found.keys() == {"samples"}
+    for task, config in found["configs"].items():
+        assert config.keys() <= theirs["configs"][task].keys() | {"dataset_name", "validation_split"}
+    assert make_table(found) == make_table(theirs), "the harness's own table can be made of it"
+
+
+@pytest.mark.parametrize(
+    ("set_", "split", "name"),
+    [
+        ("xcopa.sw", "test", "xcopa_sw"), ("xcopa.en", "validation", "copa"), ("xnli.zh", "validation", "xnli_zh"),
+        ("xcopa.sw", "validation", "xcopa_sw_validation"), ("xnli.sw", "test", "xnli_sw_test"),
+        ("xcopa-corrected.sw", "test", "xcopa_sw_question_corrected"),
+    ],
+)  # fmt: skip
+def test_a_name_is_the_harness_s_where_all_is_its_own(set_: str, split: str, name: str, hub: Params) -> None:
+    task = set_.partition(".")[0].partition("-")[0]
+    assert export.task_name(export.Shown(set_, task, "-", "released", split), hub) == name
+
+
+@pytest.fixture(scope="module")
+def known_tasks() -> set[str]:
+    """The names of the harness's tasks in the folders of XCOPA, XNLI and COPA."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    files = [file for part in ("xcopa", "xnli", "super_glue") for file in (folder / part).rglob("*.yaml")]
+    return {line.split(":")[1].strip() for file in files for line in file.read_text().splitlines() if "task: " in line}
+
+
+def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str], monkeypatch: Any) -> None:
+    smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+    given = fabricate(tmp_path, smoke, pairs=(6, 4), items=6)
+    monkeypatch.chdir(ROOT / "tests" / "smoke")
+    call = ["export-results", "main", "--out", str(tmp_path / "results.json"), "--rows", str(given["transfer"])]
+    done = CliRunner().invoke(main, [*call, "--metrics", str(given["benchmarks"])])
+    assert done.exit_code == 0, done.output
+    found = store.read_json(tmp_path / "results.json")
+    languages = [(task, language) for task in ("xcopa", "xnli") for language in ("en", "sw")]
+    assert set(found["results"]) == {f"micro_world_{task}_form_{language}" for task, language in languages}
+    assert not set(found["results"]) & known_tasks
+    assert {"xcopa_sw", "xnli_sw", "copa"} <= known_tasks
+    assert set(found["versions"].values()) == {None}
+    assert found["config"]["model_args"]["rank"] == smoke.lora.rank
+    right = [row for row in store.read_rows(given["transfer"]).itertuples() if row.cell == "main"]
+    values = [float(row.value) for row in right if (row.set, row.measure) == ("xnli.sw", "correct")]
+    assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(values) / len(values))
+
+    done = CliRunner().invoke(main, ["export-results", "nobody", *call[2:], "--metrics", str(given["benchmarks"])])
+    assert done.exit_code == 2
+    assert "expected one of base, main, untrained, got 'nobody'" in done.output
+    assert export.rows_of("r8-s0", Path("build")) == Path("build/sweep/rows/r8/transfer.tsv")
