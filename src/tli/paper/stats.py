@@ -205,12 +205,12 @@ def correlation(first: Floats, second: Floats) -> Correlation:
     """
     from scipy import stats as scipy_stats
 
-    x, y = _finite(first), _finite(second)
+    x, y = finite(first), finite(second)
     if x.shape != y.shape:
         raise ValueError(f"expected as many values on either side, got {x.size} and {y.size}")
     if x.size < 3:
         return Correlation(x.size, None, None, "a correlation needs three pairs")
-    if _constant(x) or _constant(y):
+    if constant(x) or constant(y):
         return Correlation(x.size, None, None, "one side does not vary: no correlation")
     r, rho = scipy_stats.pearsonr(x, y).statistic, scipy_stats.spearmanr(x, y).statistic
     return Correlation(x.size, float(r), float(rho), "")
