@@ -6,6 +6,7 @@ made-up items in the layout of the real benchmarks: every stage runs, and no num
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -21,8 +22,10 @@ from checkout import Checkout, clone
 from test_released import choices, pair
 from tiny import ROOT
 from tli import store
+from tli.data.lexicon import read_pairs
 
 PUBLISHED = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))["profiles"]
+PAIRS = ROOT / "data" / "pairs.tsv"
 ITEMS = 12  # of each task, language and split
 HEADLESS = "Lugha-Llama/headless"
 
@@ -56,7 +59,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Hub]:
 
 
 def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Checkout:
-    """A checkout under the smoke parameters and the published profile, its shape and languages those of the hub."""
+    """A checkout under the smoke parameters and the published profile, its shape and languages those of the hub.
+
+    Word pairs in the author's form, our own, come from a mirror: the real lists are not ours to keep.
+    """
     checkout = clone(folder)
     yaml = YAML(pure=True)
     params = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
@@ -75,6 +81,12 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
     section["benchmarks"] = data | {"limit": 10}
     section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu"}
     params["profile"], params["profiles"][profile] = profile, section
+    params["pairs"]["source"] = "author"
+    for set_ in ("trained", "control"):
+        listed = [{"swahili": p.swahili, "english": p.english} for p in read_pairs(PAIRS) if p.set == set_]
+        file = folder.parent / Path(params["author"][set_]["path"]).name
+        file.write_text(json.dumps(listed), encoding="utf-8")
+        params["author"][set_]["sha256"] = store.sha256(file)
     params["sweep"]["ranks"] = [2]
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
@@ -82,6 +94,7 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
     checkout.env |= {
         key: value for key, value in hub.environment(folder.parent / "home").items() if key not in os.environ
     }
+    checkout.env["TLI_MIRROR"] = str(folder.parent)
     checkout("git", "commit", "-qam", f"profile {profile}")
     checkout("dvc", "pull", "-q", "data.dvc")
     return checkout
