@@ -22,7 +22,7 @@ from tli import store
 from tli.paper import published, stats
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
-from tli.paper.scores import LANGUAGES, TASKS, accuracy, correct, item_name, languages, said_of_items
+from tli.paper.scores import CORRECTED, TASKS, accuracy, correct, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
 from tli.params import Params
 from tli.study.views import POOLINGS, layers
@@ -205,12 +205,12 @@ def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, 
             panel.axhline(base, color=GREY, linestyle="--", label="rank 0")
             panel.errorbar(range(len(ranks)), means, yerr=errors, color=BLUE, marker="o", capsize=2, label="mean ± SD")
             panel.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
-            panel.set_title(f"{item_name(task, params)}, {LANGUAGES.get(language, language)}")
+            panel.set_title(f"{item_name(task, params)}, {language_name(set_, params)}")
             panel.set_xlabel("LoRA rank")
             panel.set_ylabel("accuracy, %")
             low, high = min(range(len(ranks)), key=means.__getitem__), max(range(len(ranks)), key=means.__getitem__)
             said.append(
-                f"{item_name(task, params)} {LANGUAGES.get(language, language)}: {shown(base, 'percent')} % at rank 0, "
+                f"{item_name(task, params)} {language_name(set_, params)}: {shown(base, 'percent')} % at rank 0, "
                 f"between {shown(means[low], 'percent')} % (rank {ranks[low]}) and {shown(means[high], 'percent')} % "
                 f"(rank {ranks[high]}) after training"
             )
@@ -222,4 +222,6 @@ def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, 
         f"Accuracy against LoRA rank: mean and SD over {len(params.sweep.seeds)} seeds; dashed line and band: rank 0 "
         f"with Wilson's {percent} interval. {said_of_items(params)}"
     ).rstrip()
+    if any(CORRECTED in set_ for set_ in transfer.sets("correct")):
+        caption += " XCOPA's questions are those released."
     return canvas, caption, f"Accuracy by rank, a panel a task and language. {'; '.join(said)}."
