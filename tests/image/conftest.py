@@ -124,6 +124,7 @@ def packages(marker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     yield given
     for server in servers:
         server.shutdown()
+        server.server_close()
 
 
 Build = Callable[..., subprocess.CompletedProcess[str]]

@@ -108,21 +108,19 @@ def listing(image: str, needles: list[bytes]) -> tuple[dict[str, str], dict[str,
     """Every path of the image with its kind, mode, owner and content, as text; and which files hold which needles."""
     name = run("docker", "create", image).stdout.split()[-1]
     files, found, scan = {}, {}, Scan(needles)
-    export = subprocess.Popen(["docker", "export", name], stdout=subprocess.PIPE)
     try:
-        with tarfile.open(fileobj=export.stdout, mode="r|") as tar:
-            for member in tar:
-                content = member.linkname
-                if member.isfile():
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    content, held = scan(stream)
-                    if held:
-                        found[member.name] = held
-                files[member.name] = f"{member.type!r} {member.mode:o} {member.uid}:{member.gid} {content}"
-        assert export.wait() == 0
+        with subprocess.Popen(["docker", "export", name], stdout=subprocess.PIPE) as export:
+            with tarfile.open(fileobj=export.stdout, mode="r|") as tar:
+                for member in tar:
+                    content = member.linkname
+                    if member.isfile():
+                        stream = tar.extractfile(member)
+                        assert stream is not None
+                        content, held = scan(stream)
+                        if held:
+                            found[member.name] = held
+                    files[member.name] = f"{member.type!r} {member.mode:o} {member.uid}:{member.gid} {content}"
+            assert export.wait() == 0
     finally:
-        export.kill()
-        export.wait()
         run("docker", "rm", "-v", name)
     return files, found
