@@ -2,11 +2,14 @@
 #   PYTHON       the interpreter to build on, 3.11 to 3.13            make PYTHON=python3.12 repro
 #   VENV         where the virtual environment goes                   make VENV=/tmp/tli repro
 #   TORCH_INDEX  an --index-url for torch alone; empty = pip's own    PyTorch's CPU wheels are much smaller
-#   ARGS         more arguments for pytest (test, bench)              make test ARGS='-k metrics'
+#   ARGS         more arguments for pytest (test, bench, image-test)  make test ARGS='-k metrics'
+#                or for docker build (image)                          make image ARGS='--build-arg BASE_IMAGE=...'
+#   TARGET       the image: cuda, or cpu, much smaller                make image TARGET=cpu
 PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 ARGS ?=
+TARGET ?= cuda
 UV ?= uv
 
 SHELL := bash
@@ -36,10 +39,10 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro test bench lint clean lock
+.PHONY: help setup repro test bench lint image image-test clean lock
 
 help: ## print these lines
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
 
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
 	@echo 'setup: ready in $(VENV)'
@@ -68,6 +71,18 @@ lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)
 	ruff check .
 	mypy
+
+image: ## build the Docker image tli:cuda, or tli:cpu with TARGET=cpu (docker/README.md)
+	@$(call need,docker info,no working Docker: install it, or start its engine)
+	revision=$$(git describe --always --abbrev=40 --exclude='*' --dirty=+ 2> /dev/null) || revision=unknown
+	epoch=$$(git log -1 --format=%ct 2> /dev/null) || epoch=0
+	docker build -f docker/Dockerfile --target '$(TARGET)' -t 'tli:$(TARGET)' --build-arg REVISION="$$revision" \
+	  --build-arg SOURCE_DATE_EPOCH="$$epoch" $(ARGS) . || {
+	  echo "image: the build failed; where it stopped at the base image, see 'Re-pin the base' in docker/README.md" >&2; exit 1; }
+
+image-test: $(TEST_STAMP) data ## build the image with a real Docker engine and test it (tests/image, 10 minutes)
+	@$(enter)
+	python -m pytest tests/image $(ARGS)
 
 clean: ## remove the environment, build/ and the tools' caches; data, results and DVC's cache stay
 	@if [ -e '$(VENV)/.tli' ]; then rm -rf '$(VENV)'; fi

@@ -150,7 +150,8 @@ REGISTRY = re.compile(r"(?:https?://|@|index-url.*)[a-z.-]*(?:pypi|pythonhosted|
 
 
 def test_no_file_names_a_registry_or_this_machine() -> None:
-    places = {str(ROOT), str(Path.home())} - {"/"}
+    containers = {"/work/tli", "/tmp/home"}  # docker/ names where everything lies in the image, whose tests run there
+    places = {str(ROOT), str(Path.home())} - {"/", *containers}
     here = re.compile("|".join(rf"(?<![\w./]){re.escape(place)}(?:/|\b)" for place in places))
     for path in tracked():
         try:
@@ -258,7 +259,8 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    assert {"setup", "repro", "test", "bench", "lint", "clean", "lock", "help"} == set(targets)
+    named = {"setup", "repro", "test", "bench", "lint", "image", "image-test", "clean", "lock", "help"}
+    assert named == set(targets)
 
 
 def fake_python(folder: Path, refuses: str) -> str:
@@ -297,8 +299,8 @@ def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> Non
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_ci_runs_lint_and_tests() -> None:
+def test_ci_runs_lint_tests_and_the_image_s_tests() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    steps = re.findall(r"^step make (\w+)$", script.read_text(encoding="utf-8"), re.M)
-    assert steps[-2:] == ["lint", "test"]
+    steps = re.findall(r"^step make ([\w-]+)$", script.read_text(encoding="utf-8"), re.M)
+    assert steps[-3:] == ["lint", "test", "image-test"]
