@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -103,6 +104,20 @@ def test_every_path_exists(page: Path) -> None:
     for path in re.findall(r"`([\w.<>*-]+/[\w./<>*-]*)`", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)):
         if path.split("/")[0] in folders:
             assert any(ROOT.glob(re.sub(r"<\w+>", "*", path).rstrip("/"))), f"{page.name}: `{path}`"
+
+
+def shown(page: Path) -> list[tuple[str, str]]:
+    """(command, output) of every block marked `console`: a line that begins with `$ `, then what it prints."""
+    blocks = re.findall(r"^```console\n\$ (.*?)\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+    return [(command, output) for command, output in blocks]
+
+
+@pytest.mark.parametrize(("command", "output"), shown(ROOT / "docs" / "reviewing.md"))
+def test_a_reviewer_sees_what_the_page_shows(command: str, output: str) -> None:
+    """Every block of docs/reviewing.md is what its command prints from the committed results, to the byte."""
+    call = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert call.stdout == output
+    assert output.strip()
 
 
 def test_every_excerpt_is_a_line_of_the_committed_tables() -> None:

@@ -77,7 +77,7 @@ def check(out: Path) -> None:
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
 def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
-    """Read, check and audit the word pairs; or fetch and audit the author's."""
+    """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.data import pairs as module
 
@@ -90,7 +90,7 @@ def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
 @out_option
 @metrics_option
 def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
-    """Generate the micro-world: a bilingual corpus and the items held out of it."""
+    """Generate the micro-world: a corpus and its items."""
     from tli.data import world as module
 
     with stage(out, pairs_path, torch=False) as params:
@@ -102,7 +102,7 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @out_option
 @metrics_option
 def base(world_path: Path, out: Path, metrics: Path) -> None:
-    """Pre-train the base model on the micro-world, or fetch the published one."""
+    """Pre-train the base model, or fetch the published one."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
@@ -132,7 +132,7 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
 @out_option
 @metrics_option
 def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
-    """Ask the items as the standard harness would, fetched where released; audit them; score the baselines."""
+    """Ask the items as the harness would; score baselines."""
     with stage(
         out, world_path / "items.jsonl", torch=False, fetches=lambda p: p.active.benchmarks.source == "hub"
     ) as params:
@@ -146,7 +146,7 @@ def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
 @click.argument("quantized", type=FILE)
 @out_option
 def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
-    """Measure every layer: translations beside random pairs."""
+    """Measure every layer of the base."""
     with stage(out, pairs_path, quantized / store.MANIFEST) as params:
         from tli.study import scan as module
 
@@ -160,7 +160,7 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @rows_option
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
-    """Train the paper's cell: Targeted Lexical Injection at lora.rank; or fetch the author's adapter."""
+    """Train the paper's cell, or fetch the author's adapter."""
     inputs = (pairs_path, quantized / store.MANIFEST)
     with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
         from tli.study import author
@@ -189,7 +189,7 @@ def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @click.argument("adapter", type=FILE)
 @out_option
 def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
-    """Score the XCOPA- and XNLI-formed items before and after."""
+    """Score the benchmarks' items before and after."""
     with stage(out, items, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.study import transfer as module
 
@@ -218,7 +218,7 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: P
 @rank_option
 @out_option
 def sweep_eval(pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int, out: Path) -> None:
-    """Measure alignment and transfer of one rank of the sweep, every seed."""
+    """Measure one rank of the sweep, every seed."""
     with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
         from tli.study import sweep
 
@@ -274,7 +274,7 @@ def tables(tables: Path, **paths: Path) -> None:
     "--all", "every", is_flag=True, help="Print every value, not only the published ones and those that differ."
 )
 def verify(measured: Path | None, reported: Path, expected: Path, out: Path | None, strict: bool, every: bool) -> None:
-    """Compare with what was published and with what is expected here."""
+    """Compare with published and with expected values."""
     from tli.paper import verify as module
 
     params = parameters.load()
@@ -298,7 +298,7 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
 @REPORTED
 @click.option("--strict", is_flag=True, help="Exit 1 where a published statistic does not follow from the file.")
 def audit(strict: bool, reported: Path, **files: Path | None) -> None:
-    """Recompute the published statistics from results, or audit a word list."""
+    """Recompute published statistics; audit a word list."""
     from tli.ops import audit as module
 
     batch_size = parameters.load().train.batch_size
@@ -311,7 +311,10 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 @click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
 @click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<profile>/benchmarks.json]")
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
-    """Write the accuracies of CELL (base, main, r8-s0 …) as lm-evaluation-harness's results JSON."""
+    """Write a cell's accuracies in the harness's form.
+
+    CELL is base, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results JSON.
+    """
     from tli.ops import export
 
     params = parameters.load()
@@ -321,7 +324,10 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 @main.command()
 def costs() -> None:
-    """Collect what every stage's last run took, and the reproducibility checklist, into results/<profile>."""
+    """Collect what the last runs took, and the checklist.
+
+    Writes costs.json, costs.md and checklist.md to results/<profile>.
+    """
     from tli.ops import costs as module
 
     params = parameters.load()
@@ -337,7 +343,10 @@ def costs() -> None:
 @REPORTED
 @EXPECTED
 def record(runs: tuple[Path, ...], avx2: Path | None, published: bool, reported: Path, expected: Path) -> None:
-    """Record expected values from RUNS: measured.json of the default run, then of other base seeds."""
+    """Record expected values from several runs.
+
+    RUNS: measured.json of the default run, then of other base seeds.
+    """
     from tli.paper import expected as module
 
     if published:
