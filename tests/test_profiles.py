@@ -122,10 +122,15 @@ def test_the_paper_profile_runs_to_the_last_table(paper: Checkout) -> None:
     assert base["missing_from_index"] == ["lm_head.weight"]
 
 
-def test_the_run_is_judged_by_the_published_values(paper: Checkout) -> None:
-    """Random weights are not the published model: what was published for it differs here, and strict says so."""
-    said = paper("python", "-m", "tli", "verify", "--strict", ok=False)
-    assert "differs" in said
+def test_the_run_is_judged_by_the_published_values(paper: Checkout, tmp_path: Path) -> None:
+    """A smaller model is not the published one, and says so; taken for it, its random weights differ."""
+    said = paper("python", "-m", "tli", "verify", "--strict")
+    assert "model.blocks is 4, published for 32" in said
+    shutil.copyfile(paper.root / "paper" / "expected.yaml", tmp_path / "expected.yaml")
+    own = ("--expected", str(tmp_path / "expected.yaml"))
+    paper("python", "-m", "tli", "record", "--published", *own)
+    said = paper("python", "-m", "tli", "verify", "--strict", *own, "--out", str(tmp_path / "verify.json"), ok=False)
+    assert re.search(r"^align\.trained\.before\.2\.content\.fp4 .* differs", said, re.M)
     assert "Traceback" not in said
 
 
