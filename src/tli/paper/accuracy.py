@@ -6,6 +6,7 @@ from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.scores import (
+    CORRECTED,
     SCORING,
     TASKS,
     accuracy,
@@ -85,10 +86,11 @@ def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, counts: Measure
     for one in tabled:
         right = each(transfer, "base", one.set, "correct")
         interval = stats.wilson(int(sum(right.values())), len(right), params.stats.confidence)
-        top = ceiling.get(one.set)
+        plain = one.set.replace(CORRECTED, "")  # what never sees the question is the same in both versions
+        top = ceiling.get(plain)
         found: dict[str, Cell] = {
             "chance": 100 / len(CLASSES[one.task]),
-            "partial": _accuracy(baseline, "choice-only", one.set),
+            "partial": _accuracy(baseline, "choice-only", plain),
             "ngram": _accuracy(baseline, "ngram", one.set),
             "untrained": _accuracy(transfer, "untrained", one.set),
             "base": accuracy(transfer, "base", one.set),
