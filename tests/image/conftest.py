@@ -24,7 +24,7 @@ import container
 import pytest
 from container import CACHE, DOCKERFILE, pip_setting, run
 
-from test_pipeline import Checkout, clone
+from checkout import Checkout, clone
 
 STAND_IN = "localhost/tli-base:bookworm"
 
