@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 from container import COMPOSE, listing, run
 
 from conftest import Build
