@@ -143,7 +143,7 @@ def build(packages: list[str]) -> Build:
 
 
 @pytest.fixture(scope="session")
-def image(outside: Future[Checkout], base: str, build: Build) -> str:
+def image(base: str, outside: Future[Checkout], build: Build) -> str:
     """The name of the image under test; `make image` gives it."""
     build("--build-arg", f"BASE_IMAGE={base}")
     return "tli:cpu"

@@ -65,10 +65,10 @@ def engine() -> Iterator[None]:
     told = CACHE / "environment"
     told.unlink(missing_ok=True)
     wait = f"env -0 > {shlex.quote(str(told))}; cat > /dev/null"  # until its input ends
-    log = (CACHE / "engine.log").open("wb")
-    process = subprocess.Popen(
-        [str(ENGINE), str(CACHE / "engine"), "--", "sh", "-c", wait], stdin=subprocess.PIPE, stdout=log, stderr=log
-    )
+    with (CACHE / "engine.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(ENGINE), str(CACHE / "engine"), "--", "sh", "-c", wait], stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
     assert process.stdin is not None
     try:
         while process.poll() is None and not (told.exists() and told.stat().st_size):
@@ -84,7 +84,7 @@ def engine() -> Iterator[None]:
             os.environ.update(before)
     finally:
         process.stdin.close()
-        process.wait(timeout=120)
+        process.wait(timeout=300)  # it removes its layers
 
 
 class Scan:
