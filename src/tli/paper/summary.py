@@ -1,0 +1,365 @@
+"""The robustness tables: what any rank does against rank 0, what the rank adds, and a sentence for each outcome.
+
+The sentences are chosen by the tests' verdicts and filled with the tables' own numbers (`said`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from tli.paper.cells import Outcome, scope, tidy
+from tli.paper.effects import Effect, verdict
+from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
+from tli.paper.gee import Odds
+from tli.paper.render import Cell, Column, Kind, Made, Table, shown
+from tli.paper.rows import Measured
+from tli.paper.scores import said_of_items
+from tli.params import Params
+
+SHORT = {
+    EQUIVALENT: "equivalent",
+    BOTH: "differs, within margin",
+    DIFFERENT: "differs",
+    NEITHER: "cannot tell",
+    None: "undefined",
+}
+SCORES = "scores, NF4"  # the view of an accuracy in a table of several views
+
+
+def tables(effects: Sequence[Effect], params: Params) -> list[Made]:
+    """The summaries of transfer and of alignment, then the tests behind them."""
+    transfer = [one for one in effects if one.outcome.answers]
+    found = [
+        summary("robustness", "Robustness of transfer", transfer, params),
+        summary("robustness_alignment", "Robustness of alignment", [x for x in effects if x not in transfer], params),
+        trends(effects, params),
+        equivalences(effects, params),
+        odds(transfer, params),
+    ]
+    return [one for one in found if one.table.rows]
+
+
+def summary(name: str, title: str, effects: Sequence[Effect], params: Params) -> Made:
+    """One row an outcome: rank 0, any rank against it, the lowest against the highest rank, the verdict."""
+    accuracy = name == "robustness"
+    change: Kind = "points" if accuracy else "change"
+    size: Kind = "percent" if accuracy else "similarity"
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for one in effects:
+        key = one.outcome.key
+        measured |= {f"rank.change.{key}": one.change, f"rank.worst.{key}": one.by_rank[one.worst]}
+        measured |= {f"rank.range.{key}": one.range, f"rank.log10_p.{key}": one.log10_p["change"]}
+        rows.append(
+            {
+                "outcome": one.outcome.name,
+                "start": tidy(one.outcome.values.at_zero),
+                "change": tidy(one.change),
+                "low": one.low,
+                "high": one.high,
+                "log10_p": one.adjusted["change"],
+                "span": None if one.trend.slope is None else one.trend.slope * one.doublings,
+                "span_log10_p": one.adjusted["trend"],
+                "range": one.range,
+                "worst": one.worst,
+                "worst_change": tidy(one.by_rank[one.worst]),
+                "detectable": one.detectable,
+                "verdict": SHORT[verdict(one, params.stats.alpha)],
+            }
+        )
+    percent = _percent(params)
+    unit = "Accuracy in percent, changes in points." if accuracy else "Cosines, and P@1 as a share."
+    over = "the cluster bootstrap over seeds and items (word pairs)"
+    if _bases(effects) > 1:
+        over = over.replace("over seeds", "over bases, seeds")
+    tests = (
+        "GEE over items"
+        if accuracy
+        else "the paired t-test over word pairs (of P@1: the t-test over the trend's units)"
+    )
+    columns = [
+        Column("outcome", "outcome"),
+        Column("start", "rank 0", size),
+        Column("change", "mean of ranks − rank 0", change),
+        Column("low", f"{percent} low", change),
+        Column("high", f"{percent} high", change),
+        Column("log10_p", "p, Holm", "p"),
+        Column("span", f"{_ends(params)}, fitted", change),
+        Column("span_log10_p", "p, Holm", "p"),
+        Column("range", "range over ranks", size),
+        Column("worst", "worst rank", "count"),
+        Column("worst_change", "its change", change),
+        Column("detectable", "detectable", size),
+        Column("verdict", "verdict, these items"),
+    ]
+    table = Table(
+        name,
+        title,
+        f"{unit} Mean of ranks: over ranks {_ends(params)} and their seeds, against rank 0, with the interval of "
+        f"{over} and the p of {tests}. Fitted: the change from the lowest to the highest rank on a line in log2(rank), "
+        f"its t over {_units(effects)}; detectable: the smallest such change that an uncorrected test at "
+        f"{params.stats.alpha:.2g} would have found with power {params.stats.power:g}. Verdict on the rank, by p "
+        "corrected by Holm within the declared family: equivalent (a change as large as the margin is rejected), "
+        "differs, or the data cannot tell. It takes the items as given; the sentences add the interval with items "
+        f"resampled too. {said_of_items(params) if accuracy else ''}".rstrip(),
+        columns,
+        rows,
+        view=effects[0].outcome.view if effects else "-",
+        notes=[counted(effects, params), *(said(one, params) for one in effects), *_notes(effects)],
+    )
+    return Made(table, measured)
+
+
+def counted(effects: Sequence[Effect], params: Params) -> str:
+    """The verdicts in one sentence."""
+    ways = Counter("undefined" if (way := _way(one, params)) is None else way for one in effects)
+    found = Counter(SHORT[verdict(one, params.stats.alpha)] for one in effects)
+    first = ", ".join(f"{way} in {ways[way]}" for way in ("below", "above", "not told apart", "undefined") if ways[way])
+    second = ", ".join(f"{word} in {found[word]}" for word in SHORT.values() if found[word])
+    return f"**Of {len(effects)} outcomes**, the mean of the ranks lies against rank 0: {first}; the rank: {second}"
+
+
+def _way(one: Effect, params: Params) -> str | None:
+    """Where the mean of the ranks lies against rank 0, by the corrected test."""
+    p = one.adjusted["change"]
+    if p is None:
+        return None
+    return "not told apart" if 10**p >= params.stats.alpha else "above" if one.change > 0 else "below"
+
+
+def said(one: Effect, params: Params) -> str:
+    """The verdict on an outcome as a sentence, filled with its numbers."""
+    number, way = _Numbers(one.outcome), _way(one, params)
+    name = one.outcome.name[:1].upper() + one.outcome.name[1:]
+    interval = number.interval(one.low, one.high, params.stats.confidence)
+    if way is None:
+        first = f"the mean of the ranks against rank 0 is {number(one.change)}, without a test"
+    elif way == "not told apart":
+        first = f"the mean of the ranks is not told apart from rank 0: {number(one.change)}{interval}"
+    else:
+        first = f"the mean of the ranks lies {number.size(one.change)} {way} rank 0{interval}"
+    worst = f"lowest at rank {one.worst} ({number(one.by_rank[one.worst])})"
+    return f"**{name}**: {first}, {worst}; {_of_rank(one, number, params)}."
+
+
+def _of_rank(one: Effect, number: _Numbers, params: Params) -> str:
+    """The part of the sentence about the rank."""
+    found, margin, span = verdict(one, params.stats.alpha), number.size(one.outcome.margin), one.span
+    if found is None or span is None or span.estimate is None or span.low is None or span.high is None:
+        return f"of the rank nothing can be said: {one.trend.note or 'no trend'}"
+    ends = f"from rank {_ends(params)}"
+    moved = f"{'rises' if span.estimate > 0 else 'falls'} by {number.size(span.estimate)} {ends}"
+    if found == EQUIVALENT:
+        text = f"{ends} it changes by less than the margin of {margin} (fitted {number(span.estimate)})"
+    elif found == BOTH:
+        text = f"it {moved}, less than the margin of {margin}"
+    elif found == DIFFERENT:
+        beyond = min(abs(span.low), abs(span.high)) > one.outcome.margin and span.low * span.high > 0
+        text = f"it {moved}, {'more than' if beyond else 'not shown to be less than'} the margin of {margin}"
+    else:
+        seen = "-" if one.detectable is None else number.size(one.detectable)
+        text = (
+            f"whether the rank matters these data cannot tell: fitted {number(span.estimate)} {ends}, the smallest "
+            f"detectable before correction {seen}, the margin {margin}"
+        )
+    low, high = one.span_drawn.low, one.span_drawn.high
+    if low is not None and high is not None:
+        text += f"; with items resampled too{number.interval(low, high, 1 - 2 * params.stats.alpha)}"
+        beside = ["exceeds the margin"] if found in (EQUIVALENT, BOTH) and max(-low, high) >= one.outcome.margin else []
+        beside += ["includes 0"] if found in (DIFFERENT, BOTH) and low <= 0 <= high else []
+        text += f", which {' and '.join(beside)}" if beside else ""
+    if found in (EQUIVALENT, BOTH) and one.range >= one.outcome.margin:
+        text += f"; yet the ranks' means lie up to {number.size(one.range)} apart, which a line does not see"
+    return text
+
+
+class _Numbers:
+    """Numbers in prose: signed, or their size; points for accuracies."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.points = outcome.answers
+
+    def __call__(self, value: float) -> str:
+        return shown(tidy(value), "points" if self.points else "change").replace("-", "−")
+
+    def interval(self, low: float | None, high: float | None, confidence: float) -> str:
+        """` (95 % interval a to b)`, or nothing."""
+        return "" if low is None or high is None else f" ({_share(confidence)} interval {self(low)} to {self(high)})"
+
+    def size(self, value: float) -> str:
+        return f"{abs(value):.1f} points" if self.points else shown(abs(value), "similarity")
+
+
+def trends(effects: Sequence[Effect], params: Params) -> Made:
+    """The slope per doubling of the rank with its test, and the smallest slope that would have been found."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for one in effects:
+        line, key = one.trend, one.outcome.key
+        measured |= {f"rank.slope.{key}": line.slope, f"rank.slope_se.{key}": line.se}
+        measured[f"rank.slope_log10_p.{key}"] = line.log10_p
+        smallest = None if one.detectable is None else one.detectable / one.doublings
+        found: dict[str, Cell] = {"slope": line.slope, "se": line.se, "low": line.low, "high": line.high, "t": line.t}
+        found |= {"df": line.df, "log10_p": line.log10_p, "adjusted": one.adjusted["trend"], "detectable": smallest}
+        rows.append({**_first(one), **found, "units": f"{line.units} {line.unit}s", "method": line.method})
+    percent = _percent(params)
+    table = Table(
+        "trends",
+        "Trend on the rank",
+        f"Change of each outcome per doubling of the rank (accuracy in points), over ranks {_ends(params)} without "
+        f"rank 0: least-squares slope of each unit, t over {_units(effects)}; items are as given. p as it is and "
+        "corrected by Holm within the declared family; the smallest slope that would have been found with power "
+        f"{params.stats.power:g}.",
+        (
+            Column("family", "family"),
+            Column("outcome", "outcome"),
+            Column("view", "view"),
+            Column("slope", "slope", "number"),
+            Column("se", "SE", "number"),
+            Column("low", f"{percent} low", "number"),
+            Column("high", f"{percent} high", "number"),
+            Column("t", "t", "t"),
+            Column("df", "df", "count"),
+            Column("log10_p", "p", "p"),
+            Column("adjusted", "p, Holm", "p"),
+            Column("detectable", "detectable", "number"),
+            Column("units", "units"),
+            Column("method", "method"),
+        ),
+        rows,
+        notes=_notes(effects),
+    )
+    return Made(table, measured)
+
+
+def equivalences(effects: Sequence[Effect], params: Params) -> Made:
+    """Two one-sided tests of the change from the lowest to the highest rank against the declared margin."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for one in effects:
+        span, key = one.span, one.outcome.key
+        row: dict[str, Cell] = {**_first(one), "margin": one.outcome.margin, "adjusted": one.adjusted["equivalence"]}
+        if span is not None:
+            row |= {"span": span.estimate, "low": span.low, "high": span.high, "log10_p": span.log10_p}
+        row |= {"drawn_low": one.span_drawn.low, "drawn_high": one.span_drawn.high}
+        measured[f"rank.span.{key}"] = None if span is None else span.estimate
+        rows.append(row | {"verdict": verdict(one, params.stats.alpha) or "undefined"})
+    percent = _share(1 - 2 * params.stats.alpha)
+    table = Table(
+        "equivalence",
+        "Equivalence of the ranks",
+        f"Whether the fitted change from rank {_ends(params)} lies within ± the margin (two one-sided tests, over "
+        f"{_units(effects)}), with its {percent} interval, and beside it that of the cluster bootstrap, which "
+        "resamples items too; neither is corrected. p as it is and corrected by Holm within the declared family. The "
+        "verdict takes the corrected p of this test and of the trend. Margins were declared after "
+        "the default run's results had been seen and before the full grid was run.",
+        (
+            Column("family", "family"),
+            Column("outcome", "outcome"),
+            Column("view", "view"),
+            Column("span", f"{_ends(params)}, fitted", "number"),
+            Column("low", f"{percent} low", "number"),
+            Column("high", f"{percent} high", "number"),
+            Column("drawn_low", "items too, low", "number"),
+            Column("drawn_high", "high", "number"),
+            Column("margin", "margin", "number"),
+            Column("log10_p", "p", "p"),
+            Column("adjusted", "p, Holm", "p"),
+            Column("verdict", "verdict"),
+        ),
+        rows,
+        notes=_notes(effects),
+    )
+    return Made(table, measured)
+
+
+def odds(effects: Sequence[Effect], params: Params) -> Made:
+    """Odds of a right answer: any rank against rank 0, and per doubling of the rank; items as clusters."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for one in effects:
+        if one.odds is None:
+            continue
+        row: dict[str, Cell] = {"outcome": one.outcome.name, "n": one.odds.items, "cells": one.odds.cells}
+        pairs: tuple[tuple[str, str, Odds], ...] = (
+            ("any", "change", one.odds.adapter),
+            ("doubling", "odds", one.odds.doubling),
+        )
+        for name, test, found in pairs:
+            row |= {name: found.ratio, f"{name}_low": found.low, f"{name}_high": found.high}
+            row[f"{name}_log10_p"] = one.adjusted[test]
+            measured[f"rank.odds_{name}.{one.outcome.key}"] = found.ratio
+        rows.append(row | {"correlation": one.odds.correlation})
+    percent = _percent(params)
+    bases = _bases(effects)
+    table = Table(
+        "odds",
+        "Odds of a right answer",
+        "Odds ratios by generalised estimating equations with items as clusters (exchangeable, small-sample "
+        f"covariance): any rank against rank 0, and per doubling of the rank; p corrected by Holm within the declared "
+        f"family. They hold for items like these and for {'this base' if bases == 1 else f'these {bases} bases'} and "
+        f"these seeds. {said_of_items(params)}".rstrip(),
+        (
+            Column("outcome", "items"),
+            Column("n", "n", "count"),
+            Column("cells", "models", "count"),
+            *(
+                column
+                for name, first in (("any", "any rank"), ("doubling", "a doubling"))
+                for column in (
+                    Column(name, f"{first}, ratio", "score"),
+                    Column(f"{name}_low", f"{percent} low", "score"),
+                    Column(f"{name}_high", f"{percent} high", "score"),
+                    Column(f"{name}_log10_p", "p, Holm", "p"),
+                )
+            ),
+            Column("correlation", "correlation within items", "score"),
+        ),
+        rows,
+        view=effects[0].outcome.view if effects else "-",
+        notes=[f"{one.outcome.name}: {one.odds.note}" for one in effects if one.odds is not None and one.odds.note],
+    )
+    return Made(table, measured)
+
+
+def _first(one: Effect) -> dict[str, Cell]:
+    return {
+        "family": one.outcome.family,
+        "outcome": one.outcome.name,
+        "view": SCORES if one.outcome.answers else one.outcome.view,
+    }
+
+
+def _bases(effects: Sequence[Effect]) -> int:
+    return max((len(one.outcome.values.start) for one in effects), default=0)
+
+
+def _units(effects: Sequence[Effect]) -> str:
+    """What the trend's t is over, in a caption's words."""
+    bases = _bases(effects)
+    if bases > 1:
+        return f"{bases} bases"
+    return "the seeds of one base: it says nothing of other bases"
+
+
+def _ends(params: Params) -> str:
+    low, high = min(params.sweep.ranks), max(params.sweep.ranks)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _percent(params: Params) -> str:
+    return _share(params.stats.confidence)
+
+
+def _share(confidence: float) -> str:
+    return f"{100 * confidence:.9g} %"
+
+
+def _notes(effects: Sequence[Effect]) -> list[str]:
+    """Each note once, with the outcomes that it is of where it is not of all."""
+    of: dict[str, list[str]] = {}
+    for one in effects:
+        for note in filter(None, scope(one.note)):
+            of.setdefault(note, []).append(one.outcome.name)
+    return [note if len(names) == len(effects) else f"{', '.join(names)}: {note}" for note, names in of.items()]
