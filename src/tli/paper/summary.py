@@ -97,7 +97,8 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
         name,
         title,
         f"{unit} Mean of ranks: over ranks {_ends(params)} and their seeds, against rank 0, with the interval of "
-        f"{over} and the p of {tests}. Fitted: the change from the lowest to the highest rank on a line in log2(rank), "
+        f"{over} and the p of {tests}; told apart from 0 where both say so. "
+        "Fitted: the change from the lowest to the highest rank on a line in log2(rank), "
         f"its t over {_units(effects)}; detectable: the smallest such change that an uncorrected test at "
         f"{params.stats.alpha:.2g} would have found with power {params.stats.power:g}. Verdict on the rank, by p "
         "corrected by Holm within the declared family: equivalent (a change as large as the margin is rejected), "
@@ -121,11 +122,13 @@ def counted(effects: Sequence[Effect], params: Params) -> str:
 
 
 def _way(one: Effect, params: Params) -> str | None:
-    """Where the mean of the ranks lies against rank 0, by the corrected test."""
+    """Where the mean of the ranks lies against rank 0: by the corrected test, which takes the adapters as given, and by
+    the interval, which resamples them too; apart where both say so."""
     p = one.adjusted["change"]
-    if p is None:
+    if p is None or one.low is None or one.high is None:
         return None
-    return "not told apart" if 10**p >= params.stats.alpha else "above" if one.change > 0 else "below"
+    apart = 10**p < params.stats.alpha and not one.low <= 0 <= one.high
+    return "not told apart" if not apart else "above" if one.change > 0 else "below"
 
 
 def said(one: Effect, params: Params) -> str:
@@ -147,7 +150,7 @@ def _of_rank(one: Effect, number: _Numbers, params: Params) -> str:
     """The part of the sentence about the rank."""
     found, margin, span = verdict(one, params.stats.alpha), number.size(one.outcome.margin), one.span
     if found is None or span is None or span.estimate is None or span.low is None or span.high is None:
-        return f"of the rank nothing can be said: {one.trend.note or 'no trend'}"
+        return f"the rank has no test: {scope(one.trend.note)[0] if one.trend.note else 'no trend'}"
     ends = f"from rank {_ends(params)}"
     moved = f"{'rises' if span.estimate > 0 else 'falls'} by {number.size(span.estimate)} {ends}"
     if found == EQUIVALENT:
@@ -362,4 +365,4 @@ def _notes(effects: Sequence[Effect]) -> list[str]:
     for one in effects:
         for note in filter(None, scope(one.note)):
             of.setdefault(note, []).append(one.outcome.name)
-    return [note if len(names) == len(effects) else f"{', '.join(names)}: {note}" for note, names in of.items()]
+    return [note if len(names) == len(effects) else f"{'; '.join(names)}: {note}" for note, names in of.items()]
