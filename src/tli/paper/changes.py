@@ -92,7 +92,12 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
                 smallest = detectable_flips(accuracy.items, flipped, params.stats.alpha, params.stats.power)
                 seen = None if smallest.effect is None else 100 * smallest.effect
                 row: dict[str, Cell] = {"task": item_name(one.task, params), "language": language_name(set_, params)}
-                row |= {"rank": rank, "change": tidy(accuracy.estimate), "low": accuracy.low, "high": accuracy.high}
+                row |= {
+                    "rank": rank,
+                    "change": tidy(accuracy.estimate),
+                    "low": tidy(accuracy.low),
+                    "high": tidy(accuracy.high),
+                }
                 row |= {"flipped": 100 * flipped, "detectable": seen, "margin": margin.estimate}
                 rows.append(row | {"margin_low": margin.low, "margin_high": margin.high})
                 notes += [*scope(accuracy.note), *scope(margin.note), smallest.note]

@@ -97,13 +97,18 @@ def said(rows: list[dict[str, Cell]], params: Params) -> str:
     """What the rows say of the row `as trained`, filled with their numbers."""
     first = rows[0]
     gain, left = (float(str(first[key])) for key in ("gain", "left"))
-    found = Counter(_against_random(row, 1 - params.stats.confidence) for row in rows)
+    alpha = 1 - params.stats.confidence
+    found = Counter(_against_random(row, alpha) for row in rows)
     counts = ", ".join(f"{word} in {found[word]}" for word in AGAINST if found[word])
-    return (
+    text = (
         f"as trained the cosine of translations {'rises' if gain > 0 else 'falls'} by "
         f"{shown(abs(gain), 'similarity')}, and against random pairs {'rises' if left > 0 else 'falls'} by "
-        f"{shown(abs(left), 'similarity')}; over the {len(rows)} rows translations gain, beside random pairs: {counts}"
+        f"{shown(abs(left), 'similarity')}; beside random pairs translations gain {counts} of {len(rows)} rows"
     )
+    if _against_random(first, alpha) not in ("more", "less"):
+        return text
+    shares = (f"{row['control']} {float(str(row['left'])) / left:.0%}" for row in rows[1:4])
+    return f"{text}; left, as a share of the first row's: {', '.join(shares).replace('%', ' %')}"
 
 
 def _against_random(row: dict[str, Cell], alpha: float) -> str:

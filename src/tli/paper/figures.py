@@ -203,12 +203,15 @@ def retrieval_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
             )
             panel.set_title(f"{pooling} pooling, NF4" + (" (BOS in)" if pooling == "mask" else " (BOS out)"))
             panel.set_xlabel("mean cosine of translations")
+        low, high = min(panel.get_ylim()[0] for panel in axes), max(panel.get_ylim()[1] for panel in axes)
+        for panel in axes:
+            panel.set_ylim(low, high)
         axes[0].set_ylabel(f"P@1 {WAYS['sw_en']}, all pairs")
         axes[0].legend(loc="best")
     caption = (
         f"Retrieval against cosine, all pairs, at every layer (numbers): P@1 {WAYS['sw_en']} and mean cosine of "
-        "translations in the base (open) and in the paper's cell (filled). Were a cosine a measure of alignment, the "
-        "points would lie on one rising line."
+        "translations in the base (open) and in the paper's cell (filled). Were the mean cosine a measure of how well "
+        "translations are found, points would lie the higher the further they are to the right."
     )
     return canvas, caption, f"Scatter plots of P@1 against mean cosine by layer: {'; '.join(said)}."
 
@@ -234,7 +237,7 @@ def ranks_figure(transfer: Rows, sweep: Sweep, intervals: Drawn, params: Params)
             below = [0.0 if one.low is None else max(0.0, (one.estimate or 0.0) - one.low) for one in drawn]
             above = [0.0 if one.high is None else max(0.0, one.high - (one.estimate or 0.0)) for one in drawn]
             panel.axhline(base, color=GREY, linestyle="--", label="rank 0")
-            places = [place for place, rank in enumerate(ranks) for _ in scores[rank]]
+            places = [place + 0.15 for place, rank in enumerate(ranks) for _ in scores[rank]]  # beside the bar
             every = [score for rank in ranks for score in scores[rank]]
             panel.plot(places, every, color=ORANGE, marker=".", linestyle="", alpha=0.6, label="a seed")
             panel.errorbar(

@@ -56,15 +56,15 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
                 "outcome": one.outcome.name,
                 "start": tidy(one.outcome.values.at_zero),
                 "change": tidy(one.change),
-                "low": one.low,
-                "high": one.high,
+                "low": tidy(one.low),
+                "high": tidy(one.high),
                 "log10_p": one.adjusted["change"],
-                "span": None if one.trend.slope is None else one.trend.slope * one.doublings,
+                "span": None if one.trend.slope is None else tidy(one.trend.slope * one.doublings),
                 "span_log10_p": one.adjusted["trend"],
-                "range": one.range,
+                "range": tidy(one.range),
                 "worst": one.worst,
                 "worst_change": tidy(one.by_rank[one.worst]),
-                "detectable": one.detectable,
+                "detectable": tidy(one.detectable),
                 "verdict": SHORT[verdict(one, params.stats.alpha)],
             }
         )
@@ -118,7 +118,7 @@ def counted(effects: Sequence[Effect], params: Params) -> str:
     found = Counter(SHORT[verdict(one, params.stats.alpha)] for one in effects)
     first = ", ".join(f"{way} in {ways[way]}" for way in ("below", "above", "not told apart", "undefined") if ways[way])
     second = ", ".join(f"{word} in {found[word]}" for word in SHORT.values() if found[word])
-    return f"**Of {len(effects)} outcomes**, the mean of the ranks lies against rank 0: {first}; the rank: {second}"
+    return f"Of {len(effects)} outcomes, the mean of the ranks lies against rank 0: {first}; the rank: {second}"
 
 
 def _way(one: Effect, params: Params) -> str | None:
@@ -143,7 +143,7 @@ def said(one: Effect, params: Params) -> str:
     else:
         first = f"the mean of the ranks lies {number.size(one.change)} {way} rank 0{interval}"
     worst = f"lowest at rank {one.worst} ({number(one.by_rank[one.worst])})"
-    return f"**{name}**: {first}, {worst}; {_of_rank(one, number, params)}."
+    return f"{name}: {first}, {worst}; {_of_rank(one, number, params)}."
 
 
 def _of_rank(one: Effect, number: _Numbers, params: Params) -> str:
@@ -191,7 +191,8 @@ class _Numbers:
         return "" if low is None or high is None else f" ({_share(confidence)} interval {self(low)} to {self(high)})"
 
     def size(self, value: float) -> str:
-        return f"{abs(value):.1f} points" if self.points else shown(abs(value), "similarity")
+        size = tidy(abs(value))
+        return f"{shown(size, 'percent')} points" if self.points else shown(size, "similarity")
 
 
 def trends(effects: Sequence[Effect], params: Params) -> Made:
