@@ -103,11 +103,12 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
                 notes += [*scope(accuracy.note), *scope(margin.note), smallest.note]
                 measured[f"sweep.r{rank}.margin_change.{set_}"] = margin.estimate
     percent = f"{100 * params.stats.confidence:.9g} %"
+    over = "bases, seeds" if found and len(next(iter(found[0].right.values())).start) > 1 else "seeds"
     table = Table(
         "changes",
         "Transfer by language and rank, with intervals",
-        f"Change against rank 0, the mean over seeds, with the {percent} interval of the cluster bootstrap over seeds "
-        "and items: of the accuracy in points, and of the margin, log p(right option) − highest log p of the others, "
+        f"Change against rank 0, the mean over {over}, with the {percent} interval of the cluster bootstrap over "
+        f"{over} and items: of the accuracy in points, and of the margin, log p(right option) − highest log p of the others, "
         "in nats. Flipped: percent of items whose answer changes between right and wrong, a seed; detectable: the "
         "smallest change that the exact McNemar test of one seed would have found with as many flips, power "
         f"{params.stats.power:g}. Intervals are not corrected for their number. {said_of_items(params)}".rstrip(),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tli.paper.cells import Outcome, scope, tidy
 from tli.paper.effects import Effect, verdict
 from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
-from tli.paper.gee import Odds
+from tli.paper.inference import count_bases, ends, equivalences, notes_of, odds, percent, said_of_units, share, trends
 from tli.paper.render import Cell, Column, Kind, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
@@ -19,12 +19,11 @@ from tli.params import Params
 
 SHORT = {
     EQUIVALENT: "equivalent",
-    BOTH: "differs, within margin",
+    BOTH: "differs within margin",
     DIFFERENT: "differs",
     NEITHER: "cannot tell",
     None: "undefined",
 }
-SCORES = "scores, NF4"  # the view of an accuracy in a table of several views
 
 
 def tables(effects: Sequence[Effect], params: Params) -> list[Made]:
@@ -68,11 +67,10 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
                 "verdict": SHORT[verdict(one, params.stats.alpha)],
             }
         )
-    percent = _percent(params)
+    level = percent(params)
     unit = "Accuracy in percent, changes in points." if accuracy else "Cosines, and P@1 as a share."
-    over = "the cluster bootstrap over seeds and items (word pairs)"
-    if _bases(effects) > 1:
-        over = over.replace("over seeds", "over bases, seeds")
+    over = f"the cluster bootstrap over {'bases, ' if count_bases(effects) > 1 else ''}seeds and "
+    over += "items" if accuracy else "word pairs (of P@1: Student's t over the units of the fit)"
     tests = (
         "GEE over items"
         if accuracy
@@ -82,10 +80,10 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
         Column("outcome", "outcome"),
         Column("start", "rank 0", size),
         Column("change", "mean of ranks − rank 0", change),
-        Column("low", f"{percent} low", change),
-        Column("high", f"{percent} high", change),
+        Column("low", f"{level} low", change),
+        Column("high", f"{level} high", change),
         Column("log10_p", "p, Holm", "p"),
-        Column("span", f"{_ends(params)}, fitted", change),
+        Column("span", f"{ends(params)}, fitted", change),
         Column("span_log10_p", "p, Holm", "p"),
         Column("range", "range over ranks", size),
         Column("worst", "worst rank", "count"),
@@ -96,10 +94,10 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
     table = Table(
         name,
         title,
-        f"{unit} Mean of ranks: over ranks {_ends(params)} and their seeds, against rank 0, with the interval of "
+        f"{unit} Mean of ranks: over ranks {ends(params)} and their seeds, against rank 0, with the interval of "
         f"{over} and the p of {tests}; told apart from 0 where both say so. "
         "Fitted: the change from the lowest to the highest rank on a line in log2(rank), "
-        f"its t over {_units(effects)}; detectable: the smallest such change that an uncorrected test at "
+        f"its t over {said_of_units(effects)}; detectable: the smallest such change that an uncorrected test at "
         f"{params.stats.alpha:.2g} would have found with power {params.stats.power:g}. Verdict on the rank, by p "
         "corrected by Holm within the declared family: equivalent (a change as large as the margin is rejected), "
         "differs, or the data cannot tell. It takes the items as given; the sentences add the interval with items "
@@ -107,7 +105,7 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
         columns,
         rows,
         view=effects[0].outcome.view if effects else "-",
-        notes=[counted(effects, params), *(said(one, params) for one in effects), *_notes(effects)],
+        notes=[counted(effects, params), *(said(one, params) for one in effects), *notes_of(effects)],
     )
     return Made(table, measured)
 
@@ -151,10 +149,10 @@ def _of_rank(one: Effect, number: _Numbers, params: Params) -> str:
     found, margin, span = verdict(one, params.stats.alpha), number.size(one.outcome.margin), one.span
     if found is None or span is None or span.estimate is None or span.low is None or span.high is None:
         return f"the rank has no test: {scope(one.trend.note)[0] if one.trend.note else 'no trend'}"
-    ends = f"from rank {_ends(params)}"
-    moved = f"{'rises' if span.estimate > 0 else 'falls'} by {number.size(span.estimate)} {ends}"
+    along = f"from rank {ends(params)}"
+    moved = f"{'rises' if span.estimate > 0 else 'falls'} by {number.size(span.estimate)} {along}"
     if found == EQUIVALENT:
-        text = f"{ends} it changes by less than the margin of {margin} (fitted {number(span.estimate)})"
+        text = f"{along} it changes by less than the margin of {margin} (fitted {number(span.estimate)})"
     elif found == BOTH:
         text = f"it {moved}, less than the margin of {margin}"
     elif found == DIFFERENT:
@@ -163,7 +161,7 @@ def _of_rank(one: Effect, number: _Numbers, params: Params) -> str:
     else:
         seen = "-" if one.detectable is None else number.size(one.detectable)
         text = (
-            f"whether the rank matters these data cannot tell: fitted {number(span.estimate)} {ends}, the smallest "
+            f"whether the rank matters these data cannot tell: fitted {number(span.estimate)} {along}, the smallest "
             f"detectable before correction {seen}, the margin {margin}"
         )
     low, high = one.span_drawn.low, one.span_drawn.high
@@ -188,182 +186,8 @@ class _Numbers:
 
     def interval(self, low: float | None, high: float | None, confidence: float) -> str:
         """` (95 % interval a to b)`, or nothing."""
-        return "" if low is None or high is None else f" ({_share(confidence)} interval {self(low)} to {self(high)})"
+        return "" if low is None or high is None else f" ({share(confidence)} interval {self(low)} to {self(high)})"
 
     def size(self, value: float) -> str:
         size = tidy(abs(value))
         return f"{shown(size, 'percent')} points" if self.points else shown(size, "similarity")
-
-
-def trends(effects: Sequence[Effect], params: Params) -> Made:
-    """The slope per doubling of the rank with its test, and the smallest slope that would have been found."""
-    rows: list[dict[str, Cell]] = []
-    measured: Measured = {}
-    for one in effects:
-        line, key = one.trend, one.outcome.key
-        measured |= {f"rank.slope.{key}": line.slope, f"rank.slope_se.{key}": line.se}
-        measured[f"rank.slope_log10_p.{key}"] = line.log10_p
-        smallest = None if one.detectable is None else one.detectable / one.doublings
-        found: dict[str, Cell] = {"slope": line.slope, "se": line.se, "low": line.low, "high": line.high, "t": line.t}
-        found |= {"df": line.df, "log10_p": line.log10_p, "adjusted": one.adjusted["trend"], "detectable": smallest}
-        rows.append({**_first(one), **found, "units": f"{line.units} {line.unit}s", "method": line.method})
-    percent = _percent(params)
-    table = Table(
-        "trends",
-        "Trend on the rank",
-        f"Change of each outcome per doubling of the rank (accuracy in points), over ranks {_ends(params)} without "
-        f"rank 0: least-squares slope of each unit, t over {_units(effects)}; items are as given. p as it is and "
-        "corrected by Holm within the declared family; the smallest slope that would have been found with power "
-        f"{params.stats.power:g}.",
-        (
-            Column("family", "family"),
-            Column("outcome", "outcome"),
-            Column("view", "view"),
-            Column("slope", "slope", "number"),
-            Column("se", "SE", "number"),
-            Column("low", f"{percent} low", "number"),
-            Column("high", f"{percent} high", "number"),
-            Column("t", "t", "t"),
-            Column("df", "df", "count"),
-            Column("log10_p", "p", "p"),
-            Column("adjusted", "p, Holm", "p"),
-            Column("detectable", "detectable", "number"),
-            Column("units", "units"),
-            Column("method", "method"),
-        ),
-        rows,
-        notes=_notes(effects),
-    )
-    return Made(table, measured)
-
-
-def equivalences(effects: Sequence[Effect], params: Params) -> Made:
-    """Two one-sided tests of the change from the lowest to the highest rank against the declared margin."""
-    rows: list[dict[str, Cell]] = []
-    measured: Measured = {}
-    for one in effects:
-        span, key = one.span, one.outcome.key
-        row: dict[str, Cell] = {**_first(one), "margin": one.outcome.margin, "adjusted": one.adjusted["equivalence"]}
-        if span is not None:
-            row |= {"span": span.estimate, "low": span.low, "high": span.high, "log10_p": span.log10_p}
-        row |= {"drawn_low": one.span_drawn.low, "drawn_high": one.span_drawn.high}
-        measured[f"rank.span.{key}"] = None if span is None else span.estimate
-        rows.append(row | {"verdict": verdict(one, params.stats.alpha) or "undefined"})
-    percent = _share(1 - 2 * params.stats.alpha)
-    table = Table(
-        "equivalence",
-        "Equivalence of the ranks",
-        f"Whether the fitted change from rank {_ends(params)} lies within ± the margin (two one-sided tests, over "
-        f"{_units(effects)}), with its {percent} interval, and beside it that of the cluster bootstrap, which "
-        "resamples items too; neither is corrected. p as it is and corrected by Holm within the declared family. The "
-        "verdict takes the corrected p of this test and of the trend. Margins were declared after "
-        "the default run's results had been seen and before the full grid was run.",
-        (
-            Column("family", "family"),
-            Column("outcome", "outcome"),
-            Column("view", "view"),
-            Column("span", f"{_ends(params)}, fitted", "number"),
-            Column("low", f"{percent} low", "number"),
-            Column("high", f"{percent} high", "number"),
-            Column("drawn_low", "items too, low", "number"),
-            Column("drawn_high", "high", "number"),
-            Column("margin", "margin", "number"),
-            Column("log10_p", "p", "p"),
-            Column("adjusted", "p, Holm", "p"),
-            Column("verdict", "verdict"),
-        ),
-        rows,
-        notes=_notes(effects),
-    )
-    return Made(table, measured)
-
-
-def odds(effects: Sequence[Effect], params: Params) -> Made:
-    """Odds of a right answer: any rank against rank 0, and per doubling of the rank; items as clusters."""
-    rows: list[dict[str, Cell]] = []
-    measured: Measured = {}
-    for one in effects:
-        if one.odds is None:
-            continue
-        row: dict[str, Cell] = {"outcome": one.outcome.name, "n": one.odds.items, "cells": one.odds.cells}
-        pairs: tuple[tuple[str, str, Odds], ...] = (
-            ("any", "change", one.odds.adapter),
-            ("doubling", "odds", one.odds.doubling),
-        )
-        for name, test, found in pairs:
-            row |= {name: found.ratio, f"{name}_low": found.low, f"{name}_high": found.high}
-            row[f"{name}_log10_p"] = one.adjusted[test]
-            measured[f"rank.odds_{name}.{one.outcome.key}"] = found.ratio
-        rows.append(row | {"correlation": one.odds.correlation})
-    percent = _percent(params)
-    bases = _bases(effects)
-    table = Table(
-        "odds",
-        "Odds of a right answer",
-        "Odds ratios by generalised estimating equations with items as clusters (exchangeable, small-sample "
-        f"covariance): any rank against rank 0, and per doubling of the rank; p corrected by Holm within the declared "
-        f"family. They hold for items like these and for {'this base' if bases == 1 else f'these {bases} bases'} and "
-        f"these seeds. {said_of_items(params)}".rstrip(),
-        (
-            Column("outcome", "items"),
-            Column("n", "n", "count"),
-            Column("cells", "models", "count"),
-            *(
-                column
-                for name, first in (("any", "any rank"), ("doubling", "a doubling"))
-                for column in (
-                    Column(name, f"{first}, ratio", "score"),
-                    Column(f"{name}_low", f"{percent} low", "score"),
-                    Column(f"{name}_high", f"{percent} high", "score"),
-                    Column(f"{name}_log10_p", "p, Holm", "p"),
-                )
-            ),
-            Column("correlation", "correlation within items", "score"),
-        ),
-        rows,
-        view=effects[0].outcome.view if effects else "-",
-        notes=[f"{one.outcome.name}: {one.odds.note}" for one in effects if one.odds is not None and one.odds.note],
-    )
-    return Made(table, measured)
-
-
-def _first(one: Effect) -> dict[str, Cell]:
-    return {
-        "family": one.outcome.family,
-        "outcome": one.outcome.name,
-        "view": SCORES if one.outcome.answers else one.outcome.view,
-    }
-
-
-def _bases(effects: Sequence[Effect]) -> int:
-    return max((len(one.outcome.values.start) for one in effects), default=0)
-
-
-def _units(effects: Sequence[Effect]) -> str:
-    """What the trend's t is over, in a caption's words."""
-    bases = _bases(effects)
-    if bases > 1:
-        return f"{bases} bases"
-    return "the seeds of one base: it says nothing of other bases"
-
-
-def _ends(params: Params) -> str:
-    low, high = min(params.sweep.ranks), max(params.sweep.ranks)
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _percent(params: Params) -> str:
-    return _share(params.stats.confidence)
-
-
-def _share(confidence: float) -> str:
-    return f"{100 * confidence:.9g} %"
-
-
-def _notes(effects: Sequence[Effect]) -> list[str]:
-    """Each note once, with the outcomes that it is of where it is not of all."""
-    of: dict[str, list[str]] = {}
-    for one in effects:
-        for note in filter(None, scope(one.note)):
-            of.setdefault(note, []).append(one.outcome.name)
-    return [note if len(names) == len(effects) else f"{'; '.join(names)}: {note}" for note, names in of.items()]
