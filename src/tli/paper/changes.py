@@ -108,9 +108,9 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
         "changes",
         "Transfer by language and rank, with intervals",
         f"Change against rank 0, the mean over {over}, with the {percent} interval of the cluster bootstrap over "
-        f"{over} and items: of the accuracy in points, and of the margin, log p(right option) − highest log p of the others, "
-        "in nats. Flipped: percent of items whose answer changes between right and wrong, a seed; detectable: the "
-        "smallest change that the exact McNemar test of one seed would have found with as many flips, power "
+        f"{over} and items: of the accuracy in points, and of the margin, log p(right option) − highest log p of the "
+        "others, in nats. Flipped: percent of items whose answer changes between right and wrong, a seed; detectable: "
+        "the smallest change that the exact McNemar test of one seed would have found with as many flips, power "
         f"{params.stats.power:g}. Intervals are not corrected for their number. {said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),

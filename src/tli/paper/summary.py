@@ -71,11 +71,7 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
     unit = "Accuracy in percent, changes in points." if accuracy else "Cosines, and P@1 as a share."
     over = f"the cluster bootstrap over {'bases, ' if count_bases(effects) > 1 else ''}seeds and "
     over += "items" if accuracy else "word pairs (of P@1: Student's t over the units of the fit)"
-    tests = (
-        "GEE over items"
-        if accuracy
-        else "the paired t-test over word pairs (of P@1: the t-test over the trend's units)"
-    )
+    tests = "GEE over items" if accuracy else "the paired t-test over word pairs (of P@1: t over the same units)"
     columns = [
         Column("outcome", "outcome"),
         Column("start", "rank 0", size),
@@ -116,7 +112,7 @@ def counted(effects: Sequence[Effect], params: Params) -> str:
     found = Counter(SHORT[verdict(one, params.stats.alpha)] for one in effects)
     first = ", ".join(f"{way} in {ways[way]}" for way in ("below", "above", "not told apart", "undefined") if ways[way])
     second = ", ".join(f"{word} in {found[word]}" for word in SHORT.values() if found[word])
-    return f"Of {len(effects)} outcomes, the mean of the ranks lies against rank 0: {first}; the rank: {second}"
+    return f"Of {len(effects)} outcomes, mean of the ranks against rank 0: {first}; verdict on the rank: {second}"
 
 
 def _way(one: Effect, params: Params) -> str | None:
