@@ -255,7 +255,7 @@ def ranks_figure(transfer: Rows, sweep: Sweep, intervals: Drawn, params: Params)
             )
         for panel in axes[len(sets) :]:
             panel.set_visible(False)
-        axes[0].legend(loc="best")
+        canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
     percent = f"{100 * params.stats.confidence:.9g} %"
     caption = (
         f"Accuracy against LoRA rank, {len(params.sweep.seeds)} seeds. Bars: {percent} cluster-bootstrap interval, "
