@@ -142,10 +142,49 @@ class Sweep(Section):
         return values
 
 
+class Bootstrap(Section):
+    """How many times adapters and items are resampled, and from which seed."""
+
+    draws: Annotated[int, Field(ge=100)]
+    seed: Seed
+
+
+class Margins(Section):
+    """What counts as no difference, either way: points of accuracy, cosine, P@1 as a share."""
+
+    accuracy: Positive
+    cosine: Positive
+    retrieval: Positive
+
+
+OUTCOMES = ("cosine", "left", "p1", "xcopa", "xnli")
+
+
 class Stats(Section):
-    """The coverage of every interval."""
+    """The coverage of every interval, and what the tests of the rank study were declared to be before they are run.
+
+    `families`: the outcomes whose tests are corrected together, over all their sets, directions and languages. `left`
+    is what the cosine of translations exceeds that of random pairs by, `p1` retrieval's P@1.
+    """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    power: Annotated[float, Field(ge=0.5, lt=1)]
+    bootstrap: Bootstrap
+    margins: Margins
+    families: dict[str, Annotated[tuple[Literal["cosine", "left", "p1", "xcopa", "xnli"], ...], Field(strict=False)]]
+
+    @field_validator("families")
+    @classmethod
+    def _each_once(cls, families: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        named = [outcome for outcomes in families.values() for outcome in outcomes]
+        if sorted(named) != sorted(OUTCOMES):
+            raise ValueError(f"each of {', '.join(OUTCOMES)} in one family")
+        return families
+
+    @property
+    def alpha(self) -> float:
+        """The level of every test."""
+        return 1 - self.confidence
 
 
 class Pretraining(Section):

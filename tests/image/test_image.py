@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 from container import COMPOSE, listing, run
+from ruamel.yaml import YAML
 
 from conftest import Build
 from test_pipeline import PER_RANK, Checkout

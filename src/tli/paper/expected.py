@@ -35,11 +35,12 @@ _DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"audit\.word_pairs\.expected_false_negatives", (*_BASE, "train.batch_size")),
     (r"audit\.|items\.|inputs\.", _BASE),
     (r"scan\.", (*_BASE, "quantize.nf4.", "measure.")),
-    (r"sweep\.\w+\.accuracy", (*_SWEEP, "transfer.")),
+    (r"sweep\.\w+\.(accuracy|ece|brier|\w+_change|gap_after)", (*_SWEEP, "transfer.")),
+    (r"rank\.", (*_SWEEP, "sweep.ranks", "transfer.")),
     (r"sweep\.", _SWEEP),
     (r"transfer\..*\.main\.|class\..*\.after\.", (*_CELL, "transfer.")),
     (
-        r"setup\.train\.|setup\.adapt|adapter\.|gains\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|"
+        r"setup\.train\.|setup\.adapt|adapter\.|gains\.|controls\.|align\.\w+\.(?!before\.)|retrieval\.\w+\.after\.|"
         r"lengths\.(?!r\w*_before)",
         _CELL,
     ),

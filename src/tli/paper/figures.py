@@ -1,4 +1,4 @@
-"""The figures, as SVG: layer scan, before and after per pair, accuracy against rank.
+"""The figures, as SVG: layer scan, before and after per pair, retrieval against cosine, accuracy against rank.
 
 The same rows give the same bytes: glyphs are drawn as paths of the font that matplotlib ships, identifiers are salted
 with a constant, and no date is written. Colours are Okabe and Ito's, which colour-blind readers tell apart; shapes and
@@ -20,13 +20,15 @@ from matplotlib.figure import Figure as Canvas
 
 from tli import store
 from tli.paper import published, stats
+from tli.paper.changes import Drawn
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
-from tli.paper.scores import CORRECTED, TASKS, accuracy, correct, item_name, language_name, languages, said_of_items
+from tli.paper.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
 from tli.params import Params
 from tli.study.views import POOLINGS, layers
 
+COSINE_AND_HITS = ("cosine_mean", "p_at_1.sw_en")
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
 STYLE: Any = {
     "svg.hashsalt": "tli",
@@ -50,20 +52,23 @@ STYLE: Any = {
 
 def write(
     folder: Path,
-    scan: Rows,
-    align: Rows,
-    transfer: Rows,
+    found: Mapping[str, Rows],
     sweep: Sweep,
+    intervals: Drawn,
     reported: Mapping[str, Any],
     params: Params,
 ) -> list[Figure]:
-    """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them."""
+    """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them.
+
+    `found` holds the rows `scan`, `align` and `transfer`; `intervals` the bootstrap of each rank's change of accuracy.
+    """
     made: list[Figure] = []
     with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
         drawn = {
-            "scan": scan_figure(scan, reported, params),
-            "before_after": pairs_figure(align, params),
-            "ranks": ranks_figure(transfer, sweep, params),
+            "scan": scan_figure(found["scan"], reported, params),
+            "before_after": pairs_figure(found["align"], params),
+            "retrieval": retrieval_figure(found["align"], params),
+            "ranks": ranks_figure(found["transfer"], sweep, intervals, params),
         }
         for name, (canvas, caption, alt) in drawn.items():
             store.write_text(into / f"{name}.svg", svg(canvas))
@@ -177,8 +182,42 @@ def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
     return canvas, caption, f"Scatter plots, one a view: {'; '.join(said)}."
 
 
-def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, str, str]:
-    """Accuracy against rank, one panel a task and language: mean and SD over seeds, rank 0 with Wilson's interval."""
+def retrieval_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
+    """P@1 against the mean cosine, a line from before to after a layer; mask pooling left, content right."""
+    names = layers(params.active.model.blocks)
+    said = []
+    with _panels(1, len(POOLINGS), 6.6, 3.2) as (canvas, axes):
+        for panel, pooling in zip(axes, POOLINGS, strict=True):
+            moved: list[int] = []
+            for place, layer in enumerate(names):
+                view = f"{layer}.{pooling}.nf4"
+                x, y = ([align.one(cell, "all", view, key) for cell in ("base", "main")] for key in COSINE_AND_HITS)
+                label = ("before", "after") if not place else (None, None)
+                panel.plot(x, y, color=GREY, linewidth=0.8, zorder=1)
+                panel.plot(x[:1], y[:1], color=BLUE, marker="o", markerfacecolor="white", linestyle="", label=label[0])
+                panel.plot(x[1:], y[1:], color=ORANGE, marker="o", linestyle="", label=label[1])
+                panel.annotate(layer, (x[1], y[1]), xytext=(3, 3), textcoords="offset points", fontsize=6)
+                moved.append((x[1] < x[0]) and (y[1] > y[0]))
+            said.append(
+                f"under {pooling} pooling {sum(moved)} of {len(names)} layers lose mean cosine and gain P@1 in training"
+            )
+            panel.set_title(f"{pooling} pooling, NF4" + (" (BOS in)" if pooling == "mask" else " (BOS out)"))
+            panel.set_xlabel("mean cosine of translations")
+        low, high = min(panel.get_ylim()[0] for panel in axes), max(panel.get_ylim()[1] for panel in axes)
+        for panel in axes:
+            panel.set_ylim(low, high)
+        axes[0].set_ylabel(f"P@1 {WAYS['sw_en']}, all pairs")
+        axes[0].legend(loc="best")
+    caption = (
+        f"Retrieval against cosine, all pairs, at every layer (numbers): P@1 {WAYS['sw_en']} and mean cosine of "
+        "translations in the base (open) and in the paper's cell (filled). Were the mean cosine a measure of how well "
+        "translations are found, points would lie the higher the further they are to the right."
+    )
+    return canvas, caption, f"Scatter plots of P@1 against mean cosine by layer: {'; '.join(said)}."
+
+
+def ranks_figure(transfer: Rows, sweep: Sweep, intervals: Drawn, params: Params) -> tuple[Canvas, str, str]:
+    """Accuracy against rank, one panel a task and language: every seed, their mean, the interval of the change."""
     sets = [(task, language) for task in TASKS for language in languages(transfer, task)]
     columns = min(4, max(2, math.ceil(len(sets) / 2)))
     rows = math.ceil(len(sets) / columns)
@@ -187,23 +226,23 @@ def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, 
     with _panels(rows, columns, 3.3 * columns if columns < 3 else 2.4 * columns, 2.3 * rows) as (canvas, axes):
         for panel, (task, language) in zip(axes, sets, strict=False):
             set_ = f"{task}.{language}"
-            scores: Mapping[int, stats.Spread] = {
-                rank: stats.spread(
-                    [accuracy(sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds]
-                )
+            scores = {
+                rank: [accuracy(sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds]
                 for rank in ranks
             }
-            means = [scores[rank].mean or 0.0 for rank in ranks]
-            errors = [scores[rank].sd or 0.0 for rank in ranks]
-            right = correct(transfer, "base", set_)
+            means = [stats.mean(scores[rank]) for rank in ranks]
             base = accuracy(transfer, "base", set_)
-            band = stats.wilson(sum(right), len(right), params.stats.confidence)
-            if band is not None:
-                panel.axhspan(
-                    100 * band[0], 100 * band[1], color=GREY, alpha=0.15, linewidth=0, label="rank 0, interval"
-                )
+            # the bars are the change's interval, moved up by rank 0's accuracy
+            drawn = [intervals[set_, rank] for rank in ranks]
+            below = [0.0 if one.low is None else max(0.0, (one.estimate or 0.0) - one.low) for one in drawn]
+            above = [0.0 if one.high is None else max(0.0, one.high - (one.estimate or 0.0)) for one in drawn]
             panel.axhline(base, color=GREY, linestyle="--", label="rank 0")
-            panel.errorbar(range(len(ranks)), means, yerr=errors, color=BLUE, marker="o", capsize=2, label="mean ± SD")
+            places = [place + 0.15 for place, rank in enumerate(ranks) for _ in scores[rank]]  # beside the bar
+            every = [score for rank in ranks for score in scores[rank]]
+            panel.plot(places, every, color=ORANGE, marker=".", linestyle="", alpha=0.6, label="a seed")
+            panel.errorbar(
+                range(len(ranks)), means, yerr=[below, above], color=BLUE, marker="o", capsize=2, label="mean, interval"
+            )
             panel.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
             panel.set_title(f"{item_name(task, params)}, {language_name(set_, params)}")
             panel.set_xlabel("LoRA rank")
@@ -216,11 +255,12 @@ def ranks_figure(transfer: Rows, sweep: Sweep, params: Params) -> tuple[Canvas, 
             )
         for panel in axes[len(sets) :]:
             panel.set_visible(False)
-        axes[0].legend(loc="best")
+        canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3)
     percent = f"{100 * params.stats.confidence:.9g} %"
     caption = (
-        f"Accuracy against LoRA rank: mean and SD over {len(params.sweep.seeds)} seeds; dashed line and band: rank 0 "
-        f"with Wilson's {percent} interval. {said_of_items(params)}"
+        f"Accuracy against LoRA rank, {len(params.sweep.seeds)} seeds. Bars: {percent} cluster-bootstrap interval, "
+        "over seeds and items, of the change against rank 0, which is the dashed line; not corrected for their "
+        f"number. {said_of_items(params)}"
     ).rstrip()
     if any(CORRECTED in set_ for set_ in transfer.sets("correct")):
         caption += " XCOPA's questions are those released."

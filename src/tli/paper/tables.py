@@ -6,7 +6,24 @@ import os
 from pathlib import Path
 
 from tli import store
-from tli.paper import accuracy, adapter, by_rank, claims, figures, layers, lengths, render, scores, setup, similarity
+from tli.paper import (
+    accuracy,
+    adapter,
+    by_rank,
+    cells,
+    changes,
+    claims,
+    controls,
+    effects,
+    figures,
+    layers,
+    lengths,
+    render,
+    scores,
+    setup,
+    similarity,
+    summary,
+)
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
 
@@ -54,6 +71,9 @@ def run(
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
+    bases = [cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed)]
+    tasks = changes.tasks(bases, params)
+    drawn = changes.drawn(tasks, params)
     made = [
         setup.setup(Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
         layers.scan_table(found["scan"], published, params),
@@ -61,6 +81,7 @@ def run(
         similarity.before_after(found["align"], published, params),
         similarity.gains(found["align"], published, params),
         lengths.table(found["train"], found["align"], params),
+        controls.table(found["align"], params),
         similarity.retrieval(found["align"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
@@ -69,6 +90,10 @@ def run(
             for task in scores.TASKS
             if scores.languages(found["transfer"], task)
         ),
+        changes.changes(tasks, drawn, params),
+        changes.gap(tasks, params),
+        changes.calibration(tasks, params),
+        *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
         setup.audit(parts, params),
@@ -78,8 +103,8 @@ def run(
     for one in made:
         values |= one.measured
     shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]
-    drawn = figures.write(figures_out, found["scan"], found["align"], found["transfer"], by_seed, published, params)
-    render.write(tables, intro(params), shown, drawn, os.path.relpath(figures_out, tables))
+    figured = figures.write(figures_out, found, by_seed, drawn, published, params)
+    render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
     store.write_json(measured, values)
     store.write_json(headline, _headline(values, params))
 

@@ -1,0 +1,122 @@
+"""The controls table: what of the gain in cosine survives each control, one row a control.
+
+The gain is the paper's cell against the base. A control takes away one thing that could make cosines grow without any
+word meeting its translation: that a pair was trained on, that any two words draw nearer, that BOS is in the pool.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+from tli.paper import stats
+from tli.paper.render import Cell, Column, Made, Table, shown
+from tli.paper.rows import Measured, Rows
+from tli.paper.similarity import PAIR_SETS, WAYS, interval, points
+from tli.params import Params
+from tli.study.views import View
+
+AGAINST = ("more", "less", "not told apart", "undefined")
+
+
+class Control(NamedTuple):
+    """What is changed against the row `as trained`."""
+
+    name: str
+    set: str
+    view: str
+
+
+def controls(params: Params) -> list[Control]:
+    """As trained; unseen pairs; BOS out or in, then both; further up. A view that is another row's is named once."""
+    trained = View(str(params.train.layer), params.train.pooling, "nf4")
+    bare = trained._replace(pooling="content" if trained.pooling == "mask" else "mask")
+    names = {str(trained): "as trained", str(bare): "BOS out" if bare.pooling == "content" else "BOS in"}
+    for name in ("as_scripted", "as_described", "final"):
+        names.setdefault(points(params)[name], f"at `{name}`")
+    return [
+        Control(name if set_ == "trained" else f"{name}, unseen pairs", set_, view)
+        for view, name in names.items()
+        for set_ in PAIR_SETS
+    ]
+
+
+def table(align: Rows, params: Params) -> Made:
+    """Gain, gain of random pairs, what is left with its paired interval, and P@1 before and after."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes: list[str] = []
+    for one in controls(params):
+        pairs, random = (
+            align.matched(("base", "main"), one.set, one.view, measure) for measure in ("cosine", "random_cosine")
+        )
+        before, after = (_minus(x, y) for x, y in zip(pairs, random, strict=True))
+        left = stats.paired(before, after, params.stats.confidence)
+        gains = [stats.mean(_minus(end, start)) for start, end in (pairs, random)]
+        row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "gain": gains[0]}
+        row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "log10_p": left.log10_p}
+        for way in WAYS:
+            start, end = (align.one(which, one.set, one.view, f"p_at_1.{way}") for which in ("base", "main"))
+            row |= {f"p1_{way}": start, f"p1_{way}_change": end - start}
+            measured[f"controls.{one.set}.p1_change_{way}.{one.view}"] = end - start
+        measured[f"controls.{one.set}.left.{one.view}"] = left.gain
+        rows.append(row)
+        notes.append(left.note)
+    made = Table(
+        "controls",
+        "Controls",
+        f"What of the gain in cosine of the paper's cell (rank {params.lora.rank}, seed {params.train.seed}) survives "
+        "each control. Random: the gain of the same Swahili words with another pair's English word; left: gain − "
+        "random, pair by pair, with its interval and the p of a paired t-test, uncorrected. P@1 of the set's words "
+        "among the words of all pairs, base and change. Nothing of this was published.",
+        (
+            Column("control", "control"),
+            Column("set", "pairs"),
+            Column("view", "view"),
+            Column("gain", "gain", "change"),
+            Column("random", "random", "change"),
+            Column("left", "left", "change"),
+            *interval(params),
+            Column("log10_p", "p", "p"),
+            *(
+                column
+                for way, arrow in WAYS.items()
+                for column in (
+                    Column(f"p1_{way}", f"P@1 {arrow}, base", "score"),
+                    Column(f"p1_{way}_change", "change", "change"),
+                )
+            ),
+        ),
+        rows,
+        notes=[said(rows, params), *notes],
+    )
+    return Made(made, measured)
+
+
+def said(rows: list[dict[str, Cell]], params: Params) -> str:
+    """What the rows say of the row `as trained`, filled with their numbers."""
+    first = rows[0]
+    gain, left = (float(str(first[key])) for key in ("gain", "left"))
+    alpha = 1 - params.stats.confidence
+    found = Counter(_against_random(row, alpha) for row in rows)
+    counts = ", ".join(f"{word} in {found[word]}" for word in AGAINST if found[word])
+    text = (
+        f"as trained the cosine of translations {'rises' if gain > 0 else 'falls'} by "
+        f"{shown(abs(gain), 'similarity')}, and against random pairs {'rises' if left > 0 else 'falls'} by "
+        f"{shown(abs(left), 'similarity')}; beside random pairs translations gain {counts} of {len(rows)} rows"
+    )
+    if _against_random(first, alpha) not in ("more", "less"):
+        return text
+    shares = (f"{row['control']} {float(str(row['left'])) / left:.0%}" for row in rows[1:4])
+    return f"{text}; left, as a share of the first row's: {', '.join(shares).replace('%', ' %')}"
+
+
+def _against_random(row: dict[str, Cell], alpha: float) -> str:
+    p, left = row["log10_p"], row["left"]
+    if not isinstance(p, float) or not isinstance(left, float):
+        return "undefined"
+    return "not told apart" if 10**p >= alpha else "more" if left > 0 else "less"
+
+
+def _minus(x: list[float], y: list[float]) -> list[float]:
+    return [a - b for a, b in zip(x, y, strict=True)]

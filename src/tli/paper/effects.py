@@ -1,0 +1,171 @@
+"""What the LoRA rank does to each outcome: change, trend, equivalence, odds, and their verdict (the robustness tables).
+
+Everything here is over `cells.Values`, with one base or many; what is undefined is None with a note.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tli.paper import equivalence, stats
+from tli.paper.cells import Array, Outcome, Values
+from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
+from tli.paper.families import holm
+from tli.paper.gee import Gee, gee
+from tli.paper.power import detectable_mean
+from tli.paper.resample import Bootstrap, cluster_bootstrap
+from tli.paper.trend import Key, Trend, slope_weights, trend
+from tli.params import Params
+
+TESTS = ("change", "trend", "equivalence", "odds")  # what is corrected together, outcome by outcome
+
+
+class Effect(NamedTuple):
+    """One outcome against rank 0 and along the ranks, in the outcome's unit."""
+
+    outcome: Outcome
+    change: float  # any rank - rank 0: the mean over ranks, seeds, bases
+    low: float | None
+    high: float | None
+    by_rank: Mapping[int, float]  # rank -> mean change against rank 0
+    trend: Trend
+    doublings: float  # from the lowest to the highest rank
+    span: Equivalence | None  # the fitted change from the lowest to the highest rank, against the margin
+    span_drawn: Bootstrap  # the same with items resampled too, interval at 1 - 2 alpha
+    detectable: float | None  # the smallest such change that would have been found
+    odds: Gee | None
+    log10_p: Mapping[str, float | None]  # of TESTS, uncorrected
+    adjusted: Mapping[str, float | None]  # by Holm within the family
+    note: str
+
+    @property
+    def worst(self) -> int:
+        """The rank with the lowest mean change, the first of equals."""
+        return min(self.by_rank, key=lambda rank: (self.by_rank[rank], rank))
+
+    @property
+    def range(self) -> float:
+        """Highest minus lowest mean among the ranks: sees a hump, which a linear trend does not."""
+        return max(self.by_rank.values()) - min(self.by_rank.values())
+
+
+def effects(outcomes: Sequence[Outcome], params: Params) -> list[Effect]:
+    """Every outcome's effect, the tests corrected within the families of params.stats."""
+    found = [_effect(outcome, params) for outcome in outcomes]
+    return [one for family in params.stats.families for one in _corrected(found, family, params)]
+
+
+def _corrected(found: Sequence[Effect], family: str, params: Params) -> list[Effect]:
+    members = [one for one in found if one.outcome.family == family]
+    tests = [(index, test) for index, one in enumerate(members) for test in TESTS if test in one.log10_p]
+    adjusted = holm([members[index].log10_p[test] for index, test in tests], params.stats.alpha).adjusted
+    return [
+        one._replace(adjusted={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
+        for index, one in enumerate(members)
+    ]
+
+
+def _effect(outcome: Outcome, params: Params) -> Effect:
+    """change: the mean over adapters, with the interval of `cluster_bootstrap` over bases, seeds and items, and as its
+    test the odds of any rank in `gee` (answers), the paired t-test over word pairs, or, of P@1, which has one value an
+    adapter, the t-test and its interval over the units of the trend.
+
+    span: slope x log2(highest / lowest rank) with its error, against the margin. Its test takes the items as given;
+    `span_drawn` resamples them as well.
+    """
+    chosen, values, notes = params.stats, outcome.values, []
+    of_seed = values.changes()
+    means = {key: float(x.mean()) for (key, x) in values.tuned.items()}
+    line = trend(means, chosen.confidence)
+    ranks = values.ranks
+    doublings = math.log2(ranks[-1] / ranks[0])
+    drawn = cluster_bootstrap(
+        of_seed, draws=chosen.bootstrap.draws, seed=chosen.bootstrap.seed, confidence=chosen.confidence
+    )
+    change, low, high = drawn.estimate or 0.0, drawn.low, drawn.high
+    odds: Gee | None = None
+    tests: dict[str, float | None] = {}
+    if outcome.answers:
+        cells = {(base, 0, 0): x > 0 for base, x in values.start.items()}
+        odds = gee({**cells, **{key: x > 0 for key, x in values.tuned.items()}}, confidence=chosen.confidence)
+        tests["change"] = odds.adapter.log10_p
+        notes += [drawn.note, odds.note]
+    elif drawn.items > 1:
+        each_base = {base: [x for key, x in of_seed.items() if key[0] == base] for base in values.start}
+        item = np.mean([np.mean(some, axis=0) for some in each_base.values()], axis=0)
+        tests["change"] = stats.paired(np.zeros_like(item), item, chosen.confidence).log10_p
+        notes.append(drawn.note)
+    else:
+        units = _units(of_seed)
+        test = stats.paired([0.0] * len(units), units, chosen.confidence)
+        low, high, tests["change"] = test.low, test.high, test.log10_p
+        notes.append(test.note)
+    span, detectable = None, None
+    if line.slope is not None and line.se is not None and line.df is not None:
+        span = equivalence.tost_estimate(
+            line.slope * doublings, line.se * doublings, line.df, outcome.margin, chosen.alpha
+        )
+        sd = line.se * math.sqrt(line.units) * doublings
+        detectable = detectable_mean(line.units, sd, chosen.alpha, chosen.power).effect
+    tests |= {"trend": line.log10_p, "equivalence": None if span is None else span.log10_p}
+    if odds is not None:
+        tests["odds"] = odds.doubling.log10_p
+    span_drawn = cluster_bootstrap(
+        _spans(values, doublings),
+        draws=chosen.bootstrap.draws,
+        seed=chosen.bootstrap.seed,
+        confidence=1 - 2 * chosen.alpha,
+    )
+    by_rank = {rank: values.of_rank(rank) - values.at_zero for rank in ranks}
+    note = "; ".join(dict.fromkeys(part for text in [*notes, line.note] for part in text.split("; ") if part))
+    return Effect(
+        outcome=outcome,
+        change=change,
+        low=low,
+        high=high,
+        by_rank=by_rank,
+        trend=line,
+        doublings=doublings,
+        span=span,
+        span_drawn=span_drawn,
+        detectable=detectable,
+        odds=odds,
+        log10_p=tests,
+        adjusted={},
+        note=note,
+    )
+
+
+def _spans(values: Values, doublings: float) -> dict[tuple[int, int], Array]:
+    """(base, seed) -> fitted change of each item from the lowest to the highest rank; those with two ranks or more."""
+    members: dict[tuple[int, int], list[Key]] = {}
+    for key in sorted(values.tuned):
+        members.setdefault(key[:2], []).append(key)
+    return {
+        name: doublings * np.tensordot(slope_weights([key[2] for key in keys]), [values.tuned[key] for key in keys], 1)
+        for name, keys in members.items()
+        if len(keys) > 1
+    }
+
+
+def _units(changes: Mapping[tuple[int, int], Array]) -> list[float]:
+    """What the trend is over: the mean of each base, or of each seed where there is one base."""
+    bases = sorted({base for base, _ in changes})
+    if len(bases) == 1:
+        return [float(changes[key].mean()) for key in sorted(changes)]
+    return [float(np.mean([x.mean() for key, x in changes.items() if key[0] == base])) for base in bases]
+
+
+def verdict(effect: Effect, alpha: float) -> str | None:
+    """What the rank does, from the corrected p of trend and equivalence; None where either is undefined."""
+    different, flat = effect.adjusted["trend"], effect.adjusted["equivalence"]
+    if different is None or flat is None:
+        return None
+    bound = math.log10(alpha)
+    return {(True, True): BOTH, (False, True): EQUIVALENT, (True, False): DIFFERENT, (False, False): NEITHER}[
+        different < bound, flat < bound
+    ]
