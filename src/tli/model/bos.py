@@ -70,6 +70,11 @@ def run(
     sequences = [tokenizer.encode(text) for text in texts]
     if {ids[0] for ids in sequences} != {tokenizer.bos_token_id}:
         raise store.CheckFailed(f"{base}: expected a tokenizer that puts BOS first; the BOS regime needs one")
+    if model.config.intermediate_size % ADDED:
+        raise store.UserError(
+            f"params.yaml: intermediate_size of the profile: expected a multiple of {ADDED} for the BOS regime, "
+            f"got {model.config.intermediate_size}; set one"
+        )
     size, pad = params.active.compute.batch_size, tokenizer.pad_token_id
     seen = look(model, sequences, pad, size)
     weights, gates = edit(load_file(base / "model.safetensors"), model, seen, params.bos.layer, params.bos.ratio)

@@ -80,9 +80,9 @@ def settings(params: Params, measured: Measured) -> Measured:
     How files are fetched changes no value, nor does what only the full grid reads, and the author's files count only
     where a source says that they are used.
     """
-    grid = {"arms": True, "bos": True, "sweep": {"base_seeds", "arms", "bos_arms"}}
-    others = dict.fromkeys(("profile", "profiles", "stats", "fetch", "author"), True)
-    shared = params.model_dump(mode="json", exclude=others | grid)
+    others = {"profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep"}
+    shared = params.model_dump(mode="json", exclude=others)
+    shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     own = params.active.model_dump(mode="json", exclude={"compute"})
     used = {"trained", "control"} if params.pairs.source == "author" else set()
     used |= {"adapter"} if params.adapter.source == "author" else set()
