@@ -107,6 +107,40 @@ def test_norms_before_are_what_the_scan_saw_and_layer_zero_keeps_its_own(files: 
     )
 
 
+def test_measures_without_the_shared_direction_and_in_small_pools(
+    files: Path, tiny_quantized: Path, pairs: list[Pair], params: Params
+) -> None:
+    """Each from the embeddings by another way than the stage's: numpy's corrcoef, and a search one query a time."""
+    model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
+    x, y = (
+        embed.embed(model, tokenizer, [getattr(pair, side) for pair in pairs], params.active.compute.batch_size)
+        .pooled["2", "mask"].astype(np.float64)
+        for side in ("swahili", "english")
+    )  # fmt: skip
+    frame = store.read_rows(files / "align.tsv")
+    where = {"cell": "base", "view": "2.mask.nf4"}
+    a, b = x - x.mean(axis=0), y - y.mean(axis=0)
+    own = [float(u @ v / np.sqrt(u @ u * (v @ v))) for u, v in zip(a, b, strict=True)]
+    found = _value(frame, set="control", measure="centred_cosine_mean", **where)
+    assert found == pytest.approx(np.mean(own[12:]), abs=1e-6)
+    grams = [(z @ z.T).ravel() for z in (a, b)]
+    alike = grams[0] @ grams[1] / np.sqrt((grams[0] @ grams[0]) * (grams[1] @ grams[1]))
+    assert _value(frame, set="all", measure="cka", **where) == pytest.approx(alike, abs=1e-6)
+    hits = []
+    for i in range(12, 16):
+        near = [float(x[i] @ y[j] / np.linalg.norm(x[i]) / np.linalg.norm(y[j])) for j in range(12, 16)]
+        hits.append(int(np.argmax(near)) == i - 12)
+    assert _value(frame, set="control", measure="own_p_at_1.sw_en", **where) == pytest.approx(np.mean(hits))
+    shares = frame[frame["measure"].str.contains(r"p_at|mrr|csls|cka")]["value"]
+    assert shares.between(0, 1 + 1e-9).all()
+    assert (frame[frame["measure"].str.startswith("participation")]["value"] >= 0).all()
+    own_pool, full = (
+        frame[frame["measure"] == name].set_index(["cell", "set", "view"])["value"]
+        for name in ("own_p_at_1.sw_en", "p_at_1.sw_en")
+    )
+    assert (own_pool >= full[own_pool.index]).all(), "fewer candidates, no fewer hits"
+
+
 def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: list[Pair]) -> None:
     frame = store.read_rows(files / "align.tsv")
     each = frame[frame["measure"] == "cosine"]

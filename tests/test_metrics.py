@@ -93,3 +93,62 @@ def test_csls_demotes_a_hub() -> None:
     similarity = np.array([[0.70, 0.71, 0.0], [0.1, 0.9, 0.0], [0.0, 0.9, 0.85]])
     assert similarity[0].argmax() == 1
     assert metrics.csls(similarity, k=2)[0].argmax() == 0
+
+
+def test_csls_sorts_no_more_than_it_sums() -> None:
+    """The k largest found by partition: the very bits of a full sort, also where the pool is smaller than k."""
+    for n, m in ((40, 30), (7, 5), (2, 12)):
+        similarity = np.random.default_rng(n).normal(size=(n, m))
+        nearest_y = np.sort(similarity, axis=1)[:, -10:].mean(axis=1)
+        nearest_x = np.sort(similarity, axis=0)[-10:, :].mean(axis=0)
+        assert (metrics.csls(similarity) == 2 * similarity - nearest_y[:, None] - nearest_x[None, :]).all()
+
+
+def test_centring_is_blind_to_what_all_rows_share_and_standardising_to_units() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(2, 40, 6))
+    shift, units = 300 * np.eye(6)[2], np.array([1, 5, 0.1, 2, 40, 1])
+    assert metrics.cosine(x + shift, y + shift).min() > 0.99
+    moved = metrics.cosine(metrics.centred(x + shift), metrics.centred(y - shift))
+    np.testing.assert_allclose(moved, metrics.cosine(metrics.centred(x), metrics.centred(y)), atol=1e-9)
+    scaled = metrics.standardised(units * x + shift)
+    np.testing.assert_allclose(scaled, metrics.standardised(x), atol=1e-9)
+    np.testing.assert_allclose(scaled.std(axis=0), 1.0)
+
+
+def test_a_constant_dimension_and_one_row_alone_give_zeros() -> None:
+    x = np.array([[1.0, 7.0], [3.0, 7.0]])
+    np.testing.assert_array_equal(metrics.standardised(x), [[-1.0, 0.0], [1.0, 0.0]])
+    assert metrics.cka(np.ones((4, 3)), np.eye(4)) == 0.0
+    assert metrics.participation_ratio(np.ones((4, 3))) == 0.0
+
+
+@given(matrices, st.floats(0.01, 100), st.integers(0, 99))
+def test_cka_is_bounded_symmetric_and_blind_to_rotation_scale_and_shift(x: np.ndarray, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(len(x), 3))
+    value = metrics.cka(x, y)
+    assert -1e-12 <= value <= 1 + 1e-9
+    assert metrics.cka(y, x) == pytest.approx(value, abs=1e-9)
+    turned = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    assert metrics.cka(scale * x @ turned + 5, y) == pytest.approx(value, abs=1e-6)
+    assert metrics.cka(y, 2 * y + 1) == pytest.approx(1.0)
+
+
+def test_cka_is_the_alignment_of_centred_kernels() -> None:
+    """By its other definition: HSIC of the n x n Gram matrices (1905.00414, equations 2 and 3)."""
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(15, 5)), rng.normal(size=(15, 3))
+    centre = np.eye(15) - 1 / 15
+    a, b = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    assert metrics.cka(x, y) == pytest.approx(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
+
+
+def test_participation_ratio_counts_directions() -> None:
+    line = np.outer(np.linspace(-1, 1, 9), [1.0, 2.0, 3.0]) + 8
+    assert metrics.participation_ratio(line) == pytest.approx(1.0)
+    cross = np.vstack([np.eye(5), -np.eye(5)])
+    assert metrics.participation_ratio(cross) == pytest.approx(5.0)
+    x = np.random.default_rng(5).normal(size=(30, 6)) * np.arange(1, 7)
+    spectrum = np.linalg.eigvalsh(np.cov(x.T))
+    assert metrics.participation_ratio(x) == pytest.approx(spectrum.sum() ** 2 / (spectrum**2).sum())

@@ -92,3 +92,63 @@ def test_nothing_can_be_changed_after_loading() -> None:
     loaded = params.load(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
         loaded.lora.rank = 8  # type: ignore[misc]
+
+
+def test_changes_come_before_the_checks() -> None:
+    changed = params.load(ROOT / "params.yaml", {"lora.rank": 8, "profiles.embedded.model.seed": 3})
+    assert (changed.lora.rank, changed.active.model.seed) == (8, 3)  # type: ignore[union-attr]
+    assert params.load(ROOT / "params.yaml", {}) == params.load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lora.rnak", 8, "lora.rnak: unknown key, cannot be set to 8"),
+        ("lora.rank.of", 8, "lora.rank.of: unknown key"),
+        ("lora.rank", "8", "lora.rank: expected a valid integer, got '8'"),
+        ("train.layer", "top", "train.layer: expected a valid integer, got 'top'"),
+        ("sweep.arms", ["fixed33"], "sweep.arms: expected names of arms ("),
+        ("bos.layer", 8, "bos.layer: expected 2 to 7"),
+        ("arms.lr_4x.ranks", [4096], "arms.lr_4x.ranks: expected at most"),
+        ("arms.lr_4x.changes", {"train.lr": "much"}, "arms.lr_4x: train.lr: expected a valid number, got 'much'"),
+        ("arms.lr_4x.changes", {"train.rate": 1.0}, "arms.lr_4x: train.rate: unknown key"),
+        ("arms.lr_4x.changes", {"sweep.seeds": 1}, "arms.lr_4x.changes.sweep.seeds"),
+    ],
+)
+def test_a_bad_change_names_its_key(key: str, value: object, expected: str) -> None:
+    with pytest.raises(store.UserError) as caught:
+        params.load(ROOT / "params.yaml", {key: value})
+    message = caught.value.format_message()
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
+    plain = params.load(ROOT / "params.yaml")
+    for name, arm in plain.arms.items():
+        changed = params.load(ROOT / "params.yaml", arm=name)
+        before, after = (loaded.model_dump(include={"lora", "train"}) for loaded in (plain, changed))
+        moved = {f"{part}.{key}" for part in before for key in before[part] if before[part][key] != after[part][key]}
+        assert moved == {key for key in arm.changes if key != "lora.scaling" or name != "2r"}, name
+        assert changed.model_dump(exclude={"lora", "train"}) == plain.model_dump(exclude={"lora", "train"})
+    assert {*plain.sweep.arms, *plain.sweep.bos_arms} == plain.arms.keys()
+
+
+def test_layers_in_words_are_those_of_the_profile() -> None:
+    for profile, blocks in (("embedded", 8), ("paper", 32)):
+        for word, layer in (("middle", blocks // 2), ("last", blocks)):
+            changed = params.load(ROOT / "params.yaml", {"profile": profile, "train.layer": word})
+            assert changed.train.layer == changed.adapted_blocks == layer
+    assert params.load(ROOT / "params.yaml", {"lora.blocks": "all"}).adapted_blocks == 8
+
+
+def test_an_arm_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(store.UserError, match=r"--arm: expected names of arms .* got 'lr_2x'"):
+        params.load(ROOT / "params.yaml", arm="lr_2x")
+
+
+@pytest.mark.parametrize("text", ["lora.rank", "=8", "lora.rank=", "lora.rank=[8"])
+def test_a_change_that_is_none_is_one_line(text: str) -> None:
+    with pytest.raises(store.UserError, match="--set: expected KEY=VALUE"):
+        params.parse(text)
+    assert params.parse("a.b=[1, x]") == ("a.b", [1, "x"])

@@ -31,8 +31,19 @@ def yaml(path: Path) -> Any:
 
 
 def stages() -> dict[str, dict[str, Any]]:
-    loaded: dict[str, dict[str, Any]] = yaml(ROOT / "dvc.yaml")["stages"]
-    return loaded
+    """Stage -> its definition, of both pipelines, each under the name that dvc gives it."""
+    own, grid = (yaml(ROOT / path)["stages"] for path in ("dvc.yaml", "full/dvc.yaml"))
+    return own | {f"full/dvc.yaml:{name}": stage for name, stage in grid.items()}
+
+
+def command(stage: dict[str, Any]) -> str:
+    """The command of `tli` that a stage runs."""
+    words = stage["cmd"].split()
+    assert words[:3] == ["python", "-m", "tli"]
+    words = words[3:]
+    while words[0] == "--set":
+        words = words[2:]
+    return str(words[0])
 
 
 def tracked() -> list[Path]:
@@ -98,7 +109,8 @@ def test_packages_hold_a_docstring_and_nothing_else() -> None:
 def test_a_stage_s_deps_are_its_imports(name: str) -> None:
     """A change in a module redoes the stages that import it, and no others."""
     listed = {dep for dep in stages()[name].get("deps", []) if dep.startswith("src/")}
-    expected = {"src/tli/params.py"} if name == "check" else closure(command_imports()[name]) - FREE
+    own = command(stages()[name])
+    expected = {"src/tli/params.py"} if own == "check" else closure(command_imports()[own]) - FREE
     assert listed == expected, f"dvc.yaml, {name}: missing {expected - listed}, too many {listed - expected}"
 
 
@@ -111,7 +123,9 @@ def outs(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     stage = stages()[name]
-    assert stage["cmd"].split()[:4] == ["python", "-m", "tli", name]
+    pipeline, _, short = name.rpartition(":")
+    assert command(stage) == re.sub(r"^bos-", "sweep-", short)
+    assert stage.get("wdir") == (".." if pipeline else None)
     assert stage["desc"].strip().endswith(".")
     assert isinstance(stage["meta"]["table"], str)
     assert stage["meta"]["minutes"] > 0
@@ -121,6 +135,16 @@ def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     assert all(path.split("/")[:2] == ["build", "${profile}"] or "${profile}" in path for path in written)
     kept_by_git = [path for path, options in written.items() if options.get("cache") is False]
     assert kept_by_git == [path for path in written if not path.startswith("build/")]
+
+
+def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> None:
+    """Without base seeds its every matrix is empty; with them it writes to one folder, to which nothing else does."""
+    assert yaml(ROOT / "params.yaml")["sweep"]["base_seeds"] == []
+    for name, stage in stages().items():
+        own = [path.startswith("build/${profile}/full/s${item.base}/") for path, _ in outs(stage)]
+        assert set(own) == {name.startswith("full/")}, name
+        if any(own):
+            assert stage["matrix"]["base"] == "${sweep.base_seeds}", name
 
 
 ROOMS = ("data", "model", "study", "paper")

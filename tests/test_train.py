@@ -198,3 +198,22 @@ def test_the_stage_describes_the_adapter_and_the_lengths(
     assert [*rows.each("base", "control", "-", "words.english").values()] == [1.0] * 4
     curves = {path.stem for path in made["log"].rglob("*.tsv")}
     assert curves == set(train.Step._fields)
+
+
+def test_shuffled_pairs_are_the_same_words_and_no_pair_as_it_was(pairs: list[Pair]) -> None:
+    moved = train.shuffled(pairs, seed=3)
+    assert [pair.swahili for pair in moved] == [pair.swahili for pair in pairs]
+    assert sorted(pair.english for pair in moved) == sorted(pair.english for pair in pairs)
+    assert not any(new.english == old.english for new, old in zip(moved, pairs, strict=True))
+    assert moved == train.shuffled(pairs, seed=3) != train.shuffled(pairs, seed=4)
+
+
+def test_shuffled_training_is_training_on_shuffled_pairs(
+    tiny: SimpleNamespace, pairs: list[Pair], params: Params
+) -> None:
+    arm = params.model_copy(update={"train": params.train.model_copy(update={"pairs": "shuffled"})})
+    _, asked = _train(tiny, pairs[:12], arm, epochs=1)
+    _, given = _train(tiny, train.shuffled(pairs[:12], 0), params, epochs=1)
+    _, plain = _train(tiny, pairs[:12], params, epochs=1)
+    assert asked.steps == given.steps
+    assert asked.steps[0].loss != plain.steps[0].loss

@@ -30,19 +30,33 @@ class InOrder(click.Group):
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tli-artifact")
-def main() -> None:
+@click.option(
+    "--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a value of params.yaml for this command."
+)
+@click.pass_context
+def main(context: click.Context, changes: tuple[str, ...]) -> None:
     """Targeted Lexical Injection and the LoRA-rank study: the stages of dvc.yaml, each a command."""
+    context.obj = dict(map(parameters.parse, changes))
+
+
+def loaded(arm: str | None = None) -> parameters.Params:
+    """params.yaml with what --set changes, and what `arm` does."""
+    return parameters.load(changes=click.get_current_context().find_root().obj, arm=arm)
 
 
 @contextmanager
 def stage(
-    out: Path, *inputs: Path, torch: bool = True, fetches: Callable[[parameters.Params], bool] = lambda _: False
+    out: Path,
+    *inputs: Path,
+    torch: bool = True,
+    fetches: Callable[[parameters.Params], bool] = lambda _: False,
+    arm: str | None = None,
 ) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
     No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
-    params = parameters.load()
+    params = loaded(arm)
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
@@ -62,14 +76,15 @@ def stage(
 out_option = click.option("--out", type=FILE, required=True, help="What the stage writes.")
 metrics_option = click.option("--metrics", type=FILE, required=True, help="Small JSON of metrics.")
 rows_option = click.option("--rows", type=FILE, required=True, help="Rows (TSV) that the stage writes.")
-rank_option = click.option("--rank", type=int, required=True, help="The cell's LoRA rank.")
+rank_option = click.option("--rank", type=int, help="The cell's LoRA rank.")
+arm_option = click.option("--arm", help="Or the arm of params.yaml: its changes, every rank of it.")
 
 
 @main.command()
 @out_option
 def check(out: Path) -> None:
     """Check params.yaml; every stage depends on this one."""
-    parameters.run(out)
+    parameters.run(out, changes=click.get_current_context().find_root().obj)
 
 
 @main.command()
@@ -200,14 +215,15 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @click.argument("quantized", type=FILE)
 @rank_option
+@arm_option
 @out_option
 @rows_option
-def sweep_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: Path) -> None:
-    """Train one rank of the sweep, every seed."""
-    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | None, out: Path, rows: Path) -> None:
+    """Train one rank of the sweep, or one arm of the full grid, every seed."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, arm=arm) as params:
         from tli.study import sweep
 
-        sweep.run_train(pairs_path, quantized, rank, out, rows, params)
+        sweep.run_train(pairs_path, quantized, sweep.folders(params, rank, arm), out, rows, params, arm)
 
 
 @main.command("sweep-eval")
@@ -216,13 +232,45 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: P
 @click.argument("quantized", type=FILE)
 @click.argument("adapters", type=FILE)
 @rank_option
+@arm_option
 @out_option
-def sweep_eval(pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int, out: Path) -> None:
-    """Measure one rank of the sweep, every seed."""
+def sweep_eval(
+    pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int | None, arm: str | None, out: Path
+) -> None:
+    """Measure one rank of the sweep, or one arm of the grid."""
+    with stage(out, pairs_path, items, quantized / store.MANIFEST, arm=arm) as params:
+        from tli.study import sweep
+
+        ranks = sweep.folders(params, rank, arm)
+        sweep.run_eval(pairs_path, items, quantized, adapters, ranks, out, params, arm)
+
+
+@main.command("sweep-base")
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("items", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def sweep_base(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
+    """Measure a base of the full grid: rank 0 of its arms."""
     with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
         from tli.study import sweep
 
-        sweep.run_eval(pairs_path, items, quantized, adapters, rank, out, params)
+        sweep.run_base(pairs_path, items, quantized, out, params)
+
+
+@main.command()
+@click.argument("base_path", metavar="BASE", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("items", type=FILE)
+@out_option
+@rows_option
+def bos(base_path: Path, quantized: Path, pairs_path: Path, items: Path, out: Path, rows: Path) -> None:
+    """Put the base in the BOS regime: the BOS state made massive, the rest left as it is."""
+    with stage(out, base_path / "model.safetensors", quantized / store.MANIFEST, pairs_path, items) as params:
+        from tli.model import bos as module
+
+        module.run(base_path, quantized, pairs_path, items, out, rows, params)
 
 
 REPORTED = click.option(
@@ -277,7 +325,7 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
     """Compare with published and with expected values."""
     from tli.paper import verify as module
 
-    params = parameters.load()
+    params = loaded()
     results = Path("results") / params.profile
     module.run(
         measured=measured or results / "measured.json",
@@ -301,7 +349,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     """Recompute published statistics; audit a word list."""
     from tli.ops import audit as module
 
-    batch_size = parameters.load().train.batch_size
+    batch_size = loaded().train.batch_size
     module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
@@ -317,7 +365,7 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     """
     from tli.ops import export
 
-    params = parameters.load()
+    params = loaded()
     metrics = metrics or Path("results") / params.profile / "benchmarks.json"
     export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
 
@@ -330,7 +378,7 @@ def costs() -> None:
     """
     from tli.ops import costs as module
 
-    params = parameters.load()
+    params = loaded()
     build, results = Path("build") / params.profile, Path("results") / params.profile
     said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
     click.echo(f"costs   {said}")
@@ -350,9 +398,9 @@ def record(runs: tuple[Path, ...], avx2: Path | None, published: bool, reported:
     from tli.paper import expected as module
 
     if published:
-        module.publish(reported=reported, out=expected, params=parameters.load())
+        module.publish(reported=reported, out=expected, params=loaded())
     else:
-        module.record(runs=runs, avx2=avx2, out=expected, params=parameters.load())
+        module.record(runs=runs, avx2=avx2, out=expected, params=loaded())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ The `check` stage runs first in the pipeline, so that a bad value fails before D
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -95,23 +97,30 @@ class Quantize(Section):
 
 
 class Lora(Section):
-    """LoRA on the blocks that the loss can reach: W + (alpha / r) B A, with alpha by `scaling`.
+    """LoRA: W + (alpha / r) B A, with alpha by `scaling`, on the blocks that the loss can reach or on all.
 
     `2r`: alpha = 2 r. `fixed32`: alpha = 32. `rslora`: the factor is 8 / sqrt(r) (rank-stabilised, 2312.03732).
-    All three give the factor 2 at the paper's r = 16.
+    All three give the factor 2 at the paper's r = 16. `reached`: blocks 1 to train.layer, to which alone the loss
+    gives a gradient. `all`: every block, as in the public scripts; B stays 0 beyond, but dropout draws there too.
     """
 
     rank: Count
     scaling: Literal["2r", "fixed32", "rslora"]
+    blocks: Literal["reached", "all"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: Annotated[tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj"], ...], Field(min_length=1, strict=False)]
 
 
 class Train(Section):
-    """Targeted Lexical Injection (2506.15415, section 3): what the loss reads and how it is minimised."""
+    """Targeted Lexical Injection (2506.15415, section 3): what the loss reads and how it is minimised.
+
+    `layer` may also be `middle` or `last` in the file: half the profile's blocks, or all of them. `pairs: shuffled`
+    trains on the same words with the translations permuted, a control for what training does whatever the pairing.
+    """
 
     layer: Count
     pooling: Literal["mask", "content"]
+    pairs: Literal["translations", "shuffled"]
     margin: Annotated[float, Field(ge=0)]
     lr: Annotated[float, Field(ge=0)]
     weight_decay: Annotated[float, Field(ge=0)]
@@ -128,18 +137,43 @@ class Measure(Section):
     random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
+class Bos(Section):
+    """The BOS regime (model/bos.py): from hidden_states[layer] on, the BOS state is `ratio` times as long as others."""
+
+    layer: Annotated[int, Field(ge=2)]
+    ratio: Annotated[float, Field(gt=1)]
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise ValueError("each value once")
+    return values
+
+
+Ranks = Annotated[tuple[Count, ...], Field(min_length=1, strict=False), AfterValidator(_once)]
+Seeds = Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_once)]
+Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_once)]
+
+
+class Arm(Section):
+    """An arm of the full grid: which keys of this file it changes, and at which ranks it is run."""
+
+    ranks: Ranks
+    changes: dict[Annotated[str, Field(pattern=r"^(lora|train)\.\w+$")], str | int | float | bool]
+
+
 class Sweep(Section):
-    """The rank sweep: every rank with every seed; rank 0, the base model, is always there."""
+    """The rank sweep: every rank with every seed; rank 0, the base model, is always there.
 
-    ranks: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
+    `base_seeds` are further bases, each with a corpus of its own: full/dvc.yaml repeats the sweep on each of them with
+    every arm of `arms`, and those of `bos_arms` on the base in the BOS regime. None, and there is no full grid.
+    """
 
-    @field_validator("ranks", "seeds")
-    @classmethod
-    def _once(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError("each value once")
-        return values
+    ranks: Ranks
+    seeds: Annotated[Seeds, Field(min_length=1)]
+    base_seeds: Seeds
+    arms: Names
+    bos_arms: Names
 
 
 class Bootstrap(Section):
@@ -341,8 +375,21 @@ class Params(Section):
     measure: Measure
     transfer: Transfer
     sweep: Sweep
+    bos: Bos
+    arms: dict[Annotated[str, Field(pattern=r"^\w+$")], Arm]
     stats: Stats
     profiles: dict[str, Profile]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _depth(cls, raw: Any) -> Any:
+        """train.layer in words becomes a number of the profile's blocks."""
+        try:
+            blocks, layer = raw["profiles"][raw["profile"]]["model"]["blocks"], raw["train"]["layer"]
+            number = {"middle": blocks // 2, "last": blocks}.get(layer, layer)
+        except (KeyError, TypeError):
+            return raw  # said of the key itself
+        return {**raw, "train": {**raw["train"], "layer": number}}
 
     @property
     def active(self) -> Profile:
@@ -355,13 +402,18 @@ class Params(Section):
         return model.hidden_size, model.kv_width if target in ("k_proj", "v_proj") else model.hidden_size
 
     @property
+    def adapted_blocks(self) -> int:
+        """Blocks with LoRA, from the first; also what training needs of the model."""
+        return self.train.layer if self.lora.blocks == "reached" else self.active.model.blocks
+
+    @property
     def highest_rank(self) -> int:
         """The smallest width of the target projections: a higher rank adds parameters but no rank."""
         return min(min(self.widths(target)) for target in self.lora.targets)
 
 
-def load(path: Path | str = "params.yaml") -> Params:
-    """Reads and checks `path`.
+def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, arm: str | None = None) -> Params:
+    """Reads and checks `path`, after `changes` (dotted key -> value) and then those of `arm` in it.
 
     Raises:
         UserError: one line that names file, key, what was expected, what stood there.
@@ -373,11 +425,56 @@ def load(path: Path | str = "params.yaml") -> Params:
         line = where.line + 1 if where else 1
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         raise store.UserError(f"{path}:{line}: not valid YAML: {problem}; mend that line") from None
+    for key, value in (changes or {}).items():
+        _change(raw, key, value, path)
+    params = _validated(raw, str(path))
+    changed = {name: _arm(raw, name, each, path) for name, each in params.arms.items()}
+    for key, names in (("sweep.arms", params.sweep.arms), ("sweep.bos_arms", params.sweep.bos_arms), ("--arm", (arm,))):
+        if unknown := [name for name in names if name is not None and name not in changed]:
+            known = ", ".join(changed)
+            raise store.UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it there")
+    return params if arm is None else changed[arm]
+
+
+def parse(change: str) -> tuple[str, Any]:
+    """(key, value) of `KEY=VALUE`, the value read as YAML. Raises UserError where it is not of that form."""
+    key, equals, text = change.partition("=")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        equals = ""
+    if not (key and equals and text):
+        raise store.UserError(f"--set: expected KEY=VALUE, got {change!r}; write it as in lora.rank=8")
+    return key, value
+
+
+def _arm(raw: Any, name: str, arm: Arm, path: Path | str) -> Params:
+    """What the parameters are in an arm, checked like the file itself."""
+    own = copy.deepcopy(raw)
+    for key, value in arm.changes.items():
+        _change(own, key, value, f"{path}: arms.{name}")
+    params = _validated(own, f"{path}: arms.{name}")
+    _fits(params, f"{path}: arms.{name}.ranks", arm.ranks)
+    return params
+
+
+def _change(raw: Any, key: str, value: Any, where: Path | str) -> None:
+    """Sets a dotted key in place; a key that the file does not have is refused."""
+    *sections, last = key.split(".")
+    at = raw
+    for name in sections:
+        at = at.get(name) if isinstance(at, dict) else None
+    if not isinstance(at, dict) or last not in at:
+        raise store.UserError(f"{where}: {key}: unknown key, cannot be set to {value!r}; correct its spelling")
+    at[last] = value
+
+
+def _validated(raw: Any, where: str) -> Params:
     try:
         params = Params.model_validate(raw)
     except ValidationError as error:
-        raise store.UserError(f"{path}: {_first(error)}") from None
-    _across(params, path)
+        raise store.UserError(f"{where}: {_first(error)}") from None
+    _across(params, where)
     return params
 
 
@@ -398,7 +495,7 @@ def _first(error: ValidationError) -> str:
     return f"{key}: expected {message.removeprefix('expected ')}, got {finding['input']!r}; set another value{more}"
 
 
-def _across(params: Params, path: Path | str) -> None:
+def _across(params: Params, path: str) -> None:
     """What no single key shows: the profile exists, the layer and the ranks fit the model."""
     if params.profile not in params.profiles:
         known = ", ".join(params.profiles)
@@ -410,15 +507,24 @@ def _across(params: Params, path: Path | str) -> None:
             f"got {params.train.layer}; set a layer that the model has"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
-        if max(ranks) > params.highest_rank:
-            raise store.UserError(
-                f"{path}: {key}: expected at most {params.highest_rank} (the smallest width of "
-                f"{', '.join(params.lora.targets)} in profile {params.profile}), got {max(ranks)}; set a lower rank"
-            )
+        _fits(params, f"{path}: {key}", ranks)
+    if params.bos.layer >= blocks:
+        raise store.UserError(
+            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of profile {params.profile}), "
+            f"got {params.bos.layer}; set a layer that the model has"
+        )
 
 
-def run(out: Path, path: Path | str = "params.yaml") -> Params:
+def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
+    if max(ranks) > params.highest_rank:
+        raise store.UserError(
+            f"{where}: expected at most {params.highest_rank} (the smallest width of "
+            f"{', '.join(params.lora.targets)} in profile {params.profile}), got {max(ranks)}; set a lower rank"
+        )
+
+
+def run(out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None) -> Params:
     """The `check` stage: loads `path` and writes a constant, on which every other stage depends."""
-    params = load(path)
+    params = load(path, changes)
     store.write_text(out, "params.yaml is valid\n")
     return params

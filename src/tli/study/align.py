@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -87,7 +89,11 @@ def _aggregate_rows(
     views: Sequence[View],
     seeds: Sequence[int],
 ) -> Iterator[Row]:
-    """Means per view, and retrieval over the pool of all pairs, queried by set in both directions."""
+    """Means per view, and retrieval over the pool of all pairs, queried by set in both directions.
+
+    `own_…`: retrieval where the pool holds the set's own pairs only. `centred_…`, `standardised_…`: cosines of vectors
+    less the mean of their side over all pairs, and over its SD too; they and CKA have the first random pairing only.
+    """
     for view in views:
         x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
         similarity = metrics.similarities(x, y)
@@ -96,6 +102,10 @@ def _aggregate_rows(
         ranked = {
             way: (metrics.ranks(plain, true), metrics.ranks(scaled, true))
             for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T))
+        }
+        moved = {
+            "centred": (metrics.unit(metrics.centred(x)), metrics.unit(metrics.centred(y))),
+            "standardised": (metrics.unit(metrics.standardised(x)), metrics.unit(metrics.standardised(y))),
         }
         for set_ in SETS:
             chosen = members(pairs, set_)
@@ -108,5 +118,26 @@ def _aggregate_rows(
                 values[f"p_at_5.{way}"] = metrics.precision_at(plain[chosen], 5)
                 values[f"mrr.{way}"] = metrics.reciprocal_rank(plain[chosen])
                 values[f"csls_at_1.{way}"] = metrics.precision_at(scaled[chosen], 1)
+            for name, (a, b) in moved.items():
+                values[f"{name}_cosine_mean"] = float(metrics.cosine(a[chosen], b[chosen]).mean())
+                values[f"{name}_random_cosine_mean"] = float(metrics.cosine(a[chosen], b[chosen][pairings[0]]).mean())
+            values["cka"] = metrics.cka(x[chosen], y[chosen])
+            values["random_cka"] = metrics.cka(x[chosen], y[chosen][pairings[0]])
+            for side, z in (("sw", x), ("en", y)):
+                values[f"participation_ratio.{side}"] = metrics.participation_ratio(z[chosen])
+            if set_ != "all":
+                values |= _own_pool(similarity[np.ix_(chosen, chosen)])
             for name, value in values.items():
                 yield Row(*cell, set_, "-", str(view), name, value)
+
+
+def _own_pool(similarity: Float[ndarray, "n n"]) -> dict[str, float]:
+    """Retrieval in both directions among the pairs of one set."""
+    true, local, values = np.arange(len(similarity)), metrics.csls(similarity), {}
+    for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T)):
+        ranked = metrics.ranks(plain, true)
+        values[f"own_p_at_1.{way}"] = metrics.precision_at(ranked, 1)
+        values[f"own_p_at_5.{way}"] = metrics.precision_at(ranked, 5)
+        values[f"own_mrr.{way}"] = metrics.reciprocal_rank(ranked)
+        values[f"own_csls_at_1.{way}"] = metrics.precision_at(metrics.ranks(scaled, true), 1)
+    return values

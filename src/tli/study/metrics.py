@@ -51,8 +51,10 @@ def csls(similarity: Float[ndarray, "n m"], k: int = 10) -> Float[ndarray, "n m"
 
     r(x) is the mean cosine of x to its k nearest y, r(y) that of y to its k nearest x; k is cut to what there is.
     """
-    nearest_y = np.sort(similarity, axis=1)[:, -k:].mean(axis=1)
-    nearest_x = np.sort(similarity, axis=0)[-k:, :].mean(axis=0)
+    k_y, k_x = min(k, similarity.shape[1]), min(k, similarity.shape[0])
+    # the k largest are found first and only they are sorted, for a sum that is the same to the last bit
+    nearest_y = np.sort(np.partition(similarity, -k_y, axis=1)[:, -k_y:], axis=1).mean(axis=1)
+    nearest_x = np.sort(np.partition(similarity, -k_x, axis=0)[-k_x:, :], axis=0).mean(axis=0)
     scaled: Float[ndarray, "n m"] = 2 * similarity - nearest_y[:, None] - nearest_x[None, :]
     return scaled
 
@@ -72,3 +74,48 @@ def precision_at(rank: Int[ndarray, " n"], k: int) -> float:
 def reciprocal_rank(rank: Int[ndarray, " n"]) -> float:
     """Mean reciprocal rank, mean of 1 / rank, in (0, 1]."""
     return float(np.mean(1.0 / rank))
+
+
+def centred(x: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
+    """x - mean over rows: without the direction that all rows share (Mu & Viswanath 2018, 1702.01417, algorithm 1).
+
+    The cosine of centred rows of two sides, each less its own mean, is the centred cosine.
+    """
+    x = np.asarray(x, dtype=np.float64)
+    moved: Float[ndarray, "n d"] = x - x.mean(axis=0)
+    return moved
+
+
+def standardised(x: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
+    """(x - mean) / SD, dimension by dimension: no dimension rules the cosine (Timkey & van Schijndel 2021, 2109.04404).
+
+    A dimension without variance becomes 0.
+    """
+    moved = centred(x)
+    spread = moved.std(axis=0)
+    scaled: Float[ndarray, "n d"] = np.divide(moved, spread, out=np.zeros_like(moved), where=spread > 0)
+    return scaled
+
+
+def cka(x: Float[ndarray, "n d"], y: Float[ndarray, "n e"]) -> float:
+    """Linear centred kernel alignment, ||Y'X||^2 / (||X'X|| ||Y'Y||), Frobenius, of centred X and Y, in [0, 1].
+
+    Blind to rotation, to scale, to what all rows share (Kornblith et al. 2019, 1905.00414, equation 4). With fewer rows
+    than dimensions it is high for unrelated X and Y too: compare it with that of a random pairing of the same rows. 0
+    where all rows of a side are one.
+    """
+    a, b = centred(x), centred(y)
+    own = float(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    return float(np.linalg.norm(b.T @ a) ** 2 / own) if own > 0 else 0.0
+
+
+def participation_ratio(x: Float[ndarray, "n d"]) -> float:
+    """(sum l)^2 / sum l^2 over the eigenvalues l of x's covariance C: over how many dimensions it spreads.
+
+    From 1, all along one line, to min(n - 1, d), equal in all (Gao et al. 2017, doi:10.1101/214262; as a measure of
+    anisotropy, Rudman et al. 2022, 2108.07344). tr(C)^2 / tr(C^2), without eigenvalues; 0 where all rows are one.
+    """
+    a = centred(x)
+    covariance = a.T @ a
+    squared = float(np.sum(covariance**2))
+    return float(np.trace(covariance) ** 2 / squared) if squared > 0 else 0.0

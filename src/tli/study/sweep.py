@@ -1,13 +1,16 @@
-"""The rank sweep: training, alignment and transfer over ranks and seeds (stages: sweep-train@rank, sweep-eval@rank).
+"""The rank sweep: training, alignment and transfer over ranks, seeds and arms (stages: sweep-train@…, sweep-eval@…).
 
-A cell of the DAG is one rank with all seeds of params.yaml, in one process. Rank 0 is the base model, whose rows the
-`align` and `transfer` stages write. Feeds the rank-sweep and transfer-by-rank tables.
+A cell of the default pipeline is one rank with all seeds of params.yaml, in one process; a cell of the full grid one
+arm with all its ranks and seeds, on one further base. Rank 0 is the base model: the `align` and `transfer` stages write
+its rows there, `sweep-base` here. Feeds the rank-sweep, transfer-by-rank and controls tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from tli import store
@@ -17,46 +20,80 @@ from tli.model import backbone, lora
 from tli.params import Params
 from tli.store import Row
 from tli.study import align, train, transfer
-from tli.study.views import Cell
+from tli.study.views import BASE, Cell
 
 
-def cell(params: Params, rank: int, seed: int) -> Cell:
-    """The name under which a rank and a seed stand in every row: `r8-s3`."""
-    return Cell(f"r{rank}-s{seed}", params.lora.scaling, rank, str(seed))
+def cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
+    """The name under which a rank and a seed stand in every row: `r8-s3`; without an arm, the arm is the scaling."""
+    return Cell(f"r{rank}-s{seed}", arm or params.lora.scaling, rank, str(seed))
 
 
-def run_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: Path, params: Params) -> None:
-    """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows."""
+def run_train(
+    pairs_path: Path, quantized: Path, ranks: Mapping[int, str], out: Path, rows: Path, params: Params,
+    arm: str | None = None,
+) -> None:  # fmt: skip
+    """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows.
+
+    `ranks` gives each rank its folder inside OUT (see `folders`); `params` are those of the arm.
+    """
     pairs = train.trained_pairs(pairs_path)
-    folder = quantized / "nf4"
+    folder, blocks = quantized / "nf4", params.adapted_blocks
     model: PreTrainedModel
-    model, tokenizer = backbone.load(folder, blocks=params.train.layer), backbone.tokenizer(folder)
-    settings = params.lora.model_copy(update={"rank": rank})
+    model, tokenizer = backbone.load(folder, blocks=blocks), backbone.tokenizer(folder)
     found: list[Row] = []
     with store.atomic_dir(out) as temporary:
-        for seed in params.sweep.seeds:
-            adapted = lora.attach(model, settings, params.train.layer, seed)
-            trained = train.train(adapted, tokenizer, pairs, params.train, seed)
-            lora.save(adapted, temporary / f"s{seed}", base=folder.as_posix())
-            model = lora.unload(adapted)
-            found += train.rows(cell(params, rank, seed), trained, params.train)
+        for rank, place in ranks.items():
+            settings = params.lora.model_copy(update={"rank": rank})
+            for seed in params.sweep.seeds:
+                adapted = lora.attach(model, settings, blocks, seed)
+                trained = train.train(adapted, tokenizer, pairs, params.train, seed)
+                lora.save(adapted, temporary / place / f"s{seed}", base=folder.as_posix())
+                model = lora.unload(adapted)
+                found += train.rows(cell(params, rank, seed, arm), trained, params.train)
     store.write_rows(rows, found)
 
 
 def run_eval(
-    pairs_path: Path, items_path: Path, quantized: Path, adapters: Path, rank: int, out: Path, params: Params
+    pairs_path: Path, items_path: Path, quantized: Path, adapters: Path, ranks: Mapping[int, str], out: Path,
+    params: Params, arm: str | None = None,
+) -> None:  # fmt: skip
+    """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every adapter under NF4."""
+    cells = {cell(params, rank, seed, arm): adapters / place / f"s{seed}"
+             for rank, place in ranks.items() for seed in params.sweep.seeds}  # fmt: skip
+    _measure(cells, pairs_path, items_path, quantized, out, params)
+
+
+def run_base(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
+    """The `sweep-base` stage: the same rows of the base itself, rank 0 of every arm."""
+    _measure({BASE: None}, pairs_path, items_path, quantized, out, params)
+
+
+def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]:
+    """Rank -> folder of its adapters inside the stage's output: the output itself for one rank, rR for an arm's.
+
+    Raises:
+        UserError: neither or both of a rank and an arm are given.
+    """
+    if (rank is None) == (arm is None):
+        raise store.UserError(f"expected --rank or --arm, got {'neither' if rank is None else 'both'}; give one")
+    return {rank: "."} if rank is not None else {each: f"r{each}" for each in params.arms[str(arm)].ranks}
+
+
+def _measure(
+    cells: Mapping[Cell, Path | None], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params
 ) -> None:
-    """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every seed's adapter under NF4."""
+    """Alignment and transfer rows of the model with each cell's adapter, or of the model alone."""
     pairs, items = read_pairs(pairs_path), read_items(items_path)
     folder = quantized / "nf4"
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
     aligned: list[Row] = []
     scored: list[Row] = []
-    for seed in store.progress(params.sweep.seeds, f"sweep-eval r={rank}"):
-        adapted, name = lora.load(model, adapters / f"s{seed}"), cell(params, rank, seed)
-        aligned += align.measure(name, pairs, adapted, tokenizer, params, "nf4")
-        scored += transfer.measure(name, items, adapted, tokenizer, params.active.compute.batch_size)
-        model = lora.unload(adapted)
+    ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
+    for name, adapter in store.progress(cells.items(), f"sweep-eval r={ranks}", len(cells)):
+        measured: nn.Module = model if adapter is None else lora.load(model, adapter)
+        aligned += align.measure(name, pairs, measured, tokenizer, params, "nf4")
+        scored += transfer.measure(name, items, measured, tokenizer, params.active.compute.batch_size)
+        model = model if adapter is None else lora.unload(measured)
     store.write_rows(out / "align.tsv", aligned)
     store.write_rows(out / "transfer.tsv", scored)

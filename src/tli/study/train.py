@@ -25,7 +25,7 @@ from tli.data.lexicon import SIDES, Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params, Train
 from tli.store import Row
-from tli.study import embed
+from tli.study import embed, metrics
 from tli.study.views import BASE, Cell, View, main_cell
 
 
@@ -52,8 +52,8 @@ class Trained(NamedTuple):
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
     """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive."""
     folder = quantized / "nf4"
-    model, tokenizer = backbone.load(folder, blocks=params.train.layer), backbone.tokenizer(folder)
-    adapted = lora.attach(model, params.lora, params.train.layer, params.train.seed)
+    model, tokenizer = backbone.load(folder, blocks=params.adapted_blocks), backbone.tokenizer(folder)
+    adapted = lora.attach(model, params.lora, params.adapted_blocks, params.train.seed)
     trained = train(adapted, tokenizer, trained_pairs(pairs_path), params.train, params.train.seed)
     lora.save(adapted, out, base=folder.as_posix())
     summary = rows(main_cell(params), trained, params.train)
@@ -77,11 +77,21 @@ def trained_pairs(path: Path) -> list[Pair]:
     return [pair for pair in read_pairs(path) if pair.set == "trained"]
 
 
+def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
+    """The same words, no pair as it was: each Swahili form gets the English one of another, by `metrics.derangement`.
+
+    What a model gains from these it gains from being trained on these words, not from knowing what translates what.
+    """
+    order = metrics.derangement(len(pairs), seed)
+    return [pair._replace(english=pairs[other].english) for pair, other in zip(pairs, order, strict=True)]
+
+
 def train(
     adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], settings: Train, seed: int
 ) -> Trained:
     """Minimises the loss over `settings.epochs` epochs by AdamW with a linear schedule, in place.
 
+    With `pairs: shuffled` the translations are permuted first, by `seed` too (see `shuffled`).
     Each epoch is a fresh permutation of the pairs from a generator of its own; dropout draws from torch's global one,
     seeded here. The batch's Swahili and English words go through the model in one forward pass.
 
@@ -89,6 +99,7 @@ def train(
         CheckFailed: loss or gradient is not finite; step and words are named. (Attention may hide a NaN from the loss.)
     """
     layer = str(settings.layer)
+    pairs = shuffled(pairs, seed) if settings.pairs == "shuffled" else pairs
     words = embed.tokens(tokenizer, [pair.swahili for pair in pairs] + [pair.english for pair in pairs])
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
