@@ -219,7 +219,7 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @out_option
 @rows_option
 def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | None, out: Path, rows: Path) -> None:
-    """Train one rank of the sweep, or one arm of the full grid, every seed."""
+    """Train one rank of the sweep, or one arm of the grid."""
     with stage(out, pairs_path, quantized / store.MANIFEST, arm=arm) as params:
         from tli.study import sweep
 
