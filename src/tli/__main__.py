@@ -266,7 +266,7 @@ def sweep_base(pairs_path: Path, items: Path, quantized: Path, out: Path) -> Non
 @out_option
 @rows_option
 def bos(base_path: Path, quantized: Path, pairs_path: Path, items: Path, out: Path, rows: Path) -> None:
-    """Put the base in the BOS regime: the BOS state made massive, the rest left as it is."""
+    """Make the base's BOS state massive, the rest left as is."""
     with stage(out, base_path / "model.safetensors", quantized / store.MANIFEST, pairs_path, items) as params:
         from tli.model import bos as module
 
