@@ -53,3 +53,13 @@ def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: P
     store.write_json(tmp_path / "results" / "measured.json", {"setup.parameters": 12345})
     costs.run(build, tmp_path / "results", params, "tables")
     assert "| number of parameters | 12,345 parameters" in (tmp_path / "results" / "checklist.md").read_text()
+
+
+def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path, params: Params) -> None:
+    path = build / "full" / "s1" / "scan.tsv.receipt.json"
+    path.parent.mkdir(parents=True)
+    told = store.read_json(build / "scan.tsv.receipt.json")
+    store.write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
+    said = costs.run(build, tmp_path / "results", params, "tables")
+    assert said.endswith("; full grid: 10 minutes in 1 stages, 20 of the processor")
+    assert list(store.read_json(tmp_path / "results" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]

@@ -65,7 +65,7 @@ def test_every_tli_command_and_option_exists() -> None:
     for page, arguments in called:
         line = f"{page}: tli {' '.join(arguments)}"
         if arguments[0].startswith("-"):
-            assert arguments[0] in ("-h", "--help", "--version"), line
+            assert arguments[0] in ("-h", "--help", "--version", "--set"), line
             continue
         command = main.commands.get(arguments[0])
         assert command is not None, line

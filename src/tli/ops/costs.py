@@ -15,11 +15,18 @@ from tli.params import Params
 
 
 def collect(build: Path) -> dict[str, dict[str, Any]]:
-    """Stage -> seconds, CPU seconds, peak memory and threads of its last run, from every receipt under `build`."""
+    """Stage -> seconds, CPU seconds, peak memory and threads of its last run, from every receipt under `build`.
+
+    Receipts of the full grid, under `build`/full, are left out.
+    """
     found: dict[str, dict[str, Any]] = {}
     for path in sorted(build.rglob("*.receipt.json")):
+        if path.relative_to(build).parts[0] == "full":
+            continue
         receipt = store.read_json(path)
         command = receipt["command"]
+        while command[0] == "--set":
+            command = command[2:]
         stage = command[0] + (f"@{command[command.index('--rank') + 1]}" if "--rank" in command else "")
         found[stage] = {
             "seconds": round(receipt["seconds"], 1),
@@ -28,6 +35,15 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
             "threads": receipt.get("threads", 1),
         }
     return found
+
+
+def grid(build: Path) -> str:
+    """What the full grid's last run took, summed over the receipts under `build`/full; nothing where there are none."""
+    receipts = [store.read_json(path) for path in sorted((build / "full").rglob("*.receipt.json"))]
+    if not receipts:
+        return ""
+    minutes, processor = (sum(receipt[key] for receipt in receipts) / 60 for key in ("seconds", "cpu_seconds"))
+    return f"; full grid: {minutes:.0f} minutes in {len(receipts)} stages, {processor:.0f} of the processor"
 
 
 def machine(build: Path) -> dict[str, Any]:
@@ -65,7 +81,7 @@ def run(build: Path, results: Path, params: Params, tables: str) -> str:
     for name, stage in stages.items():
         numbers = (stage["seconds"], stage["cpu_seconds"], stage["peak_memory_gib"], stage["threads"])
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
-    said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most"
+    said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{grid(build)}"
     lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
     store.write_text(results / "costs.md", "\n".join(lines))
     measured = store.read_json(results / "measured.json") if (results / "measured.json").exists() else {}

@@ -1,0 +1,31 @@
+"""The BOS regime's pieces: the direction that tells BOS apart, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tli import store
+from tli.model import bos
+
+
+@given(st.integers(0, 999), st.integers(1, 80))
+def test_the_direction_has_bos_alone_above_zero(seed: int, n: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    first, *others = torch.randn(n + 1, 64, generator=generator) + 2 * torch.eye(64)[0]
+    others = torch.stack(others)
+    others[:, 1] -= 4.0
+    first[1] += 4.0
+    direction, (own, nearest) = bos.separate(others, first, "here")
+    assert nearest == -bos.QUIET
+    assert float((others @ direction).max()) == pytest.approx(-bos.QUIET, rel=1e-3)
+    assert float(first @ direction) == pytest.approx(own, rel=1e-3)
+    assert own > 0
+
+
+def test_a_bos_among_the_others_is_refused_in_one_line() -> None:
+    others = torch.cat([torch.eye(64), -torch.eye(64)])
+    with pytest.raises(store.CheckFailed, match=r"here: expected a direction with BOS alone above 0, got none; raise"):
+        bos.separate(others, torch.ones(64), "here")
