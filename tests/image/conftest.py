@@ -16,13 +16,13 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import container
 import pytest
-from container import CACHE, DOCKERFILE, pip_setting, run
+from container import CACHE, DOCKERFILE, Build, pip_setting, run
 
 from checkout import Checkout, clone
 
@@ -125,9 +125,6 @@ def packages(marker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     for server in servers:
         server.shutdown()
         server.server_close()
-
-
-Build = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")

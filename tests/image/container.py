@@ -13,7 +13,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -25,6 +25,7 @@ from tiny import ROOT, SHARED
 DOCKERFILE = ROOT / "docker" / "Dockerfile"
 COMPOSE = ROOT / "docker" / "compose.yaml"
 ENGINE = Path(os.environ.get("TLI_DOCKER_ENGINE", SHARED.parent / "tools" / "docker-engine"))
+Build = Callable[..., subprocess.CompletedProcess[str]]
 CACHE = Path(os.environ.get("TLI_IMAGE_CACHE", Path(tempfile.gettempdir()) / f"tli-image-{os.getuid()}"))
 
 
@@ -84,7 +85,7 @@ def engine() -> Iterator[None]:
             os.environ.update(before)
     finally:
         process.stdin.close()
-        process.wait(timeout=300)  # it removes its layers
+        process.wait()  # it removes its layers, which takes as long as it takes
 
 
 class Scan:

@@ -11,10 +11,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from container import COMPOSE, listing, run
+from container import COMPOSE, Build, listing, run
 from ruamel.yaml import YAML
 
-from conftest import Build
 from test_pipeline import PER_RANK, Checkout
 from tiny import ROOT
 from tli import store
