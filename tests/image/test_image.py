@@ -175,7 +175,7 @@ id -u; id -g
 for folder in / /etc /opt/venv /usr/local/bin; do touch "$folder/x" 2>&1 || true; done
 ls /sys/class/net
 sed -n 's/^\\(CapEff\\|NoNewPrivs\\):\\t//p' /proc/self/status
-touch "$HOME/x" /tmp/x /work/x && echo writable
+touch "$HOME/x" /tmp/x /workspace/x && echo writable
 python -c 'import socket; socket.create_connection(("192.0.2.1", 80), 5)' 2>&1 | tail -n 1
 """
 
@@ -202,7 +202,7 @@ def test_a_folder_of_somebody_else_is_refused_at_once(services: Services, image:
 
 def test_a_workspace_of_another_image_is_refused(image: str) -> None:
     volume = run("docker", "volume", "create").stdout.strip()
-    start = ["docker", "run", "--rm", "--network", "none", "-v", f"{volume}:/work", image]
+    start = ["docker", "run", "--rm", "--network", "none", "-v", f"{volume}:/workspace", image]
     try:
         run(*start, "git", "config", "tli.image", "0" * 40)
         said = run(*start, "true", ok=False)
@@ -259,7 +259,7 @@ def test_sigterm_ends_the_run_in_time_and_the_next_one_goes_on(finished: dict[st
 
 
 def test_two_containers_do_not_share_a_workspace(finished: dict[str, str]) -> None:
-    assert "tli: /work: another container is at work" in finished["second"]
+    assert "tli: /workspace: another container is at work" in finished["second"]
 
 
 def test_the_numbers_are_those_outside(finished: dict[str, str], services: Services, outside: Future[Checkout]) -> None:
@@ -305,7 +305,7 @@ def test_a_mounted_checkout_is_worked_in(image: str, tmp_path: Path) -> None:
     run("git", "clone", "-q", ROOT, tmp_path / "project")
     run("chown", "-R", USER, tmp_path / "project")
     start = ["docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "-u", USER]
-    start += ["-v", f"{tmp_path}/project:/work/tli", image]
+    start += ["-v", f"{tmp_path}/project:/workspace/tli", image]
     run(*start, "bash", "-c", "make data && dvc repro pairs && git status --porcelain")
     made = tmp_path / "project" / "build" / "embedded" / "pairs.tsv"
     assert f"{made.stat().st_uid}:{made.stat().st_gid}" == USER
