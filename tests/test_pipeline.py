@@ -140,7 +140,7 @@ def test_a_rank_taken_from_the_sweep_leaves_the_tables(copy: Checkout) -> None:
     sweep = copy.params()["sweep"]
     assert isinstance(sweep, dict)
     *kept, removed = sweep["ranks"]
-    copy.edit(f"ranks: [{', '.join(map(str, sweep['ranks']))}]", f"ranks: [{', '.join(map(str, kept))}]")
+    copy.edit(f"\n  ranks: [{', '.join(map(str, sweep['ranks']))}]", f"\n  ranks: [{', '.join(map(str, kept))}]")
     table = copy.root / "paper" / "tables" / copy.profile / "ranks.csv"
 
     def told() -> tuple[set[str], set[str]]:
@@ -161,7 +161,7 @@ def test_an_added_rank_runs_alone(copy: Checkout) -> None:
     sweep = copy.params()["sweep"]
     assert isinstance(sweep, dict)
     ranks = ", ".join(map(str, sweep["ranks"]))
-    copy.edit(f"ranks: [{ranks}]", f"ranks: [{ranks}, 1]")
+    copy.edit(f"\n  ranks: [{ranks}]", f"\n  ranks: [{ranks}, 1]")
     output = copy("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", output, re.M))
     assert ran - {"check"} == {"sweep-train@1", "sweep-eval@1", "tables", "verify"}
