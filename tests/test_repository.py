@@ -174,7 +174,7 @@ REGISTRY = re.compile(r"(?:https?://|@|index-url.*)[a-z.-]*(?:pypi|pythonhosted|
 
 
 def test_no_file_names_a_registry_or_this_machine() -> None:
-    containers = {"/workspace/tli", "/tmp/home"}  # docker/ names where everything lies in the image, whose tests run there
+    containers = {"/workspace/tli", "/tmp/home"}  # of the image, where these tests run too
     places = {str(ROOT), str(Path.home())} - {"/", *containers}
     here = re.compile("|".join(rf"(?<![\w./]){re.escape(place)}(?:/|\b)" for place in places) or "(?!)")
     for path in tracked():
