@@ -6,7 +6,7 @@ cosines grow with training, and with rank; accuracy moves a little.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,12 +172,52 @@ def _align(
     for view in views:
         for set_ in ("trained", "control", "all"):
             values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}
+            for scaled in ("centred", "standardised"):
+                values |= {f"{scaled}_cosine_mean": 0.2 + gain / 2, f"{scaled}_random_cosine_mean": 0.01}
+            values |= {"cka": 0.5 + gain, "random_cka": 0.04}
+            values |= {"participation_ratio.sw": 20 - 9 * gain, "participation_ratio.en": 25 - 9 * gain}
             for way in ("sw_en", "en_sw"):
                 hits = abs(rng.normal(0.1 + gain, 0.01))
                 values |= {f"p_at_1.{way}": hits, f"p_at_5.{way}": 2 * hits}
                 values |= {f"mrr.{way}": 1.5 * hits, f"csls_at_1.{way}": 1.1 * hits}
+                values |= {} if set_ == "all" else {f"own_{name}": 1.4 * values[name] for name in _hits(way)}
             for name, value in values.items():
                 yield Row(*cell, set_, "-", view, name, float(value + rng.normal(0, 0.001)))
+
+
+def _hits(way: str) -> list[str]:
+    return [f"{measure}.{way}" for measure in ("p_at_1", "p_at_5", "mrr", "csls_at_1")]
+
+
+def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], effect: float = 0.02) -> Path:
+    """Writes under `folder` what full/dvc.yaml leaves of every arm on every base; returns the folder of the bases.
+
+    Args:
+        arms: the parameters of every arm.
+        effect: gain in cosine a doubling of the rank; the arm `shuffled` gains nothing.
+    """
+    forms = {"trained": [f"neno{i}" for i in range(30)], "control": [f"jaribio{i}" for i in range(10)]}
+    places = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
+    for base in params.sweep.base_seeds:
+        rng = np.random.default_rng(base)
+        labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, 40) for set_ in SETS}
+        for where in ("plain", "bos"):
+            at = folder / f"s{base}" / where
+            store.write_rows(at / "scan.tsv", _scan(rng, params))
+            start = at / "rows" / "base"
+            store.write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4",)))
+            store.write_rows(start / "transfer.tsv", _transfer(rng, BASE, 1.0, labels))
+        for name, where in places:
+            at = folder / f"s{base}" / where
+            own = arms[name]
+            cells = [(f"r{r}-s{s}", name, r, str(s)) for r in params.arms[name].ranks for s in params.sweep.seeds]
+            gains = {cell: 0.0 if "shuffled" in name else effect * np.log2(2 * cell[2]) for cell in cells}
+            aligned = [row for cell in cells for row in _align(rng, cell, gains[cell], forms, own, ("nf4",))]
+            store.write_rows(at / "rows" / name / "align.tsv", aligned)
+            scored = [row for cell in cells for row in _transfer(rng, cell, 1 + gains[cell], labels)]
+            store.write_rows(at / "rows" / name / "transfer.tsv", scored)
+            store.write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
+    return folder
 
 
 def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[str, Any]) -> Iterator[Row]:

@@ -38,9 +38,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """
     checkout = clone(tmp_path_factory.mktemp("grid") / "project")
     checkout("dvc", "pull", "-q", "data.dvc")
-    checkout.edit("base_seeds: []", f"base_seeds: [{', '.join(map(str, BASES))}]")
+    checkout.edit("grid: []", "grid: [full]")
     planned = checkout("python", "-c", IN_ORDER).splitlines()
-    assert [line.split()[3] for line in planned if "/full/" not in line] == ["check", "pairs"]
+    assert [line.split()[3] for line in planned if "/full" not in line] == ["check", "pairs"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout.root)
         for line in planned:

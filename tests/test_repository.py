@@ -124,7 +124,7 @@ def outs(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     stage = stages()[name]
     pipeline, _, short = name.rpartition(":")
-    assert command(stage) == re.sub(r"^bos-", "sweep-", short)
+    assert command(stage) == re.sub(r"^bos-", "sweep-", "tables-full" if name == "full/dvc.yaml:tables" else short)
     assert stage.get("wdir") == (".." if pipeline else None)
     assert stage["desc"].strip().endswith(".")
     assert isinstance(stage["meta"]["table"], str)
@@ -138,13 +138,18 @@ def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
 
 
 def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> None:
-    """Without base seeds its every matrix is empty; with them it writes to one folder, to which nothing else does."""
-    assert yaml(ROOT / "params.yaml")["sweep"]["base_seeds"] == []
+    """Unasked its every matrix is empty; asked, it writes to folders to which nothing else does."""
+    assert yaml(ROOT / "params.yaml")["sweep"]["grid"] == []
     for name, stage in stages().items():
-        own = [path.startswith("build/${profile}/full/s${item.base}/") for path, _ in outs(stage)]
+        written = [path for path, _ in outs(stage)]
+        own = [
+            bool(re.match(r"build/\$\{profile\}/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path))
+            for path in written
+        ]
         assert set(own) == {name.startswith("full/")}, name
         if any(own):
-            assert stage["matrix"]["base"] == "${sweep.base_seeds}", name
+            assert stage["matrix"]["grid"] == "${sweep.grid}", name
+            assert name == "full/dvc.yaml:tables" or stage["matrix"]["base"] == "${sweep.base_seeds}", name
 
 
 ROOMS = ("data", "model", "study", "paper")

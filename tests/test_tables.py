@@ -72,7 +72,7 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 NAMES = {
     "setup", "scan", "norms", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines",
     "audit", "items", "claims", "adapter", "lengths", "controls", "changes", "gap", "calibration", "robustness",
-    "robustness_alignment", "trends", "equivalence", "odds",
+    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools",
 }  # fmt: skip
 
 

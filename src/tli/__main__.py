@@ -312,6 +312,23 @@ def tables(tables: Path, **paths: Path) -> None:
         module.run(tables=tables, params=params, **paths)
 
 
+@main.command("tables-full")
+@click.argument("folder", type=FILE)
+@given("tables", "Folder of tables to write.")
+@given("figures-out", "Folder of figures to write.")
+@given("measured", "JSON of every number to write.")
+def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -> None:
+    """Make the tables and figures of the full grid.
+
+    FOLDER holds the rows that full/dvc.yaml writes, a folder a base.
+    """
+    from tli.paper import grid
+
+    with stage(tables, torch=False) as params:
+        arms = {name: loaded(name) for name in (*params.sweep.arms, *params.sweep.bos_arms)}
+        grid.run(folder, tables, figures_out, measured, params, arms)
+
+
 @main.command()
 @click.option("--measured", type=FILE, help="Measured values.  [default: results/<profile>/measured.json]")
 @REPORTED

@@ -165,13 +165,14 @@ class Arm(Section):
 class Sweep(Section):
     """The rank sweep: every rank with every seed; rank 0, the base model, is always there.
 
-    `base_seeds` are further bases, each with a corpus of its own: full/dvc.yaml repeats the sweep on each of them with
-    every arm of `arms`, and those of `bos_arms` on the base in the BOS regime. None, and there is no full grid.
+    `base_seeds` are further bases, each with a corpus of its own: with `grid: [full]`, full/dvc.yaml repeats the sweep
+    on each of them with every arm of `arms`, and those of `bos_arms` on the base in the BOS regime.
     """
 
     ranks: Ranks
     seeds: Annotated[Seeds, Field(min_length=1)]
-    base_seeds: Seeds
+    grid: Annotated[tuple[Literal["full"], ...], Field(strict=False, max_length=1)]
+    base_seeds: Annotated[Seeds, Field(min_length=1)]
     arms: Names
     bos_arms: Names
 

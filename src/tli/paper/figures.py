@@ -84,7 +84,7 @@ def svg(canvas: Canvas) -> str:
 
 
 @contextmanager
-def _panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
+def panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
     """A figure of rows x columns panels, sizes in inches, laid out when the block ends."""
     canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
@@ -101,7 +101,7 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
     pilot = {names.index(layer): value for layer, value in given.items() if layer in names}
     places = range(len(names))
     said = []
-    with _panels(2, len(POOLINGS), 6.6, 4.2) as (canvas, axes):
+    with panels(2, len(POOLINGS), 6.6, 4.2) as (canvas, axes):
         for column, pooling in enumerate(POOLINGS):
             views = [f"{layer}.{pooling}.nf4" for layer in names]
             pairs = [scan.one("base", "all", view, "cosine_mean") for view in views]
@@ -148,7 +148,7 @@ def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
     """Cosine of every pair before (x) and after (y) training, trained and control, at each named view."""
     views = [view for view in grid(params, "nf4", "fp4") if view in points(params).values()]
     said = []
-    with _panels(math.ceil(len(views) / 2), 2, 6.6, 3.2 * math.ceil(len(views) / 2)) as (canvas, axes):
+    with panels(math.ceil(len(views) / 2), 2, 6.6, 3.2 * math.ceil(len(views) / 2)) as (canvas, axes):
         for panel, view in zip(axes, views, strict=False):
             ends = []
             for set_, colour, marker, size, alpha in zip(
@@ -186,7 +186,7 @@ def retrieval_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
     """P@1 against the mean cosine, a line from before to after a layer; mask pooling left, content right."""
     names = layers(params.active.model.blocks)
     said = []
-    with _panels(1, len(POOLINGS), 6.6, 3.2) as (canvas, axes):
+    with panels(1, len(POOLINGS), 6.6, 3.2) as (canvas, axes):
         for panel, pooling in zip(axes, POOLINGS, strict=True):
             moved: list[int] = []
             for place, layer in enumerate(names):
@@ -223,7 +223,7 @@ def ranks_figure(transfer: Rows, sweep: Sweep, intervals: Drawn, params: Params)
     rows = math.ceil(len(sets) / columns)
     ranks = sorted(params.sweep.ranks)
     said = []
-    with _panels(rows, columns, 3.3 * columns if columns < 3 else 2.4 * columns, 2.3 * rows) as (canvas, axes):
+    with panels(rows, columns, 3.3 * columns if columns < 3 else 2.4 * columns, 2.3 * rows) as (canvas, axes):
         for panel, (task, language) in zip(axes, sets, strict=False):
             set_ = f"{task}.{language}"
             scores = {

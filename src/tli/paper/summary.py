@@ -41,7 +41,7 @@ def tables(effects: Sequence[Effect], params: Params) -> list[Made]:
 
 def summary(name: str, title: str, effects: Sequence[Effect], params: Params) -> Made:
     """One row an outcome: rank 0, any rank against it, the lowest against the highest rank, the verdict."""
-    accuracy = name == "robustness"
+    accuracy = all(one.outcome.answers for one in effects)
     change: Kind = "points" if accuracy else "change"
     size: Kind = "percent" if accuracy else "similarity"
     rows: list[dict[str, Cell]] = []

@@ -16,6 +16,7 @@ from tli.paper import (
     controls,
     effects,
     figures,
+    geometry,
     layers,
     lengths,
     render,
@@ -83,6 +84,8 @@ def run(
         lengths.table(found["train"], found["align"], params),
         controls.table(found["align"], params),
         similarity.retrieval(found["align"], params),
+        geometry.pools(found["align"], params),
+        geometry.geometry(found["align"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(

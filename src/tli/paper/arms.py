@@ -1,0 +1,294 @@
+"""Arms over several bases: rank by arm on alignment and on transfer, and what of the gain survives each control.
+
+An arm changes one thing of the paper's cell. Every number is the mean over bases of the mean over seeds; SD, t and
+intervals are over bases (n = number of bases), so that they speak of bases like these. Feeds the full grid's tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from tli.paper import stats
+from tli.paper.cells import Source
+from tli.paper.regime import NAMES
+from tli.paper.render import Cell, Column, Made, Table, shown
+from tli.paper.rows import Measured, Rows, cell
+from tli.paper.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
+from tli.paper.similarity import PAIR_SETS, WAYS, interval, trained_view
+from tli.params import Params
+from tli.study.views import View
+
+# measure: how the mean of translations and that of random pairs are called in the rows
+AGAINST_RANDOM = {
+    "cosine": ("cosine_mean", "random_cosine_mean"),
+    "centred": ("centred_cosine_mean", "centred_random_cosine_mean"),
+    "standardised": ("standardised_cosine_mean", "standardised_random_cosine_mean"),
+    "cka": ("cka", "random_cka"),
+}
+
+
+class Arm(NamedTuple):
+    """An arm's changes against rank 0 of the same base, means over seeds: key -> one value a base."""
+
+    name: str
+    regime: str
+    view: str  # that its loss reads
+    ranks: tuple[int, ...]
+    alignment: Mapping[tuple[int, str, str, str], list[float]]  # (rank, set, view, measure or measure.random)
+    transfer: Mapping[tuple[int, str], list[float]]  # (rank, set): points of accuracy
+
+    def gain(self, rank: int, set_: str, view: str, measure: str) -> list[float]:
+        """One value a base."""
+        return self.alignment[rank, set_, view, measure]
+
+    def left(self, rank: int, set_: str, view: str, measure: str) -> list[float]:
+        """The gain less that of random pairs."""
+        pairs, random = self.gain(rank, set_, view, measure), self.gain(rank, set_, view, f"{measure}.random")
+        return [a - b for a, b in zip(pairs, random, strict=True)]
+
+
+def changed(params: Params, name: str) -> str:
+    """What an arm changes, as text."""
+    found = [f"`{key}`: {value}" for key, value in params.arms[name].changes.items()]
+    return "; ".join(found) or "-"
+
+
+def summarise(found: Sequence[Source], name: str, regime: str, params: Params) -> Arm:
+    """Reads an arm's means out of its rows: at the view of its loss and at layer 2, under both poolings."""
+    own = trained_view(params)
+    read = dict.fromkeys([own, *(str(View("2", pooling, "nf4")) for pooling in ("mask", "content"))])
+    read |= dict.fromkeys([str(View(str(params.train.layer), pooling, "nf4")) for pooling in ("mask", "content")])
+    aligned: dict[tuple[int, str, str, str], list[float]] = {}
+    scored: dict[tuple[int, str], list[float]] = {}
+    sets = [f"{task}.{language}" for task in TASKS for language in languages(found[0].transfer, task)]
+    for rank in params.sweep.ranks:
+        for view in read:
+            for set_ in PAIR_SETS:
+                for measure, pair in AGAINST_RANDOM.items():
+                    for key, row in zip((measure, f"{measure}.random"), pair, strict=True):
+                        aligned[rank, set_, view, key] = [
+                            _change(one.align, one.sweep.align[rank], rank, set_, view, row, params) for one in found
+                        ]
+            for way in WAYS:
+                aligned[rank, "all", view, way] = [
+                    _change(one.align, one.sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params)
+                    for one in found
+                ]
+        for set_ in sets:
+            scored[rank, set_] = [
+                stats.mean([accuracy(one.sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds])
+                - accuracy(one.transfer, "base", set_)
+                for one in found
+            ]
+    return Arm(name, regime, own, params.sweep.ranks, aligned, scored)
+
+
+def _change(base: Rows, rows: Rows, rank: int, set_: str, view: str, measure: str, params: Params) -> float:
+    """Mean over seeds less rank 0; a measure with several items (random pairings) is their mean."""
+    after = [stats.mean([*rows.each(cell(rank, seed), set_, view, measure).values()]) for seed in params.sweep.seeds]
+    return stats.mean(after) - stats.mean([*base.each("base", set_, view, measure).values()])
+
+
+def alignment(found: Sequence[Arm], params: Params) -> Made:
+    """Rank by arm: gain, gain of random pairs, what is left, P@1; at the loss's own view and at layer 2."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    for one in found:
+        for rank in one.ranks:
+            for view in dict.fromkeys([one.view, "2.mask.nf4", "2.content.nf4"]):
+                row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank, "view": view}
+                for set_ in PAIR_SETS:
+                    gain, left = one.gain(rank, set_, view, "cosine"), one.left(rank, set_, view, "cosine")
+                    over = stats.spread(left)
+                    row |= {f"gain_{set_}": stats.mean(gain), f"left_{set_}": over.mean, f"sd_{set_}": over.sd}
+                    measured[f"arms.{one.name}.r{rank}.left.{set_}.{view}"] = over.mean
+                    measured[f"arms.{one.name}.r{rank}.gain.{set_}.{view}"] = stats.mean(gain)
+                for way in WAYS:
+                    hits = stats.spread(one.gain(rank, "all", view, way))
+                    row |= {f"p1_{way}": hits.mean, f"p1_{way}_sd": hits.sd}
+                    measured[f"arms.{one.name}.r{rank}.p1_{way}.{view}"] = hits.mean
+                rows.append(row)
+    table = Table(
+        "arms",
+        "Rank by arm, alignment",
+        "Change against rank 0 of the same base: cosine of translations (gain), the same less that of random pairs "
+        f"(left), and P@1 among all pairs; mean over {len(params.sweep.base_seeds)} bases of the mean over "
+        f"{len(params.sweep.seeds)} seeds, SD over bases. At the view that the arm's loss reads and at layer 2 under "
+        "both poolings.",
+        (
+            Column("base", "base"),
+            Column("arm", "arm"),
+            Column("rank", "rank", "count"),
+            Column("view", "view"),
+            *(
+                column
+                for set_ in PAIR_SETS
+                for column in (
+                    Column(f"gain_{set_}", f"{set_} gain", "change"),
+                    Column(f"left_{set_}", f"{set_} left", "change"),
+                    Column(f"sd_{set_}", "SD", "similarity"),
+                )
+            ),
+            *(
+                column
+                for way, arrow in WAYS.items()
+                for column in (Column(f"p1_{way}", f"P@1 {arrow}", "change"), Column(f"p1_{way}_sd", "SD", "score"))
+            ),
+        ),
+        rows,
+    )
+    return Made(table, measured)
+
+
+def transfer(found: Sequence[Arm], params: Params) -> Made:
+    """Rank by arm: change of each set's accuracy, and its difference from the first arm at the same rank."""
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes = []
+    reference = found[0]
+    for one in found:
+        for rank in one.ranks:
+            for (_, set_), values in ((key, value) for key, value in one.transfer.items() if key[0] == rank):
+                test = _over_bases(values, params)
+                task, language = item_name(set_.partition(".")[0], params), language_name(set_, params)
+                row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank}
+                row |= {"items": f"{task}, {language}", "change": test.gain, "sd": test.gain_sd}
+                row |= {"low": test.low, "high": test.high, "log10_p": test.log10_p}
+                if one is not reference and one.regime == reference.regime and rank in reference.ranks:
+                    beside = reference.transfer[rank, set_]
+                    against = _over_bases([a - b for a, b in zip(values, beside, strict=True)], params)
+                    row |= {"against": against.gain, "against_log10_p": against.log10_p}
+                    notes.append(against.note)
+                rows.append(row)
+                notes.append(test.note)
+                measured[f"arms.{one.name}.r{rank}.change.{set_}"] = test.gain
+    low, high = (column._replace(kind="points") for column in interval(params))
+    table = Table(
+        "arms_transfer",
+        "Rank by arm, transfer",
+        "Change of accuracy against rank 0 of the same base, in points: mean over bases of the mean over seeds, SD, "
+        f"Student's interval and p over {len(params.sweep.base_seeds)} bases; and the difference from the arm "
+        f"`{reference.name}` at the same rank, base by base, with its p. No p here is corrected for their number. "
+        f"{said_of_items(params)}".rstrip(),
+        (
+            Column("base", "base"),
+            Column("arm", "arm"),
+            Column("rank", "rank", "count"),
+            Column("items", "items"),
+            Column("change", "change", "points"),
+            Column("sd", "SD", "percent"),
+            low,
+            high,
+            Column("log10_p", "p", "p"),
+            Column("against", f"less that of {reference.name}", "points"),
+            Column("against_log10_p", "p", "p"),
+        ),
+        rows,
+        view=SCORING,
+        notes=notes,
+    )
+    return Made(table, measured)
+
+
+class Control(NamedTuple):
+    """One row: what is changed against `as trained`, and where to read it."""
+
+    name: str
+    arm: Arm
+    set: str
+    view: str
+    measure: str = "cosine"
+
+
+def _controls(found: Sequence[Arm], rank: int, layer: str) -> list[Control]:
+    """The controls that the arms at hand allow, the arm `found[0]` as trained."""
+    by_name = {one.name: one for one in found if rank in one.ranks}
+    trained = found[0]
+    bare = str(View(layer, "content", "nf4"))
+    rows = [
+        Control("as trained", trained, "trained", trained.view),
+        Control("unseen pairs", trained, "control", trained.view),
+        Control("centred", trained, "trained", trained.view, "centred"),
+        Control("standardised", trained, "trained", trained.view, "standardised"),
+        Control("linear CKA", trained, "trained", trained.view, "cka"),
+        Control("BOS out of the pool", trained, "trained", bare),
+        Control("BOS out of the pool, unseen pairs", trained, "control", bare),
+    ]
+    for name, one in by_name.items():
+        if one is not trained and (name in ("shuffled", "content") or one.regime == "bos"):
+            what = f"arm {name}" if one.regime == "plain" else f"arm {name}, BOS state massive"
+            rows += [Control(what, one, "trained", view) for view in dict.fromkeys([trained.view, bare])]
+    return rows
+
+
+def common_rank(found: Sequence[Arm], params: Params) -> int:
+    """The rank at which arms are held against each other: the paper's, or else the last of the first arm."""
+    return params.lora.rank if params.lora.rank in found[0].ranks else found[0].ranks[-1]
+
+
+def controls(found: Sequence[Arm], params: Params) -> Made:
+    """What of the gain survives each control, over bases."""
+    rank = common_rank(found, params)
+    rows: list[dict[str, Cell]] = []
+    measured: Measured = {}
+    notes: list[str] = []
+    whole = stats.mean(found[0].left(rank, "trained", found[0].view, "cosine"))
+    for one in _controls(found, rank, found[0].view.partition(".")[0]):
+        gain, random = (one.arm.gain(rank, one.set, one.view, key) for key in (one.measure, f"{one.measure}.random"))
+        left = _over_bases(one.arm.left(rank, one.set, one.view, one.measure), params)
+        row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": one.measure}
+        row |= {"gain": stats.mean(gain), "random": stats.mean(random), "left": left.gain}
+        row |= {"low": left.low, "high": left.high, "log10_p": left.log10_p}
+        if one.measure == "cosine" and left.gain is not None and whole:
+            row["share"] = 100 * left.gain / whole
+        for way in WAYS:
+            row[f"p1_{way}"] = stats.mean(one.arm.gain(rank, "all", one.view, way))
+        rows.append(row)
+        notes.append(left.note)
+        where = f"{one.arm.name}.{one.set}.{one.measure}.{one.view}"
+        measured |= {f"controls.left.{where}": left.gain, f"controls.log10_p.{where}": left.log10_p}
+    table = Table(
+        "controls",
+        "Controls, over bases",
+        f"What of the gain of translations survives each control, at rank {rank}: gain against rank 0, the gain of "
+        "random pairs, and what is left of the one less the other, with Student's interval and p over "
+        f"{len(params.sweep.base_seeds)} bases (not corrected), and as a share of the first row's. P@1: its change "
+        "among all pairs at that view. CKA has no pairs: its random value is that of permuted rows. Nothing of this "
+        "was published.",
+        (
+            Column("control", "control"),
+            Column("set", "pairs"),
+            Column("view", "view"),
+            Column("measure", "measure"),
+            Column("gain", "gain", "change"),
+            Column("random", "random", "change"),
+            Column("left", "left", "change"),
+            *interval(params),
+            Column("log10_p", "p", "p"),
+            Column("share", "share, %", "percent"),
+            *(Column(f"p1_{way}", f"P@1 {arrow}", "change") for way, arrow in WAYS.items()),
+        ),
+        rows,
+        notes=[_said(rows, params), *notes],
+    )
+    return Made(table, measured)
+
+
+def _said(rows: Sequence[Mapping[str, Cell]], params: Params) -> str:
+    """Which controls leave a gain above 0, in one sentence with the numbers."""
+    alpha = params.stats.alpha
+    parts = []
+    for row in rows[1:]:
+        left, p = row["left"], row["log10_p"]
+        if isinstance(left, float):
+            apart = isinstance(p, float) and 10**p < alpha
+            name = f"{row['control']} at {row['view']}"
+            parts.append(f"{name} {shown(left, 'change')}" + ("" if apart else " (not told apart from 0)"))
+    first = rows[0]["left"]
+    return f"left as trained {shown(first, 'change')}; " + ", ".join(parts).replace("-", "−")
+
+
+def _over_bases(values: Sequence[float], params: Params) -> stats.Paired:
+    """Student's t of the mean of one value a base."""
+    return stats.paired([0.0] * len(values), values, params.stats.confidence)

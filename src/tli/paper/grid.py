@@ -1,0 +1,156 @@
+"""The full grid: the rows of every arm over several bases become tables and figures (stage: tables of full/dvc.yaml).
+
+Each base has a corpus, a model and items of its own. The statistics of the default's tables are computed here over
+bases as well; what arms do is held against rank 0 of the same base and of the same regime.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tli import store
+from tli.paper import arms, cells, changes, effects, grid_figures, regime, render, summary
+from tli.paper.cells import Source
+from tli.paper.rows import Measured, Rows, Sweep, cell
+from tli.params import Params
+
+
+class Kept(NamedTuple):
+    """What is left of an arm when its rows have been read: they would not fit in memory together."""
+
+    summary: arms.Arm
+    effects: Sequence[effects.Effect]  # of an arm with several ranks
+
+
+def run(
+    folder: Path, tables: Path, figures_out: Path, measured: Path, params: Params, each: Mapping[str, Params]
+) -> None:
+    """The stage.
+
+    Args:
+        folder: holds sBASE/{plain,bos}/{scan.tsv,rows/base,rows/ARM}, as full/dvc.yaml writes them.
+        tables, figures_out: folders to write, replaced as wholes.
+        measured: JSON file to write, flat key -> value.
+        each: the parameters of every arm.
+
+    Raises:
+        UserError: a base's or an arm's rows are missing.
+    """
+    first = params.sweep.arms[0]
+    read: dict[str, Kept] = {}
+    made: list[render.Made] = []
+    names = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
+    for name, where in store.progress(names, "tables full", len(names)):
+        own = _of_arm(each[name], name)
+        found = sources(folder, where, name, own)
+        several = len(own.sweep.ranks) > 1
+        tested = effects.effects(cells.outcomes(found, own), own) if several else []
+        read[name] = Kept(arms.summarise(found, name, where, own), tested)
+        if name == first:
+            tasks = changes.tasks(found, own)
+            made += [
+                changes.changes(tasks, changes.drawn(tasks, own), own),
+                changes.gap(tasks, own),
+                changes.calibration(tasks, own),
+            ]
+    for name, kept in read.items():
+        if kept.effects:
+            made += _tests(kept.effects, _of_arm(each[name], name), name, whole=name == first)
+    summaries = [kept.summary for kept in read.values()]
+    scans = {where: [_rows(folder / f"s{base}" / where / "scan.tsv") for base in params.sweep.base_seeds]
+             for where in ("plain", "bos")}  # fmt: skip
+    made = [
+        arms.controls(summaries, params),
+        arms.alignment(summaries, params),
+        arms.transfer(summaries, params),
+        regime.table(scans, params),
+        *made,
+    ]
+    values: Measured = {}
+    for one in made:
+        values |= {f"full.{key}": value for key, value in one.measured.items()}
+    figured = grid_figures.write(figures_out, summaries, scans, params)
+    shown = [one.table for one in made]
+    render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
+    store.write_json(measured, values)
+
+
+def _of_arm(params: Params, name: str) -> Params:
+    """The arm's parameters, its ranks those of the sweep."""
+    sweep = params.sweep.model_copy(update={"ranks": params.arms[name].ranks})
+    return params.model_copy(update={"sweep": sweep})
+
+
+def _tests(found: Sequence[effects.Effect], params: Params, name: str, whole: bool) -> list[render.Made]:
+    """The robustness tables of an arm; of all but the first, the summaries alone, under the arm's name."""
+    result = []
+    for one in summary.tables(found, params):
+        if whole:
+            result.append(one)
+        elif one.table.name.startswith("robustness"):
+            table = one.table
+            named = render.Table(f"{table.name}_{name}", f"{table.title}, arm {name}", table.caption, table.columns,
+                                 table.rows, table.view, table.notes)  # fmt: skip
+            result.append(render.Made(named, {f"{name}.{key}": value for key, value in one.measured.items()}))
+    return result
+
+
+def sources(folder: Path, where: str, arm: str, params: Params) -> list[Source]:
+    """An arm's rows on every base of params.sweep.base_seeds, in the regime `where`.
+
+    Raises:
+        UserError: a file is missing, or lacks a rank and seed of the arm.
+    """
+    found = []
+    for base in params.sweep.base_seeds:
+        rows = folder / f"s{base}" / where / "rows"
+        aligned, scored = (_rows(rows / arm / f"{kind}.tsv") for kind in ("align", "transfer"))
+        trained = _rows(folder / f"s{base}" / where / "train" / f"{arm}.tsv")
+        for one in (aligned, scored, trained):
+            wanted = [cell(rank, seed) for rank in params.sweep.ranks for seed in params.sweep.seeds]
+            missing = [name for name in wanted if name not in one.cells]
+            if missing:
+                raise store.UserError(
+                    f"{one.path}: no rows of {missing[0]}, which arms.{arm} lists; run `dvc repro full/dvc.yaml`"
+                )
+        ranks = params.sweep.ranks
+        sweep = Sweep(dict.fromkeys(ranks, aligned), dict.fromkeys(ranks, scored), dict.fromkeys(ranks, trained))
+        start = rows / "base"
+        found.append(Source(base, _rows(start / "align.tsv"), _rows(start / "transfer.tsv"), sweep))
+    return found
+
+
+def _rows(path: Path) -> Rows:
+    if not path.is_file():
+        raise store.UserError(
+            f"{path}: expected the full grid's rows, found no file; run "
+            "`dvc exp run -S 'sweep.grid=[full]' full/dvc.yaml`"
+        )
+    return Rows(path)
+
+
+def intro(params: Params) -> list[str]:
+    """The README's opening: what this folder is, what it was made with."""
+    sweep = params.sweep
+    count = sum(len(params.arms[name].ranks) for name in (*sweep.arms, *sweep.bos_arms))
+    rows = "\n".join(
+        f"| `{name}` | {regime.NAMES[where]} | {', '.join(map(str, params.arms[name].ranks))} | "
+        f"{arms.changed(params, name)} |"
+        for names, where in ((sweep.arms, "plain"), (sweep.bos_arms, "bos"))
+        for name in names
+    )
+    return [
+        f"# The full grid, profile `{params.profile}`",
+        "Generated by the stage `tables` of full/dvc.yaml from measured rows; do not edit. `dvc exp run -S "
+        "'sweep.grid=[full]' full/dvc.yaml` writes them again. The .csv files hold nine significant digits; here and "
+        "in the .tex files numbers are rounded, and `-` is a value that is not defined or not given.",
+        f"{len(sweep.base_seeds)} bases (seeds {', '.join(map(str, sweep.base_seeds))}), each with a corpus, a model "
+        f"and benchmark items of its own; {len(sweep.seeds)} adapters of each rank of each arm on each of them: "
+        f"{count * len(sweep.seeds) * len(sweep.base_seeds)} adapters. The default's base is not among them. What "
+        "holds for bases like these is told by t over bases; items, of which each base has others, are as given unless "
+        "a table says that they were resampled.",
+        f"| arm | base | ranks | differs from params.yaml in |\n| :-- | :-- | :-- | :-- |\n{rows}",
+    ]
