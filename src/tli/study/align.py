@@ -93,7 +93,9 @@ def _aggregate_rows(
     """
     true = np.arange(len(pairs))
     sets = {set_: members(pairs, set_) for set_ in SETS}
-    pairings = {set_: [chosen[metrics.derangement(len(chosen), seed)] for seed in seeds] for set_, chosen in sets.items()}
+    pairings = {
+        set_: [chosen[metrics.derangement(len(chosen), seed)] for seed in seeds] for set_, chosen in sets.items()
+    }
     for view in views:
         x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
         similarity = metrics.similarities(x, y)
@@ -127,9 +129,7 @@ def _aggregate_rows(
                 yield Row(*cell, set_, "-", str(view), name, value)
 
 
-def _shape(
-    a: Float[ndarray, "n d"], b: Float[ndarray, "n d"], paired: Float[ndarray, "n d"]
-) -> dict[str, float]:
+def _shape(a: Float[ndarray, "n d"], b: Float[ndarray, "n d"], paired: Float[ndarray, "n d"]) -> dict[str, float]:
     """CKA of centred rows with those of their translations and of a random pairing of these; spread of each side."""
     own_a, own_b = a.T @ a, b.T @ b
     return {

@@ -120,7 +120,8 @@ def _batch(batch: Sequence[trie.Tree], asked: Sequence[Request], trees: Int[Tens
                 terms.append((place, index))
     before, token = _columns(tokens.values())
     term, owner = _columns(terms)
-    return Batch(sum(len(tree.paths) for tree in batch), trees, torch.tensor([*states], dtype=torch.int64), before, token, term, owner)
+    places = torch.tensor([*states], dtype=torch.int64)
+    return Batch(sum(len(tree.paths) for tree in batch), trees, places, before, token, term, owner)
 
 
 def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:

@@ -9,7 +9,7 @@ several continuations of one text in the same way).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -49,7 +49,7 @@ def trees(sequences: Sequence[Sequence[int]], size: int, room: int = ROOM) -> It
     least; among equals, nearest to the middle.
     """
     order = sorted(range(len(sequences)), key=lambda index: (sequences[index], index))
-    shared = [0] + [_common(sequences[a], sequences[b]) for a, b in zip(order, order[1:], strict=False)]
+    shared = [0] + [_common(sequences[a], sequences[b]) for a, b in pairwise(order)]
     fresh = [0, *accumulate(len(sequences[index]) - again for index, again in zip(order, shared, strict=True))]
     spans = [(0, len(order))] if order else []
     while spans:
@@ -73,7 +73,9 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 def _grown(members: dict[int, Sequence[int]]) -> Tree:
     """The tree of sequences in lexicographic order."""
-    tree, path, last = Tree([], [], [], {}), [], ()
+    tree = Tree([], [], [], {})
+    path: list[int] = []
+    last: Sequence[int] = ()
     for index, sequence in members.items():
         kept = _common(last, sequence)
         new = range(len(tree.ids), len(tree.ids) + len(sequence) - kept)
