@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Nodes of a tree that spends as much on attention, which grows as their square, as on all else: by operations, 800 in the
-# embedded model, whose attention is the slower by operation, and 26,000 in the published one, whose trees could be larger
+# Nodes of a tree that spends as much on attention, which grows as their square, as on all else. Counting operations it
+# is 800 in the embedded model, whose attention is the slower a count, and 26,000 in the published one.
 EVEN = 512
 
 
