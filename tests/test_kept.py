@@ -88,6 +88,7 @@ def test_a_write_that_fails_or_is_killed_leaves_no_piece(tmp_path: Path) -> None
     with kept.pieces(out, ()) as found:
         assert list(found.folder.iterdir()) == []
         assert found.get("one") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_piece_put_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:

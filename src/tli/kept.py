@@ -56,6 +56,7 @@ class Kept:
 
     def put(self, name: str, write: Callable[[Path], object]) -> Path:
         """Keeps what `write` writes at the path it is given, a file or a folder, as `name`, in place of any before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         before = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
         inside = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY))
         write(inside / name)
@@ -95,14 +96,14 @@ def pieces(out: Path, inputs: Iterable[Path], **settings: object) -> Iterator[Ke
     key = _circumstances() | {"inputs": {str(path): _fingerprint(path) for path in inputs}, "settings": settings}
     text = json.dumps(key, sort_keys=True, separators=(",", ":"), default=vars)
     own = out.parent / FOLDER / out.name / hashlib.sha256(text.encode()).hexdigest()[:16]
-    own.mkdir(parents=True, exist_ok=True)
-    for path in own.parent.iterdir():
+    for path in own.parent.glob("*"):
         if path != own:
             _remove(path)
     for path in own.glob(f"{TEMPORARY}*"):
         _remove(path)
     yield Kept(own)
-    shutil.rmtree(own.parent)
+    with suppress(FileNotFoundError):  # nothing was kept
+        shutil.rmtree(own.parent)
     with suppress(OSError):  # another output's pieces or lock are there
         own.parent.parent.rmdir()
 
