@@ -7,12 +7,14 @@ Every lexical and transfer table comes through this module.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -119,6 +121,33 @@ def keep_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+
+
+class Dequantized(nn.Linear):
+    """A frozen 4-bit projection unpacked once: like bitsandbytes', it computes in one dtype and returns the input's."""
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
+def dequantized(model: nn.Module) -> None:
+    """Replaces each 4-bit weight of `model` by the numbers that bitsandbytes would unpack at every call.
+
+    Outputs and gradients on the processor are the packed model's, bit for bit, for four times the memory. Around a
+    dense layer, though, PEFT adds its product in float32 where around a 4-bit one it rounds it to bfloat16 first: an
+    adapter in PEFT's layers goes on before this, not after.
+    """
+    for parent in [*model.modules()]:
+        for name, child in [*parent.named_children()]:
+            if isinstance(child, Linear4bit):
+                packed: Any = child.weight
+                state = copy.copy(packed.quant_state)
+                state.dtype = child.compute_dtype  # straight to it: half precision in between would round twice
+                dense = Dequantized(child.in_features, child.out_features, bias=False, device="meta")
+                dense.weight = nn.Parameter(dequantize_4bit(packed.data, state), requires_grad=False)
+                if child.bias is not None:
+                    dense.bias = nn.Parameter(child.bias.detach().to(state.dtype), requires_grad=False)
+                setattr(parent, name, dense.train(child.training))
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
