@@ -61,6 +61,7 @@ def stage(
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there

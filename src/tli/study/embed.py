@@ -93,6 +93,17 @@ def pool(
     return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
+def medians(size: Float[ndarray, "batch pos d_model"], lengths: Int[ndarray, " batch"]) -> Float[ndarray, " batch"]:
+    """Each word's median over its tokens and their dimensions; of an even number, the lower of the middle two."""
+    middle = np.empty(len(size), dtype=size.dtype)
+    for length in np.unique(lengths):
+        rows = lengths == length
+        flat = size[rows, :length].reshape(int(rows.sum()), -1)
+        place = (flat.shape[1] - 1) // 2
+        middle[rows] = np.partition(flat, place, axis=1)[:, place]
+    return middle
+
+
 @torch.no_grad()
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
     """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
@@ -106,6 +117,7 @@ def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[
             for tensor in backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
         )
         own = content(ids, real, tokenizer)
+        lengths = np.array([len(sequences[index]) for index in indices])
 
         def visit(
             layer: str,
@@ -113,22 +125,25 @@ def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[
             indices: list[int] = indices,
             real: Tensor = real,
             own: Tensor = own,
+            lengths: Int[ndarray, " batch"] = lengths,
         ) -> None:
+            states = states.float()
             for pooling, chosen in (("mask", real), ("content", own)):
-                target = pooled.setdefault((layer, pooling), np.zeros((len(words), states.shape[-1]), dtype=np.float32))
-                target[indices] = pool(states, chosen).cpu().numpy()
-            length = states.float().norm(dim=-1, keepdim=True)
-            size = states.float().abs()
+                if (layer, pooling) not in pooled:
+                    pooled[layer, pooling] = np.zeros((len(words), states.shape[-1]), dtype=np.float32)
+                pooled[layer, pooling][indices] = pool(states, chosen).cpu().numpy()
+            length = states.norm(dim=-1, keepdim=True)
+            size = states.abs()
             largest = size[:, 0].max(dim=-1)
             kept = scalars.setdefault(layer, {})
             for name, value in {
-                "bos": length[:, 0, 0],
-                "content": pool(length, own)[:, 0],
-                "magnitude": largest.values,
-                "dimension": largest.indices,
-                "median": torch.stack([word[where].median() for word, where in zip(size, real, strict=True)]),
+                "bos": length[:, 0, 0].cpu().numpy(),
+                "content": pool(length, own)[:, 0].cpu().numpy(),
+                "magnitude": largest.values.cpu().numpy(),
+                "dimension": largest.indices.cpu().numpy(),
+                "median": medians(size.cpu().numpy(), lengths),
             }.items():
-                kept.setdefault(name, np.zeros(len(words)))[indices] = value.cpu().numpy()
+                kept.setdefault(name, np.zeros(len(words)))[indices] = value
 
         backbone.forward(model, ids, visit)
     return Embedded(

@@ -87,13 +87,14 @@ def _measure(
     folder = quantized / "nf4"
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
+    exam = transfer.prepare(items, tokenizer, params.active.compute.batch_size)
     aligned: list[Row] = []
     scored: list[Row] = []
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
     for name, adapter in store.progress(cells.items(), f"sweep-eval r={ranks}", len(cells)):
         measured: nn.Module = model if adapter is None else lora.load(model, adapter)
         aligned += align.measure(name, pairs, measured, tokenizer, params, "nf4")
-        scored += transfer.measure(name, items, measured, tokenizer, params.active.compute.batch_size)
+        scored += transfer.measure(name, exam, measured)
         model = model if adapter is None else lora.unload(measured)
     store.write_rows(out / "align.tsv", aligned)
     store.write_rows(out / "transfer.tsv", scored)
