@@ -6,6 +6,7 @@ Feeds every lexical table: scan, align and the sweep's alignment all read what `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -104,54 +105,73 @@ def medians(size: Float[ndarray, "batch pos d_model"], lengths: Int[ndarray, " b
     return middle
 
 
-@torch.no_grad()
+def vocabulary(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> set[int]:
+    """Every token id that `embed` asks the model for with these words: theirs, and that of padding."""
+    return {tokenizer.pad_token_id, *chain.from_iterable(tokens(tokenizer, words))}
+
+
+class Batch(NamedTuple):
+    """Words that go through the model together: which list they are of, their places in it, and their tokens."""
+
+    part: int
+    indices: list[int]
+    ids: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"]
+    own: Bool[Tensor, "batch pos"]
+    lengths: Int[ndarray, " batch"]
+
+
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
     """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
-    sequences = tokens(tokenizer, words)
+    return embed_lists(model, tokenizer, [words], batch_size)[0]
+
+
+def embed_lists(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, lists: Sequence[Sequence[str]], batch_size: int
+) -> list[Embedded]:
+    """What `embed` gives for each list of words, each block of the model being run over all of them in turn."""
     device = next(model.parameters()).device
-    pooled: dict[tuple[str, str], Float[ndarray, "word d_model"]] = {}
-    scalars: dict[str, dict[str, Float[ndarray, " word"]]] = {}
-    for indices in backbone.batches(sequences, batch_size):
-        ids, real = (
-            tensor.to(device)
-            for tensor in backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+    batches: list[Batch] = []
+    for number, words in enumerate(lists):
+        sequences = tokens(tokenizer, words)
+        for indices in backbone.batches(sequences, batch_size):
+            ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+            lengths = np.array([len(sequences[index]) for index in indices])
+            own = content(ids, real, tokenizer)
+            batches.append(Batch(number, indices, ids.to(device), real.to(device), own.to(device), lengths))
+    pooled: list[dict[tuple[str, str], Float[ndarray, "word d_model"]]] = [{} for _ in lists]
+    scalars: list[dict[str, dict[str, Float[ndarray, " word"]]]] = [{} for _ in lists]
+
+    def visit(layer: str, number: int, states: Float[Tensor, "batch pos d_model"]) -> None:
+        batch = batches[number]
+        n, means, states = len(lists[batch.part]), pooled[batch.part], states.float()
+        for pooling, chosen in (("mask", batch.real), ("content", batch.own)):
+            if (layer, pooling) not in means:
+                means[layer, pooling] = np.zeros((n, states.shape[-1]), dtype=np.float32)
+            means[layer, pooling][batch.indices] = pool(states, chosen).cpu().numpy()
+        length = states.norm(dim=-1, keepdim=True)
+        size = states.abs()
+        largest = size[:, 0].max(dim=-1)
+        kept = scalars[batch.part].setdefault(layer, {})
+        for name, value in {
+            "bos": length[:, 0, 0].cpu().numpy(),
+            "content": pool(length, batch.own)[:, 0].cpu().numpy(),
+            "magnitude": largest.values.cpu().numpy(),
+            "dimension": largest.indices.cpu().numpy(),
+            "median": medians(size.cpu().numpy(), batch.lengths),
+        }.items():
+            kept.setdefault(name, np.zeros(n))[batch.indices] = value
+
+    backbone.run(model, [batch.ids for batch in batches], visit)
+    return [
+        Embedded(
+            means,
+            {layer: float(kept["bos"].mean()) for layer, kept in each.items()},
+            {layer: float(kept["content"].mean()) for layer, kept in each.items()},
+            {layer: _massive(kept) for layer, kept in each.items()},
         )
-        own = content(ids, real, tokenizer)
-        lengths = np.array([len(sequences[index]) for index in indices])
-
-        def visit(
-            layer: str,
-            states: Float[Tensor, "batch pos d_model"],
-            indices: list[int] = indices,
-            real: Tensor = real,
-            own: Tensor = own,
-            lengths: Int[ndarray, " batch"] = lengths,
-        ) -> None:
-            states = states.float()
-            for pooling, chosen in (("mask", real), ("content", own)):
-                if (layer, pooling) not in pooled:
-                    pooled[layer, pooling] = np.zeros((len(words), states.shape[-1]), dtype=np.float32)
-                pooled[layer, pooling][indices] = pool(states, chosen).cpu().numpy()
-            length = states.norm(dim=-1, keepdim=True)
-            size = states.abs()
-            largest = size[:, 0].max(dim=-1)
-            kept = scalars.setdefault(layer, {})
-            for name, value in {
-                "bos": length[:, 0, 0].cpu().numpy(),
-                "content": pool(length, own)[:, 0].cpu().numpy(),
-                "magnitude": largest.values.cpu().numpy(),
-                "dimension": largest.indices.cpu().numpy(),
-                "median": medians(size.cpu().numpy(), lengths),
-            }.items():
-                kept.setdefault(name, np.zeros(len(words)))[indices] = value
-
-        backbone.forward(model, ids, visit)
-    return Embedded(
-        pooled,
-        {layer: float(kept["bos"].mean()) for layer, kept in scalars.items()},
-        {layer: float(kept["content"].mean()) for layer, kept in scalars.items()},
-        {layer: _massive(kept) for layer, kept in scalars.items()},
-    )
+        for means, each in zip(pooled, scalars, strict=True)
+    ]
 
 
 def _massive(kept: dict[str, Float[ndarray, " word"]]) -> Massive:
