@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import kept, store
-from tli.model import backbone, shards
+from tli.model import checkpoint, shards
 from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
 from tli.store import Row
@@ -122,7 +122,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
         name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))
     }  # fmt: skip
     for name in _architecture(folder).state_dict():
-        if name not in held and name != backbone.HEAD:
+        if name not in held and name != checkpoint.HEAD:
             raise store.CheckFailed(
                 f"{folder}: expected {name} in a safetensors file, found none; "
                 "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
@@ -233,9 +233,9 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         )
     tied = config.tie_word_embeddings
     others = [
-        info for name, info in held.items() if "_proj." not in name and not (tied and name == backbone.HEAD)
+        info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)
     ]  # fmt: skip
-    head = "loaded" if backbone.HEAD in held else "absent"
+    head = "loaded" if checkpoint.HEAD in held else "absent"
     values: list[tuple[str, str, float | str]] = [
         ("model", "class", type(model).__name__),
         ("model", "blocks", blocks),
