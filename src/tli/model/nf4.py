@@ -7,6 +7,7 @@ that are written outlive a run that is cut off (kept.py). Feeds the setup table.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -224,7 +225,10 @@ def inspect(folder: Path, kind: str) -> list[Row]:
     """
     held, model = _held(folder), _architecture(folder)
     config, blocks = model.config, model.config.num_hidden_layers
-    found = [each for number in range(blocks) for each in _projections(type(model), folder, held, number)]
+    found: list[Projection] = []
+    for number in range(blocks):
+        found += _projections(type(model), folder, held, number)
+        gc.collect()  # weights and modules of bitsandbytes refer to each other: blocks would pile up
     types = {each.quant_type for each in found}
     if types != {kind} or len(found) != blocks * 7:
         raise store.CheckFailed(
