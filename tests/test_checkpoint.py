@@ -84,6 +84,23 @@ def test_however_it_is_read_the_states_are_transformers_own(quantized: Path, kin
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: ", ".join(way) or "plain")
+def test_block_after_block_gives_what_a_pass_a_batch_gives(quantized: Path, way: dict[str, Any]) -> None:
+    """`run` against transformers itself, for batches of several shapes; layers come in order, batches inside them."""
+    batches = [IDS, IDS[:1, :3], IDS.flip(0)]
+    expected = [by_transformers(quantized / "nf4")(ids, output_hidden_states=True).hidden_states for ids in batches]
+    model = backbone.load(quantized / "nf4", **way)
+    seen: dict[tuple[str, int], torch.Tensor] = {}
+    backbone.run(model, batches, lambda layer, number, states: seen.update({(layer, number): states}))
+    assert list(seen) == [(layer, number) for layer in ("0", "1", "2", "3", "4", "norm") for number in range(3)]
+    for number, hidden in enumerate(expected):
+        assert all(torch.equal(seen[str(layer), number], hidden[layer]) for layer in range(BLOCKS))
+        assert torch.equal(seen["norm", number], hidden[BLOCKS])
+    whole = {layer: states for (layer, number), states in seen.items() if number == 0}
+    assert same(whole, {name: tensor for name, tensor in states(model).items() if name != "logits"})
+    assert len(model.model.layers) == BLOCKS
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: ", ".join(way) or "plain")
 def test_a_checkpoint_that_is_not_quantised_is_read_the_same_ways(tiny_base: Path, way: dict[str, Any]) -> None:
     model = backbone.load(tiny_base, **way)
     assert not any(isinstance(module, Linear4bit | Dequantized) for module in model.modules())

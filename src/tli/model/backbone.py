@@ -1,4 +1,4 @@
-"""Runs a span of a decoder's blocks over many short sequences: the whole model, or cut to its first blocks.
+"""Runs a span of a decoder's blocks over many short sequences: batch after batch, or all through one block, then the next.
 
 `hidden_states[i]` is the raw output of block i (i = 0: the embeddings); transformers keeps the raw output of the last
 block to itself and returns it after the final norm, so both are taken by hooks here, the latter under the key `norm`.
