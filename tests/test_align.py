@@ -64,9 +64,11 @@ def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
 ) -> None:
     """To the byte: packed weights, whole embeddings and all blocks resident, a batch after another."""
 
-    def batch_by_batch(model: nn.Module, batches: Any, visit: Any) -> None:
-        for number, ids in enumerate(batches):
-            backbone.forward(model, ids, lambda layer, states, n=number: visit(layer, n, states))
+    def batch_by_batch(model: nn.Module, batches: Any) -> Any:
+        seen: dict[str, list[torch.Tensor]] = {}
+        for ids in batches:
+            backbone.forward(model, ids, lambda layer, states: seen.setdefault(layer, []).append(states))
+        return seen.items()
 
     load = backbone.load
     monkeypatch.setattr(backbone, "load", lambda folder, **_how: load(folder))
