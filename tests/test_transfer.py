@@ -113,21 +113,27 @@ def test_nothing_runs_or_is_scored_twice() -> None:
             owners += batch.owner.tolist()
         assert nodes <= sum(len(request.ids) for request in asked)
         assert sorted(owners) == [index for index, ids in enumerate(sequences) for _ in ids]
-        if len(sequences) <= size:
-            prefixes = {(1, *ids[:length]) for ids in sequences for length in range(len(ids) + 1)}
-            if len(prefixes) <= trie.ROOM:
-                assert nodes == len(prefixes), "one tree holds every prefix once"
+        prefixes = {(1, *ids[:length]) for ids in sequences for length in range(len(ids) + 1)}
+        if len(sequences) <= size and len(prefixes) ** 2 <= trie.EVEN:
+            assert nodes == len(prefixes), "one tree holds every prefix once"
 
     once()
 
 
-def test_what_is_too_large_is_cut_where_least_is_shared() -> None:
+def test_a_tree_is_cut_where_least_is_shared_and_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     sequences = [[1, 4, 4, 4, 4, number] for number in range(7, 10)] + [[1, 5, 5, 5, number] for number in range(7, 10)]
-    whole = [*trie.trees(sequences, size=6, room=20)]
-    assert [len(tree.ids) for tree in whole] == [1 + 7 + 6]
-    for limits in ({"size": 5, "room": 20}, {"size": 6, "room": 10}):
-        assert [sorted(tree.paths) for tree in trie.trees(sequences, **limits)] == [[0, 1, 2], [3, 4, 5]]
-    assert [len(tree.paths) for tree in trie.trees(sequences, size=6, room=2)] == [1] * 6, "one sequence always fits"
+
+    def found(size: int) -> list[list[int]]:
+        return [sorted(tree.paths) for tree in trie.trees(sequences, size)]
+
+    halves = [[0, 1, 2], [3, 4, 5]]
+    assert found(6) == [[0, 1, 2, 3, 4, 5]]
+    assert found(5) == halves
+    assert found(1) == [[index] for index in range(6)]
+    monkeypatch.setattr(trie, "EVEN", 14**2 - 8**2 - 7**2 - 1)  # of 14 nodes, BOS would run once more
+    assert found(6) == halves
+    monkeypatch.setattr(trie, "EVEN", 14**2 - 8**2 - 7**2)
+    assert found(6) == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_a_window_shorter_than_a_sequence_is_refused(float32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from tli import kept, store
 from tli import params as parameters
-from tli import store
 
 FILE = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,8 +54,10 @@ def stage(
 ) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
+    Meanwhile no other process writes `out`, and the stage ends when the dvc that runs it ends.
     No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
+    kept.end_with_dvc()
     params = loaded(arm)
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
@@ -70,7 +72,7 @@ def stage(
         from tli.model import backbone
 
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with store.receipt(out, inputs):
+    with kept.lock(out), store.receipt(out, inputs):
         yield params
 
 
