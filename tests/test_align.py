@@ -60,6 +60,24 @@ def test_scan_covers_every_layer_both_poolings_and_the_norms(files: Path) -> Non
     assert (bound["bos_peak"] <= bound["bos_norm"] * 1.01).all(), "no entry of a vector is longer than the vector"
 
 
+def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
+    files: Path, tiny_quantized: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte: packed weights, whole embeddings and all blocks resident, a batch after another."""
+
+    def batch_by_batch(model: nn.Module, batches: Any) -> Any:
+        seen: dict[str, list[torch.Tensor]] = {}
+        for ids in batches:
+            backbone.forward(model, ids, lambda layer, states: seen.setdefault(layer, []).append(states))
+        return seen.items()
+
+    load = backbone.load
+    monkeypatch.setattr(backbone, "load", lambda folder, **_how: load(folder))
+    monkeypatch.setattr(backbone, "run", batch_by_batch)
+    scan.run(files / "pairs.tsv", tiny_quantized, tmp_path / "scan.tsv", params)
+    assert (tmp_path / "scan.tsv").read_bytes() == (files / "scan.tsv").read_bytes()
+
+
 def test_before_is_what_the_scan_saw(files: Path) -> None:
     scanned, aligned = store.read_rows(files / "scan.tsv"), store.read_rows(files / "align.tsv")
     for view in scanned[scanned["measure"] == "cosine_mean"]["view"].unique():

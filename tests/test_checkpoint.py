@@ -84,6 +84,22 @@ def test_however_it_is_read_the_states_are_transformers_own(quantized: Path, kin
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: ", ".join(way) or "plain")
+def test_block_after_block_gives_what_a_pass_a_batch_gives(quantized: Path, way: dict[str, Any]) -> None:
+    """`run` against transformers itself, for batches of several shapes; layers come in order."""
+    batches = [IDS, IDS[:1, :3], IDS.flip(0)]
+    expected = [by_transformers(quantized / "nf4")(ids, output_hidden_states=True).hidden_states for ids in batches]
+    model = backbone.load(quantized / "nf4", **way)
+    seen = dict(backbone.run(model, batches))
+    assert list(seen) == ["0", "1", "2", "3", "4", "norm"]
+    for number, hidden in enumerate(expected):
+        assert all(torch.equal(seen[str(layer)][number], hidden[layer]) for layer in range(BLOCKS))
+        assert torch.equal(seen["norm"][number], hidden[BLOCKS])
+    by_batch = {name: tensor for name, tensor in states(model).items() if name != "logits"}
+    assert same({layer: own[0] for layer, own in seen.items()}, by_batch)
+    assert len(model.model.layers) == BLOCKS
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: ", ".join(way) or "plain")
 def test_a_checkpoint_that_is_not_quantised_is_read_the_same_ways(tiny_base: Path, way: dict[str, Any]) -> None:
     model = backbone.load(tiny_base, **way)
     assert not any(isinstance(module, Linear4bit | Dequantized) for module in model.modules())
@@ -146,17 +162,11 @@ def test_a_token_past_the_embeddings_is_one_clear_line(tiny_quantized: Path) -> 
 
 def test_one_block_at_a_time_is_in_memory(tiny_quantized: Path) -> None:
     model = backbone.load(tiny_quantized / "nf4", resident=0, weights="dequantized", head=False)
-    blocks = model.model.layers
-    most = 0
-
-    def visit(layer: str, _number: int, _states: torch.Tensor) -> None:
-        nonlocal most
-        held = [number for number, block in enumerate(blocks, 1) if any(not p.is_meta for p in block.parameters())]
-        assert held == ([] if layer == "0" else [4] if layer == "norm" else [int(layer)])
-        most = max(most, len(held))
-
-    backbone.run(model, [IDS, IDS[:1]], visit)
-    assert most == 1
+    held = {}
+    for layer, _ in backbone.run(model, [IDS, IDS[:1]]):
+        blocks = enumerate(model.model.layers, start=1)
+        held[layer] = [number for number, block in blocks if any(not p.is_meta for p in block.parameters())]
+    assert held == {"0": [], "1": [1], "2": [2], "3": [3], "4": [4], "norm": [4]}
 
 
 def test_packed_weights_let_go_of_their_scales_too(tiny_quantized: Path) -> None:

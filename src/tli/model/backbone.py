@@ -1,4 +1,4 @@
-"""Runs a span of a decoder's blocks over many short sequences: the whole model, or cut to its first blocks.
+"""Runs a span of a decoder's blocks over many short sequences: a batch through all blocks, or all through one block.
 
 `hidden_states[i]` is the raw output of block i (i = 0: the embeddings); transformers keeps the raw output of the last
 block to itself and returns it after the final norm, so both are taken by hooks here, the latter under the key `norm`.
@@ -98,36 +98,35 @@ def forward(
 
 @torch.no_grad()
 def run(
-    model: nn.Module,
-    batches: Sequence[Int[Tensor, "batch pos"]],
-    visit: Callable[[str, int, Float[Tensor, "batch pos d_model"]], None],
-) -> None:
-    """Runs all batches through one block, then through the next, and hands over what `forward` would, bit for bit.
+    model: nn.Module, batches: Sequence[Int[Tensor, "batch pos"]]
+) -> Iterator[tuple[str, list[Float[Tensor, "batch pos d_model"]]]]:
+    """Runs all batches through one block, then through the next: each layer's name, and its states for every batch.
 
-    `visit` gets a layer's name, the batch's number and its states, layer after layer. The states of all batches are
-    held between two blocks, while a block that is read on demand (see `load`) is read once and not once a batch.
+    They are what `forward` hands over, bit for bit. A block that is read on demand (see `load`) is read once and not
+    once a batch; what is held between two blocks is the states of all batches.
     """
     body = body_of(model)
-    blocks, states, given = body.layers, [], []
-    for number, ids in enumerate(batches):
-        notes = [Note() for _ in blocks]
-        body.layers = nn.ModuleList(notes)
-        handle = body.embed_tokens.register_forward_hook(lambda _m, _i, output, n=number: visit("0", n, output))
-        try:
+    blocks, embedded = body.layers, []
+    notes = [[Note() for _ in blocks] for _ in batches]
+    handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+    try:
+        for own, ids in zip(notes, batches, strict=True):
+            body.layers = nn.ModuleList(own)
             body(input_ids=ids.to(body.embed_tokens.weight.device), use_cache=False)
-        finally:
-            handle.remove()
-            body.layers = blocks
-        states.append(notes[0].states)
-        given.append([note.given for note in notes])
+    finally:
+        body.layers = blocks
+        handle.remove()
+    states, given = [own[0].states for own in notes], [[note.given for note in own] for own in notes]
+    del notes
+    yield "0", embedded
+    embedded = []
     for place, block in enumerate(blocks):
-        for number in range(len(batches)):
-            output = block(states[number], **given[number][place])
+        for number, kept in enumerate(given):
+            output = block(states[number], **kept[place])
             states[number] = output[0] if isinstance(output, tuple) else output
-            visit(str(place + 1), number, states[number])
+        yield str(place + 1), [*states]
     if not isinstance(body.norm, nn.Identity):
-        for number in range(len(batches)):
-            visit(NORM, number, body.norm(states[number]))
+        yield NORM, [body.norm(each) for each in states]
 
 
 class Note(nn.Module):

@@ -197,7 +197,6 @@ class Files:
                 )
             setattr(module, place.attribute, parameter)
 
-
     def _of(self, tokens: Int[Tensor, " n"], matrix: Float[Tensor, "vocabulary d_model"]) -> Tensor:
         """The rows of these tokens; of a mapped file, only their pages are read."""
         if int(tokens.max()) >= len(matrix):
@@ -318,8 +317,9 @@ def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
 
 def require_head(folder: Path) -> None:
     """Raises UserError unless the checkpoint's files hold a head, or its configuration ties it to the embeddings."""
-    index = store.read_json(folder / "model.safetensors.index.json")["weight_map"]
-    if HEAD not in index and not store.read_json(folder / "config.json").get("tie_word_embeddings", False):
+    if HEAD not in Files(folder).where and not store.read_json(folder / "config.json").get(
+        "tie_word_embeddings", False
+    ):
         raise store.UserError(
             f"{folder}: transfer: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
         )

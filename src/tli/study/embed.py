@@ -5,7 +5,7 @@ Feeds every lexical table: scan, align and the sweep's alignment all read what `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tli import store
 from tli.model import backbone
+from tli.study.views import POOLINGS
 
 
 class Massive(NamedTuple):
@@ -123,55 +124,57 @@ class Batch(NamedTuple):
 
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
     """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
-    return embed_lists(model, tokenizer, [words], batch_size)[0]
+    found = Embedded({}, {}, {}, {})
+    for _, (one,) in by_layer(model, tokenizer, [words], batch_size):
+        found.pooled.update(one.pooled)
+        found.bos_norm.update(one.bos_norm)
+        found.content_norm.update(one.content_norm)
+        found.massive.update(one.massive)
+    return found
 
 
-def embed_lists(
+def by_layer(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, lists: Sequence[Sequence[str]], batch_size: int
-) -> list[Embedded]:
-    """What `embed` gives for each list of words, each block of the model being run over all of them in turn."""
+) -> Iterator[tuple[str, list[Embedded]]]:
+    """Layer after layer, what `embed` gives there for each list of words: no layer is held beside another."""
     device = next(model.parameters()).device
     batches: list[Batch] = []
-    for number, words in enumerate(lists):
+    for part, words in enumerate(lists):
         sequences = tokens(tokenizer, words)
         for indices in backbone.batches(sequences, batch_size):
             ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
             lengths = np.array([len(sequences[index]) for index in indices])
             own = content(ids, real, tokenizer)
-            batches.append(Batch(number, indices, ids.to(device), real.to(device), own.to(device), lengths))
-    pooled: list[dict[tuple[str, str], Float[ndarray, "word d_model"]]] = [{} for _ in lists]
-    scalars: list[dict[str, dict[str, Float[ndarray, " word"]]]] = [{} for _ in lists]
+            batches.append(Batch(part, indices, ids.to(device), real.to(device), own.to(device), lengths))
+    for layer, states in backbone.run(model, [batch.ids for batch in batches]):
+        found = []
+        for part, words in enumerate(lists):
+            own_batches = [(batch, each) for batch, each in zip(batches, states, strict=True) if batch.part == part]
+            found.append(_pooled(layer, len(words), own_batches))
+        yield layer, found
 
-    def visit(layer: str, number: int, states: Float[Tensor, "batch pos d_model"]) -> None:
-        batch = batches[number]
-        n, means, states = len(lists[batch.part]), pooled[batch.part], states.float()
-        for pooling, chosen in (("mask", batch.real), ("content", batch.own)):
-            if (layer, pooling) not in means:
-                means[layer, pooling] = np.zeros((n, states.shape[-1]), dtype=np.float32)
-            means[layer, pooling][batch.indices] = pool(states, chosen).cpu().numpy()
-        length = states.norm(dim=-1, keepdim=True)
-        size = states.abs()
+
+def _pooled(layer: str, n: int, batches: Sequence[tuple[Batch, Float[Tensor, "batch pos d_model"]]]) -> Embedded:
+    """`n` words at one layer, from their batches."""
+    means = {pooling: np.zeros((n, batches[0][1].shape[-1]), dtype=np.float32) for pooling in POOLINGS}
+    kept = {name: np.zeros(n) for name in ("bos", "content", "magnitude", "dimension", "median")}
+    for batch, own in batches:
+        states = own.float()
+        for pooling, chosen in zip(POOLINGS, (batch.real, batch.own), strict=True):
+            means[pooling][batch.indices] = pool(states, chosen).cpu().numpy()
+        length, size = states.norm(dim=-1, keepdim=True), states.abs()
         largest = size[:, 0].max(dim=-1)
-        kept = scalars[batch.part].setdefault(layer, {})
-        for name, value in {
-            "bos": length[:, 0, 0].cpu().numpy(),
-            "content": pool(length, batch.own)[:, 0].cpu().numpy(),
-            "magnitude": largest.values.cpu().numpy(),
-            "dimension": largest.indices.cpu().numpy(),
-            "median": medians(size.cpu().numpy(), batch.lengths),
-        }.items():
-            kept.setdefault(name, np.zeros(n))[batch.indices] = value
-
-    backbone.run(model, [batch.ids for batch in batches], visit)
-    return [
-        Embedded(
-            means,
-            {layer: float(kept["bos"].mean()) for layer, kept in each.items()},
-            {layer: float(kept["content"].mean()) for layer, kept in each.items()},
-            {layer: _massive(kept) for layer, kept in each.items()},
-        )
-        for means, each in zip(pooled, scalars, strict=True)
-    ]
+        kept["bos"][batch.indices] = length[:, 0, 0].cpu().numpy()
+        kept["content"][batch.indices] = pool(length, batch.own)[:, 0].cpu().numpy()
+        kept["magnitude"][batch.indices] = largest.values.cpu().numpy()
+        kept["dimension"][batch.indices] = largest.indices.cpu().numpy()
+        kept["median"][batch.indices] = medians(size.cpu().numpy(), batch.lengths)
+    return Embedded(
+        {(layer, pooling): mean for pooling, mean in means.items()},
+        {layer: float(kept["bos"].mean())},
+        {layer: float(kept["content"].mean())},
+        {layer: _massive(kept)},
+    )
 
 
 def _massive(kept: dict[str, Float[ndarray, " word"]]) -> Massive:

@@ -21,8 +21,8 @@ from tli.model import backbone
 from tli.params import Params
 from tli.store import Row
 from tli.study import metrics
-from tli.study.embed import Embedded, content, embed_lists, tokens, vocabulary
-from tli.study.views import BASE, POOLINGS, Cell, View, layers
+from tli.study.embed import Embedded, by_layer, content, tokens, vocabulary
+from tli.study.views import BASE, POOLINGS, Cell, View
 
 SETS = ("trained", "control", "all")
 
@@ -37,11 +37,14 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     tokenizer, size = backbone.tokenizer(quantized / "nf4"), params.active.compute.batch_size
     used = vocabulary(tokenizer, [*lists[0], *lists[1]])
     model = backbone.load(quantized / "nf4", vocabulary=used, head=False, weights="dequantized", resident=0)
-    swahili, english = embed_lists(model, tokenizer, lists, size)
-    names = layers(params.active.model.blocks)
-    found = [*rows(pairs, swahili, english, names, params.measure.random_seeds)]
-    found += norm_rows(BASE, swahili, english, names)
-    found += evidence(model, tokenizer, lists[0], size, swahili)
+    found: list[Row] = []
+    norms: list[Row] = []
+    for layer, (swahili, english) in by_layer(model, tokenizer, lists, size):
+        found += rows(pairs, swahili, english, [layer], params.measure.random_seeds)
+        norms += norm_rows(BASE, swahili, english, [layer])
+        if layer == "1":
+            first = swahili
+    found += [*norms, *evidence(model, tokenizer, lists[0], size, first)]
     store.write_rows(out, found)
 
 
