@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tli import store
-from tli.paper import arms, cells, changes, effects, grid_figures, regime, render, summary
+from tli.paper import arms, cells, changes, classes, effects, grid_figures, premises, regime, render, summary
 from tli.paper.cells import Source
 from tli.paper.rows import Measured, Rows, Sweep, cell
 from tli.params import Params
@@ -31,7 +31,8 @@ def run(
     """The stage.
 
     Args:
-        folder: holds sBASE/{plain,bos}/{scan.tsv,rows/base,rows/ARM}, as full/dvc.yaml writes them.
+        folder: holds sBASE/benchmarks/items.jsonl and sBASE/{plain,bos}/{scan.tsv,rows/base,rows/ARM}, as full/dvc.yaml
+            writes them.
         tables, figures_out: folders to write, replaced as wholes.
         measured: JSON file to write, flat key -> value.
         each: the parameters of every arm.
@@ -55,6 +56,7 @@ def run(
                 changes.changes(tasks, changes.drawn(tasks, own), own),
                 changes.gap(tasks, own),
                 changes.calibration(tasks, own),
+                classes.table(tasks, found, own),
             ]
     for name, kept in read.items():
         if kept.effects:
@@ -119,7 +121,8 @@ def sources(folder: Path, where: str, arm: str, params: Params) -> list[Source]:
         ranks = params.sweep.ranks
         sweep = Sweep(dict.fromkeys(ranks, aligned), dict.fromkeys(ranks, scored), dict.fromkeys(ranks, trained))
         start = rows / "base"
-        found.append(Source(base, _rows(start / "align.tsv"), _rows(start / "transfer.tsv"), sweep))
+        shared = premises.read_premises(folder / f"s{base}" / "benchmarks" / "items.jsonl")
+        found.append(Source(base, _rows(start / "align.tsv"), _rows(start / "transfer.tsv"), sweep, shared))
     return found
 
 
