@@ -218,17 +218,21 @@ def test_gap_calibration_and_changes_follow_from_the_rows(one: tuple[Source, lis
 
 def test_controls_leave_what_random_pairs_do_not_gain(one: tuple[Source, list[Made]]) -> None:
     found, made = one
+    measures = {"cosine": ("cosine", "random_cosine"), **controls.SCALED}
     for line in lines(made, "controls"):
         gains = []
-        for measure in ("cosine", "random_cosine"):
-            before, after = found.align.matched(
-                ("base", "main"), line["pairs" if "pairs" in line else "set"], line["view"], measure
-            )
+        for measure in measures[line["measure"]]:
+            before, after = found.align.matched(("base", "main"), line["set"], line["view"], measure)
             gains.append(np.mean(after) - np.mean(before))
         assert float(line["gain"]) == pytest.approx(gains[0], abs=1e-8)
+        assert float(line["random"]) == pytest.approx(gains[1], abs=1e-8)
         assert float(line["left"]) == pytest.approx(gains[0] - gains[1], abs=1e-8)
+        assert line["low"] == "-" or line["measure"] == "cosine"
     names = [line["control"] for line in lines(made, "controls")]
     assert names[:4] == ["as trained", "as trained, unseen pairs", "BOS out", "BOS out, unseen pairs"]
+    assert {"centred", "standardised, BOS out", "linear CKA", "centred, BOS out, unseen pairs"} <= set(names)
+    text = "".join(render.to_md(one.table) for one in made if one.table.name == "controls")
+    assert "the arm `shuffled` of the full grid" in text
 
 
 def test_several_bases_are_the_unit(tmp_path: Path) -> None:
