@@ -20,7 +20,7 @@ from synthetic import fabricate
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
-from tli.paper import cells, changes, classes, controls, effects, render, summary
+from tli.paper import cells, changes, classes, controls, effects, render, summary, verdicts
 from tli.paper.accuracy import CLASSES
 from tli.paper.cells import Outcome, Source, Values
 from tli.paper.premises import read_premises
@@ -122,6 +122,23 @@ def test_a_known_effect_is_said_as_what_it_is(
     assert effect.change == pytest.approx(change + 2.5 * slope, abs=1.0 if noise < 1 else 15)
     assert effect.span is not None
     assert effect.span.estimate == pytest.approx(5 * slope, abs=0.5 if noise < 1 else 60)
+
+
+def test_scalings_that_disagree_are_named() -> None:
+    flat, steep = (effects.effects([outcome(slope, 0.0, 0.1, LONG, bases=6)], LONG) for slope in (0.0, -2.0))
+    made = verdicts.table({"2r": steep, "fixed32": flat, "rslora": flat}, LONG)
+    (line,) = lines([made], "verdicts")
+    assert [line[f"rank_{arm}"] for arm in ("2r", "fixed32", "rslora")] == ["differs", "equivalent", "equivalent"]
+    assert (line["way_2r"], line["way_rslora"]) == ("below", "not told apart")
+    assert float(line["span_2r"]) == pytest.approx(-10, abs=0.5)
+    assert made.table.remarks[0] == (
+        "over 6 bases the rank has one verdict under every scaling in 0 of 1 outcomes; it depends on the scaling in 1 "
+        "(accuracy: 2r differs, fixed32 equivalent, rslora equivalent)"
+    )
+    agreed = verdicts.table({"2r": flat, "rslora": flat}, LONG).table.remarks[0]
+    assert agreed == (
+        "over 6 bases the rank has one verdict under every scaling in 1 of 1 outcomes (equivalent in 1)"
+    )
 
 
 def test_a_hump_that_a_line_does_not_see_is_said() -> None:
