@@ -23,6 +23,7 @@ from tli.params import Params
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 Given = dict[str, Any]
+FEW = {"arms": ("2r", "shuffled")}  # of the arms, for speed
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,8 @@ def test_a_known_effect_over_five_bases_is_what_the_tables_say(
     """Of invented rows: cosines gain `effect` a doubling, random pairs half of it; shuffled pairs train nothing."""
 
     def five(params: Params) -> Params:
-        return params.model_copy(update={"sweep": params.sweep.model_copy(update={"base_seeds": (1, 2, 3, 4, 5)})})
+        sweep = params.sweep.model_copy(update=FEW | {"base_seeds": (1, 2, 3, 4, 5)})
+        return params.model_copy(update={"sweep": sweep})
 
     params, arms = five(smoke), {name: five(one) for name, one in each.items()}
     out = run(fabricate_grid(tmp_path / "rows", params, arms, effect), tmp_path / "out", params, arms)
@@ -253,3 +255,34 @@ def test_a_missing_arm_and_a_missing_seed_are_named(tmp_path: Path, smoke: Param
     with pytest.raises(store.UserError, match=r"content/align.tsv: expected the full grid's rows, found no file"):
         run(rows, tmp_path / "out", smoke, each)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["one of each", "one language", "all right"])
+def test_a_tiny_grid_gives_defined_cells(tmp_path: Path, smoke: Params, each: dict[str, Params], kind: str) -> None:
+    """One base, one seed, one rank; one language; every answer right: a note, never a crash, NaN or None in a table."""
+
+    def tiny(params: Params) -> Params:
+        sweep = params.sweep.model_copy(update=FEW | ({"base_seeds": (1,), "seeds": (0,)} if one else {}))
+        arms = {name: arm.model_copy(update={"ranks": (2,)} if one else {}) for name, arm in params.arms.items()}
+        return params.model_copy(update={"sweep": sweep, "arms": arms})
+
+    one = kind == "one of each"
+    params, arms = tiny(smoke), {name: tiny(own) for name, own in each.items()}
+    rows = fabricate_grid(tmp_path / "rows", params, arms)
+    for path in rows.rglob("transfer.tsv"):
+        frame = store.read_rows(path)
+        if kind == "one language":
+            frame = frame[frame["set"] == "xnli.sw"]
+        if kind == "all right":
+            frame = frame.assign(value=frame["value"].where(frame["measure"] != "correct", 1.0))
+        frame.to_csv(path, sep="\t", index=False)
+    out = run(rows, tmp_path / "out", params, arms)
+    for path in (out / "tables").iterdir():
+        assert not re.search(r"(?i:\bnan\b|\binf\b)|\bNone\b", path.read_text(encoding="utf-8")), path.name
+    text = (out / "tables" / "README.md").read_text(encoding="utf-8")
+    said = {
+        "one of each": "SD needs two values",
+        "one language": "no items in en",
+        "all right": "every answer is right",
+    }
+    assert said[kind] in text

@@ -136,9 +136,7 @@ def test_scalings_that_disagree_are_named() -> None:
         "(accuracy: 2r differs, fixed32 equivalent, rslora equivalent)"
     )
     agreed = verdicts.table({"2r": flat, "rslora": flat}, LONG).table.remarks[0]
-    assert agreed == (
-        "over 6 bases the rank has one verdict under every scaling in 1 of 1 outcomes (equivalent in 1)"
-    )
+    assert agreed == ("over 6 bases the rank has one verdict under every scaling in 1 of 1 outcomes (equivalent in 1)")
 
 
 def test_a_hump_that_a_line_does_not_see_is_said() -> None:

@@ -87,15 +87,15 @@ def run(
     summaries = [kept.summary for kept in read.values()]
     scans = {where: [_rows(folder / f"s{base}" / where / "scan.tsv") for base in params.sweep.base_seeds]
              for where in ("plain", "bos")}  # fmt: skip
+    layers = [kept.trained for kept in read.values() if kept.trained is not None]
+    tested_arms = {name: kept.effects for name, kept in read.items() if kept.effects}
     made = [
         arm_controls.controls(summaries, params),
         arms.alignment(summaries, params),
         arms.transfer(summaries, params),
         regime.table(scans, params),
-        regime.trained_table([kept.trained for kept in read.values() if kept.trained is not None], rank, params),
-        verdicts.table(
-            {name: kept.effects for name, kept in read.items() if kept.effects}, _of_arm(each[first], first)
-        ),
+        *([regime.trained_table(layers, rank, params)] if layers else []),
+        *([verdicts.table(tested_arms, _of_arm(each[first], first))] if tested_arms else []),
         *made,
     ]
     values: Measured = {}
