@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from tli import store
+from tli.data.items import write_items
+from tli.data.prompts import Item, Source, render
 from tli.params import Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
@@ -59,6 +61,8 @@ def fabricate(
         store.write_rows(rows / "align.tsv", [r for c in cells for r in _align(rng, c, gain, forms, params, ("nf4",))])
         store.write_rows(rows / "transfer.tsv", [r for c in cells for r in _transfer(rng, c, 1 + gain / 4, labels)])
         store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in cells for r in _train(c, params)])
+    given["items"] = folder / "items.jsonl"
+    write_items(given["items"], _items(labels))
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
@@ -201,6 +205,8 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
     for base in params.sweep.base_seeds:
         rng = np.random.default_rng(base)
         labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, 40) for set_ in SETS}
+        (folder / f"s{base}" / "benchmarks").mkdir(parents=True)
+        write_items(folder / f"s{base}" / "benchmarks" / "items.jsonl", _items(labels))
         for where in ("plain", "bos"):
             at = folder / f"s{base}" / where
             store.write_rows(at / "scan.tsv", _scan(rng, params))
@@ -218,6 +224,20 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
             store.write_rows(at / "rows" / name / "transfer.tsv", scored)
             store.write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
     return folder
+
+
+def _items(labels: Mapping[str, Any]) -> Iterator[Item]:
+    """The items in the harness's words; every tenth has the premise of the one before."""
+    for set_, gold in labels.items():
+        task, _, language = set_.partition(".")
+        for number, label in enumerate(gold.tolist()):
+            premise = f"Something happened {number - (number % 10 == 9)}."
+            texts = {"premise": premise, "hypothesis": f"It was {number}."}
+            if task == "xcopa":
+                question = ("cause", "effect")[number % 2]
+                texts = {"premise": premise, "choice1": "One.", "choice2": "Two.", "question": question}
+            source = Source(f"{set_}.test.{number:04d}", task, language, "test", label, texts)
+            yield render(source, released=False)
 
 
 def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[str, Any]) -> Iterator[Row]:

@@ -301,6 +301,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
 @given("baselines", "Rows of the baselines without a model.")
+@given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")
 @REPORTED
 @given("tables", "Folder of tables to write.")

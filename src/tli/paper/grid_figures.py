@@ -131,7 +131,7 @@ def transfer_figure(arms: Sequence[Arm], params: Params) -> Drawn:
 
 def arms_figure(arms: Sequence[Arm], params: Params) -> Drawn:
     """Every arm at the paper's rank: gain left after random pairs at the view of its own loss, and change of P@1."""
-    rank = common_rank(arms, params)
+    rank = common_rank(params)
     chosen = [one for one in arms if rank in one.ranks]
     places = range(len(chosen), 0, -1)
     said = []

@@ -13,12 +13,14 @@ from tli.paper import (
     cells,
     changes,
     claims,
+    classes,
     controls,
     effects,
     figures,
     geometry,
     layers,
     lengths,
+    premises,
     render,
     scores,
     setup,
@@ -42,6 +44,7 @@ def run(
     align: Path,
     transfer: Path,
     baselines: Path,
+    items: Path,
     sweep: Path,
     reported: Path,
     tables: Path,
@@ -56,6 +59,7 @@ def run(
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
         quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
         tables, figures_out: folders to write, replaced as wholes.
@@ -72,7 +76,9 @@ def run(
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
-    bases = [cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed)]
+    shared = premises.read_premises(items)
+    own = cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed, shared)
+    bases = [own]
     tasks = changes.tasks(bases, params)
     drawn = changes.drawn(tasks, params)
     made = [
@@ -89,13 +95,14 @@ def run(
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
-            by_rank.transfer_by_rank(task, found["transfer"], by_seed, counts, params)
+            by_rank.transfer_by_rank(task, own, counts, params)
             for task in scores.TASKS
             if scores.languages(found["transfer"], task)
         ),
         changes.changes(tasks, drawn, params),
         changes.gap(tasks, params),
         changes.calibration(tasks, params),
+        classes.table(tasks, bases, params),
         *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
