@@ -51,11 +51,11 @@ class NoHead(nn.Module):
     """Stands where a checkpoint has no language-model head, so that no score can come from random weights."""
 
     def forward(self, _states: Tensor) -> Tensor:
-        raise store.UserError(f"transfer: the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
+        raise store.UserError(f"scoring: the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
 
 
 HEAD_ADVICE = (
-    "set model.head_from of the profile to a sibling repository that has it (scan, train and align need no head)"
+    "set model.head_from of the profile to a sibling repository that has it (only transfer and probe need a head)"
 )
 
 
@@ -107,7 +107,7 @@ def require_head(folder: Path) -> None:
     index = store.read_json(folder / "model.safetensors.index.json")["weight_map"]
     if HEAD not in index and not store.read_json(folder / "config.json").get("tie_word_embeddings", False):
         raise store.UserError(
-            f"{folder}: transfer: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
+            f"{folder}: scoring: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
         )
 
 

@@ -19,11 +19,15 @@ from tli.paper import (
     geometry,
     layers,
     lengths,
+    projection,
     render,
     scores,
     setup,
     similarity,
     summary,
+)
+from tli.paper import (
+    probe as probing,
 )
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
@@ -41,6 +45,8 @@ def run(
     train: Path,
     align: Path,
     transfer: Path,
+    probe: Path,
+    project: Path,
     baselines: Path,
     sweep: Path,
     reported: Path,
@@ -55,14 +61,14 @@ def run(
     Args:
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
-        quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        quantize, scan, train, align, transfer, probe, project, baselines: row files; train holds the cell `main`.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
         tables, figures_out: folders to write, replaced as wholes.
         headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
     """
     published = load_yaml(reported)
-    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer}
+    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer, "project": project}
     found = {name: Rows(path) for name, path in inputs.items()}
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
@@ -86,6 +92,7 @@ def run(
         similarity.retrieval(found["align"], params),
         geometry.pools(found["align"], params),
         geometry.geometry(found["align"], params),
+        projection.table(found["project"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
@@ -97,6 +104,7 @@ def run(
         changes.gap(tasks, params),
         changes.calibration(tasks, params),
         *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
+        probing.table(Rows(probe), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
         setup.audit(parts, params),
