@@ -73,8 +73,8 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 NAMES = {
     "setup", "scan", "norms", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines",
     "audit", "items", "claims", "adapter", "lengths", "controls", "changes", "gap", "calibration", "robustness",
-    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools",
-    "class_changes",
+    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools", "class_changes",
+    "probe", "projection",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_readme_holds_every_table_and_shows_every_figure(made: dict[str, Any]) -
     for link in re.findall(r"\]\(([^#)]+)\)", text):
         assert (made["tables"] / link).is_file(), link
     images = re.findall(r"!\[(.+?)\]\((.+?)\)", text)
-    assert len(images) == len(list(made["figures_out"].iterdir())) == 4
+    assert len(images) == len(list(made["figures_out"].iterdir())) == 5
     assert all(len(alt) > 80 for alt, _ in images), "a figure's text says what it shows"
     assert "profile `embedded`" in text
     assert "they are not XCOPA and XNLI scores" in text

@@ -214,6 +214,32 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
         module.run(items, quantized, adapter, out, params)
 
 
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Ask for translations by prompt, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import probe as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Lay pairs out in two dimensions, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import project as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
 @main.command("sweep-train")
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @click.argument("quantized", type=FILE)
@@ -300,6 +326,8 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
+@given("probe", "Rows of the stage probe.")
+@given("project", "Rows of the stage project.")
 @given("baselines", "Rows of the baselines without a model.")
 @given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")

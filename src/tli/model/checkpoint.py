@@ -25,7 +25,7 @@ from tli import store
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
-    "set model.head_from of the profile to a sibling repository that has it (scan, train and align need no head)"
+    "set model.head_from of the profile to a sibling repository that has it (only transfer and probe need a head)"
 )
 Weights = Literal["packed", "dequantized"]
 
@@ -47,7 +47,7 @@ class NoHead(nn.Module):
         self.reason = reason
 
     def forward(self, _states: Tensor) -> Tensor:
-        raise store.UserError(f"transfer: {self.reason}")
+        raise store.UserError(f"scoring: {self.reason}")
 
 
 class Rows(nn.Module):
@@ -321,7 +321,7 @@ def require_head(folder: Path) -> None:
         "tie_word_embeddings", False
     ):
         raise store.UserError(
-            f"{folder}: transfer: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
+            f"{folder}: scoring: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
         )
 
 

@@ -21,11 +21,15 @@ from tli.paper import (
     layers,
     lengths,
     premises,
+    projection,
     render,
     scores,
     setup,
     similarity,
     summary,
+)
+from tli.paper import (
+    probe as probing,
 )
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
@@ -43,6 +47,8 @@ def run(
     train: Path,
     align: Path,
     transfer: Path,
+    probe: Path,
+    project: Path,
     baselines: Path,
     items: Path,
     sweep: Path,
@@ -58,7 +64,7 @@ def run(
     Args:
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
-        quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        quantize, scan, train, align, transfer, probe, project, baselines: row files; train holds the cell `main`.
         items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
@@ -66,7 +72,7 @@ def run(
         headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
     """
     published = load_yaml(reported)
-    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer}
+    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer, "project": project}
     found = {name: Rows(path) for name, path in inputs.items()}
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
@@ -92,6 +98,7 @@ def run(
         similarity.retrieval(found["align"], params),
         geometry.pools(found["align"], params),
         geometry.geometry(found["align"], params),
+        projection.table(found["project"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
@@ -104,6 +111,7 @@ def run(
         changes.calibration(tasks, params),
         classes.table(tasks, bases, params),
         *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
+        probing.table(Rows(probe), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
         setup.audit(parts, params),
