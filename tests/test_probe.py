@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
@@ -92,7 +92,7 @@ def test_the_rank_by_hand(scores: list[float], right: Sequence[int], rank: int) 
 
 def test_sum_and_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums -3 and -4; the second has two tokens, so its mean, -2, is the higher one."""
-    monkeypatch.setattr(probe, "log_likelihoods", lambda *_: [-3.0, -4.0, -3.0, -4.0])
+    monkeypatch.setattr(probe, "scores", lambda *_: [-3.0, -4.0, -3.0, -4.0])
     asked = probe.Asked(0, [Request([1, 2, 3], 1), Request([1, 2, 3, 4], 2)] * 2)
     queries = [probe.Query("moja", (0,)), probe.Query("mbili", (1,))]
     tokenizer = SimpleNamespace(pad_token_id=0)
@@ -116,7 +116,7 @@ def untouched(tiny_quantized: Path, params: Params, tmp_path_factory: pytest.Tem
     """A fresh adapter: B = 0, so that it changes nothing."""
     folder = tmp_path_factory.mktemp("untouched") / "adapter"
     model = get_peft_model(backbone.load(tiny_quantized / "nf4"), lora.config(params.lora, params.train.layer))
-    lora.save(model, folder, base="tiny")
+    lora.save(get_peft_model_state_dict(model), params.lora, params.train.layer, folder, base="tiny")
     return folder
 
 
@@ -153,7 +153,7 @@ def test_scores_are_those_of_the_whole_text(pairs: list[Pair], tiny: SimpleNames
     request = asked.requests[1]
     cut = Request(request.ids[: -request.scored], len(request.ids) - request.scored - 1)
     whole = Request(request.ids, len(request.ids) - 1)
-    own, start, both = probe.log_likelihoods(tiny.model, [request, cut, whole], tiny.tokenizer.pad_token_id, 1)
+    own, start, both = probe.scores(tiny.model, [request, cut, whole], tiny.tokenizer.pad_token_id, 1)
     assert own == pytest.approx(both - start, abs=0.15), "bfloat16"
 
 
@@ -173,7 +173,7 @@ def test_a_model_that_knows_gets_every_word_right(
             models.append(model)
         return [-1.0 if (tuple(request.ids) in true) == (model is not models[0]) else -2.0 for request in asked]
 
-    monkeypatch.setattr(probe, "log_likelihoods", rigged)
+    monkeypatch.setattr(probe, "scores", rigged)
     made = probing.table(Rows(run(pairs, tiny_quantized, untouched, tmp_path, params)), params)
     assert len(models) == 2
     for row in made.table.rows:

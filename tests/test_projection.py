@@ -95,6 +95,8 @@ def test_distances_of_identical_halves() -> None:
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: list[Pair], params: Params) -> Path:
     """The stage on the tiny model with an adapter that changes it."""
+    from peft import get_peft_model_state_dict
+
     from tli.model import backbone, lora
 
     folder = tmp_path_factory.mktemp("project")
@@ -103,7 +105,8 @@ def rows(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: 
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
-    lora.save(adapted, folder / "adapter", base="tiny")
+    state = get_peft_model_state_dict(adapted)
+    lora.save(state, params.lora, params.train.layer, folder / "adapter", base="tiny")
     store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     project.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "one.tsv", params)
     project.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "two.tsv", params)

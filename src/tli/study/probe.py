@@ -142,6 +142,11 @@ def fits(prompts: Sequence[Asked], positions: int) -> None:
         )
 
 
+def scores(model: nn.Module, asked: Sequence[Request], pad_id: int, batch_size: int) -> list[float]:
+    """log p of each request's scored tokens, in nats: the examples in front of all of them run once (`trie`)."""
+    return log_likelihoods(model, plan(asked, pad_id, batch_size))
+
+
 def measure(
     cell: Cell,
     model: nn.Module,
@@ -155,7 +160,7 @@ def measure(
     found: list[Row] = []
     for asked in prompts:
         shape = len(asked_for), len(candidates)
-        flat = log_likelihoods(model, plan(asked.requests, tokenizer.pad_token_id, batch_size))
+        flat = scores(model, asked.requests, tokenizer.pad_token_id, batch_size)
         tokens = np.array([request.scored for request in asked.requests]).reshape(shape)
         found += _rows(cell, f"shots{asked.shots}", asked_for, candidates, np.array(flat).reshape(shape), tokens)
     return found
