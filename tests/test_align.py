@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
+from tli.model.stack import stacked
 from tli.params import Params
 from tli.study import align, embed, scan, train, views
 
@@ -27,9 +28,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
     store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})
     cut = backbone.load(tiny_quantized / "nf4", blocks=2)
-    adapted = lora.attach(cut, params.lora, 2, seed=0)
-    train.train(adapted, backbone.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings, seed=0)
-    lora.save(adapted, folder / "adapter", base="base")
+    with stacked(cut, params.lora, 2, [0], reached=2) as stack:
+        train.train(stack, backbone.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
+    lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
     align.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
     return folder

@@ -347,11 +347,16 @@ class Transfer(Section):
 
 
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device."""
+    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device.
+
+    `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; on the
+    processor both give the same bits.
+    """
 
     threads: Count
     batch_size: Count
     device: Literal["cpu", "cuda"]
+    weights: Literal["packed", "dequantized"]
 
 
 class Profile(Section):

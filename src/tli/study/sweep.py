@@ -17,6 +17,7 @@ from tli import store
 from tli.data.items import read_items
 from tli.data.lexicon import read_pairs
 from tli.model import backbone, lora
+from tli.model.stack import stacked
 from tli.params import Params
 from tli.store import Row
 from tli.study import align, train, transfer
@@ -34,22 +35,22 @@ def run_train(
 ) -> None:  # fmt: skip
     """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows.
 
-    `ranks` gives each rank its folder inside OUT (see `folders`); `params` are those of the arm.
+    `ranks` gives each rank its folder inside OUT (see `folders`); `params` are those of the arm. The seeds of a rank
+    are trained together.
     """
     pairs = train.trained_pairs(pairs_path)
-    folder, blocks = quantized / "nf4", params.adapted_blocks
-    model: PreTrainedModel
-    model, tokenizer = backbone.load(folder, blocks=blocks), backbone.tokenizer(folder)
+    folder, blocks, seeds = quantized / "nf4", params.adapted_blocks, params.sweep.seeds
+    model, tokenizer = train.frozen(folder, params), backbone.tokenizer(folder)
     found: list[Row] = []
     with store.atomic_dir(out) as temporary:
         for rank, place in ranks.items():
             settings = params.lora.model_copy(update={"rank": rank})
-            for seed in params.sweep.seeds:
-                adapted = lora.attach(model, settings, blocks, seed)
-                trained = train.train(adapted, tokenizer, pairs, params.train, seed)
-                lora.save(adapted, temporary / place / f"s{seed}", base=folder.as_posix())
-                model = lora.unload(adapted)
-                found += train.rows(cell(params, rank, seed, arm), trained, params.train)
+            with stacked(model, settings, blocks, seeds, params.train.layer) as stack:
+                trained = train.train(stack, tokenizer, pairs, params.train)
+            for adapter, seed in enumerate(seeds):
+                target = temporary / place / f"s{seed}"
+                lora.save(stack.tensors(adapter), settings, blocks, target, base=folder.as_posix())
+                found += train.rows(cell(params, rank, seed, arm), trained[adapter], params.train)
     store.write_rows(rows, found)
 
 
