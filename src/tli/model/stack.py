@@ -137,7 +137,8 @@ class Stack:
         """||gradient|| of each adapter over all its tensors that the loss reached."""
         reached = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in reached]
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        result: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return result
 
     def tensors(self, adapter: int) -> dict[str, Tensor]:
         """One adapter, as PEFT saves it."""
