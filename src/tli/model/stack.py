@@ -136,7 +136,9 @@ class Stack:
     def gradient_norms(self) -> Float[Tensor, " adapter"]:
         """||gradient|| of each adapter over all its tensors that the loss reached."""
         reached = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        return torch.stack([torch.linalg.vector_norm(tensor.flatten(1), dim=1) for tensor in reached]).norm(dim=0)
+        norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in reached]
+        result: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return result
 
     def tensors(self, adapter: int) -> dict[str, Tensor]:
         """One adapter, as PEFT saves it."""
