@@ -139,6 +139,7 @@ class Hub:
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_ASSETS_CACHE", str(home / "assets"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def _fault(self, line: str) -> Fault:

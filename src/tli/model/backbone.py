@@ -54,6 +54,38 @@ class NoHead(nn.Module):
         raise store.UserError(f"transfer: the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
 
 
+class Rows(nn.Module):
+    """The rows of an embedding matrix that belong to some tokens; to those tokens it is the whole matrix.
+
+    `weight` is (n, d_model), `tokens` the n token ids, ascending.
+    """
+
+    tokens: Tensor
+
+    def __init__(self, tokens: Sequence[int], weight: nn.Parameter) -> None:
+        super().__init__()
+        self.register_buffer("tokens", torch.tensor(tokens, device=weight.device), persistent=False)
+        self.weight = weight
+
+    def places(self, ids: Int[Tensor, "*batch pos"]) -> Int[Tensor, "*batch pos"]:
+        """Which row each token has.
+
+        Raises:
+            CheckFailed: a token has none.
+        """
+        found = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
+        unknown = ids[self.tokens[found] != ids]
+        if len(unknown):
+            raise store.CheckFailed(
+                f"embeddings: expected one of the {len(self.tokens)} tokens of the word list, of which alone the base "
+                f"has embeddings, got {int(unknown[0])}; run `dvc repro base` with the list, or set model.span to null"
+            )
+        return found
+
+    def forward(self, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
+        return nn.functional.embedding(self.places(ids), self.weight)
+
+
 HEAD_ADVICE = (
     "set model.head_from of the profile to a sibling repository that has it (scan, train and align need no head)"
 )
@@ -64,13 +96,15 @@ def load(folder: Path, blocks: int | None = None) -> PreTrainedModel:
 
     Any architecture with Llama's module names. The cut model is still a causal LM, so that adapters keep PEFT's keys;
     its final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for
-    bit. Where the checkpoint has no head, `NoHead` takes its place.
+    bit. Where the checkpoint has no head, `NoHead` takes its place. One that is a part of another (model/part.py) is a
+    cut model too, and its embeddings are `Rows`.
 
     Raises:
         CheckFailed: the checkpoint lacks any other tensor, which transformers would draw at random.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    whole = config.num_hidden_layers
+    part = getattr(config, "part_of", None)
+    whole = config.num_hidden_layers if part is None else part["num_hidden_layers"]
     if blocks is not None:
         config.num_hidden_layers = blocks
         if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
@@ -93,8 +127,11 @@ def load(folder: Path, blocks: int | None = None) -> PreTrainedModel:
             f"{folder}: expected every tensor of {type(model).__name__}, got no {missing[0]} "
             f"({len(missing)} missing); remove the folder and run `dvc repro`"
         )
-    if blocks is not None and blocks < whole:
-        model.model.norm = nn.Identity()
+    body: Any = model.model
+    if len(body.layers) < whole:
+        body.norm = nn.Identity()
+    if part is not None:
+        body.embed_tokens = Rows(config.token_rows, body.embed_tokens.weight)
     model.config.use_cache = False
     model.requires_grad_(False)
     keep_unpacked(model)

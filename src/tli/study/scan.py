@@ -34,7 +34,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     found = [*rows(pairs, swahili, english, names, params.measure.random_seeds)]
     found += norm_rows(BASE, swahili, english, names)
     found += evidence(model, tokenizer, [pair.swahili for pair in pairs], size, swahili)
@@ -100,7 +100,9 @@ def evidence(
     own = content(ids, real, tokenizer)
     body = backbone.body_of(model)
     config: Any = model.config
-    placed = ids.to(body.embed_tokens.weight.device)
+    embeddings = body.embed_tokens
+    placed = ids.to(embeddings.weight.device)
+    rows = embeddings.places(placed) if isinstance(embeddings, backbone.Rows) else placed
     kept: dict[str, Any] = {}
     backbone.forward(model, placed, lambda layer, states: kept.update({layer: states} if layer == "0" else {}))
     output: Any = body(input_ids=placed, use_cache=False, output_hidden_states=True)
@@ -119,7 +121,7 @@ def evidence(
         "architecture": f"{config.model_type}, rope {rope}",
         "hidden_states": len(hidden),
         "final_hidden_state": final[-1] if final else "no",
-        "layer_0": "embeddings" if torch.equal(kept["0"], body.embed_tokens.weight[placed]) else "no",
+        "layer_0": "embeddings" if torch.equal(kept["0"], embeddings.weight[rows]) else "no",
         "mask_pooling": "mean of all tokens" if is_mean("mask", real) else "no",
         "content_pooling": "mean of the word's own tokens" if is_mean("content", own) else "no",
         "cosine": "dot product at length 1" if np.allclose(metrics.cosine(x, y), dots, rtol=0, atol=1e-9) else "no",
