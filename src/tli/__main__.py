@@ -393,6 +393,20 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 
 @main.command()
+@click.option("--profile", help="Another profile than that of params.yaml.")
+@click.option(
+    "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
+)
+def plan(profile: str | None, pairs: Path) -> None:
+    """Say what a run will fetch, store, hold and compute."""
+    from tli.ops import plan as module
+
+    changes = click.get_current_context().find_root().obj
+    params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
+    click.echo(module.page(params, pairs, Path("results") / params.profile))
+
+
+@main.command()
 def costs() -> None:
     """Collect what the last runs took, and the checklist.
 
