@@ -120,7 +120,7 @@ def _quantize(blocks: int) -> Iterator[Row]:
 
 
 def _scan(rng: np.random.Generator, params: Params) -> Iterator[Row]:
-    for index, layer in enumerate(layers(params.active.model.blocks)):
+    for index, layer in enumerate(layers(params.active.model)):
         for pooling in POOLINGS:
             view = f"{layer}.{pooling}.nf4"
             high = 0.3 if not index else 0.97 if pooling == "mask" else 0.4 - 0.01 * index
@@ -145,7 +145,7 @@ MODEL = {
 
 
 def _norms(cell: Cell, params: Params) -> Iterator[Row]:
-    for index, layer in enumerate(layers(params.active.model.blocks)):
+    for index, layer in enumerate(layers(params.active.model)):
         start = not index
         values = {"bos_norm": 1.0 if start else 40.0 + index, "content_norm": 1.0 + 0.3 * index + cell[2] / 100}
         values |= {"bos_peak": 0.5 if start else 30.0, "bos_peak_dimension": 7, "median_magnitude": 0.02 * (index + 1)}
@@ -161,12 +161,9 @@ def _align(
     params: Params,
     kinds: tuple[str, ...],
 ) -> Iterator[Row]:
-    blocks, own = (
-        params.active.model.blocks,
-        np.random.default_rng(99),
-    )  # own: the pairs' similarity, alike in all cells
+    own = np.random.default_rng(99)  # the pairs' similarity, alike in all cells
     for kind in kinds:
-        for view in per_pair(blocks, params.train.layer, kind):
+        for view in per_pair(params.active.model, params.train.layer, kind):
             for set_, names in forms.items():
                 start = own.normal(0.35, 0.1, len(names))
                 moved = start + gain + (rng.normal(0, 0.02, len(names)) if gain else 0.0)
@@ -175,8 +172,9 @@ def _align(
                 for form, value in zip(names, moved - 0.1 - gain / 2, strict=True):
                     yield Row(*cell, set_, form, str(view), "random_cosine", float(value))
     yield from _norms(cell, params)
-    views = [f"{layer}.{pooling}.nf4" for layer in layers(blocks) for pooling in POOLINGS]
-    views += [str(view) for kind in kinds if kind == "fp4" for view in per_pair(blocks, params.train.layer, kind)]
+    views = [f"{layer}.{pooling}.nf4" for layer in layers(params.active.model) for pooling in POOLINGS]
+    if "fp4" in kinds:
+        views += [str(view) for view in per_pair(params.active.model, params.train.layer, "fp4")]
     for view in views:
         for set_ in ("trained", "control", "all"):
             values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from tiny import ROOT
+from tli import params as parameters
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
@@ -165,7 +167,7 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
     each = frame[frame["measure"] == "cosine"]
     expected = {f"{i}.{p}.{q}" for i in ("2", "3", "norm") for p in ("mask", "content") for q in ("nf4", "fp4")}
     assert set(each["view"]) == expected
-    assert {str(view) for view in views.named(4).values()} <= expected
+    assert {str(view) for view in views.names(4).values()} <= expected
     assert (each.groupby(["cell", "view"]).size() == len(pairs)).all()
 
 
@@ -291,9 +293,10 @@ def test_a_planted_massive_activation_is_found_where_it_is() -> None:
 
 
 def test_views_of_the_paper_at_its_own_depth() -> None:
-    named = {name: str(view) for name, view in views.named(32).items()}
+    model = parameters.load(ROOT / "params.yaml").profiles["paper"].model
+    named = {name: str(view) for name, view in views.named(model).items()}
     assert named == {"as_described": "31.mask.nf4", "as_scripted": "2.content.fp4", "final": "norm.content.nf4"}
-    assert views.layers(32)[0] == "0"
-    assert views.layers(32)[-2:] == ["32", "norm"]
-    assert len({str(view) for view in views.per_pair(32, 5, "nf4")}) == 8
-    assert len({str(view) for view in views.per_pair(32, 5, "fp4")}) == 6
+    assert views.layers(model)[0] == "0"
+    assert views.layers(model)[-2:] == ["32", "norm"]
+    assert len({str(view) for view in views.per_pair(model, 5, "nf4")}) == 8
+    assert len({str(view) for view in views.per_pair(model, 5, "fp4")}) == 6

@@ -94,12 +94,13 @@ def check(out: Path) -> None:
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
-def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
+@click.option("--words", type=FILE, help="Also: the words whose embeddings a partial base needs.")
+def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
     """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.data import pairs as module
 
-        module.run(pairs_path, out, audit, params)
+        module.run(pairs_path, out, audit, params, words)
 
 
 @main.command()
@@ -119,18 +120,22 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @click.argument("world_path", metavar="WORLD", type=FILE)
 @out_option
 @metrics_option
-def base(world_path: Path, out: Path, metrics: Path) -> None:
-    """Pre-train the base model, or fetch the published one."""
+@click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
+def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
+    """Pre-train the base model, or fetch one, whole or in part."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
         from tli.model import base as module
-        from tli.model import hub
+        from tli.model import hub, part
 
-        if isinstance(params.active.model, parameters.HubModel):
-            hub.run(out, metrics, params.active.model, Path(params.fetch.manifest))
+        model, manifest = params.active.model, Path(params.fetch.manifest)
+        if isinstance(model, parameters.EmbeddedModel):
+            module.run(world_path, out, metrics, model)
+        elif model.whole:
+            hub.run(out, metrics, model, manifest)
         else:
-            module.run(world_path, out, metrics, params.active.model)
+            part.run(words, out, metrics, model, manifest)
 
 
 @main.command()
@@ -417,6 +422,20 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     params = loaded()
     metrics = metrics or Path("results") / params.profile / "benchmarks.json"
     export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
+
+
+@main.command()
+@click.option("--profile", help="Another profile than that of params.yaml.")
+@click.option(
+    "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
+)
+def plan(profile: str | None, pairs: Path) -> None:
+    """Say what a run will fetch, store, hold and compute."""
+    from tli.ops import plan as module
+
+    changes = click.get_current_context().find_root().obj
+    params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
+    click.echo(module.page(params, pairs, Path("results") / params.profile))
 
 
 @main.command()

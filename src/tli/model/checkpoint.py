@@ -8,7 +8,7 @@ into a model comes through here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -141,10 +141,13 @@ class Place(NamedTuple):
 
 
 class Files:
-    """The tensors of a checkpoint by name. What stands in the files' own headers counts, whatever an index says."""
+    """The tensors of a checkpoint by name. What stands in the files' own headers counts, whatever an index says.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Of a part of a checkpoint (model/part.py), `rows` names the token of each embedding that it has.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[int] | None = None) -> None:
+        self.folder, self.rows = folder, None if rows is None else torch.tensor(rows)
         self.where: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as tensors:
@@ -199,6 +202,16 @@ class Files:
 
     def _of(self, tokens: Int[Tensor, " n"], matrix: Float[Tensor, "vocabulary d_model"]) -> Tensor:
         """The rows of these tokens; of a mapped file, only their pages are read."""
+        if self.rows is not None:
+            places = torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
+            unknown = tokens[self.rows[places] != tokens]
+            if len(unknown):
+                raise store.CheckFailed(
+                    f"{self.folder}: {EMBEDDINGS}: expected one of the {len(self.rows)} tokens of the word list, of "
+                    f"which alone the base has embeddings, got {int(unknown[0])}; run `dvc repro base` with the list, "
+                    "or set model.span to null"
+                )
+            return matrix[places]
         if int(tokens.max()) >= len(matrix):
             raise store.CheckFailed(
                 f"{self.folder}: {EMBEDDINGS}: expected tokens below {len(matrix)}, got {int(tokens.max())}; "
@@ -237,6 +250,7 @@ def load(
 
     Any architecture with Llama's module names. A cut model is still a causal LM, so that adapters keep PEFT's keys; its
     final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for bit.
+    A part of a checkpoint (model/part.py) is a cut model too.
     What follows changes memory and time, not one bit of a hidden state:
 
     Args:
@@ -251,14 +265,16 @@ def load(
     Raises:
         CheckFailed: the checkpoint lacks a tensor, or one has another shape than its configuration says.
     """
-    files, model = Files(folder), _empty(folder, blocks)
+    model = _empty(folder, blocks)
     body: Any = model.model
+    kept = getattr(model.config, "token_rows", None)
+    files = Files(folder, kept)
     if weights == "dequantized":
         for name, module in [*model.named_modules()]:
             if isinstance(module, Linear4bit):
                 model.set_submodule(name, _dense(module))
-    if vocabulary is not None:
-        body.embed_tokens = Rows(vocabulary, body.embed_tokens.weight)
+    if vocabulary is not None or kept is not None:
+        body.embed_tokens = Rows(kept if vocabulary is None else vocabulary, body.embed_tokens.weight)
     tied = model.config.tie_word_embeddings
     if not head:
         model.lm_head = NoHead("the model was loaded without its head; ask backbone.load for it")
@@ -290,7 +306,8 @@ def load(
 def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
     """The model of the configuration in `folder`, cut to `blocks`, its parameters without memory on the meta device."""
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    whole = config.num_hidden_layers
+    part = getattr(config, "part_of", None)
+    whole = config.num_hidden_layers if part is None else part["num_hidden_layers"]
     if blocks is not None:
         config.num_hidden_layers = blocks
         if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures

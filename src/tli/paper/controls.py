@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import PAIR_SETS, WAYS, interval, points
+from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
 from tli.params import Params
 from tli.study.views import View
 
@@ -41,7 +41,8 @@ def controls(params: Params) -> list[Control]:
     bare = trained._replace(pooling="content" if trained.pooling == "mask" else "mask")
     names = {str(trained): "as trained", str(bare): "BOS out" if bare.pooling == "content" else "BOS in"}
     for name in ("as_scripted", "as_described", "final"):
-        names.setdefault(points(params)[name], f"at `{name}`")
+        if name in points(params):
+            names.setdefault(points(params)[name], f"at `{name}`")
     return [
         Control(name if set_ == "trained" else f"{name}, unseen pairs", set_, view)
         for view, name in names.items()
@@ -114,6 +115,7 @@ def table(align: Rows, params: Params) -> Made:
             "shuffled pairs: what an adapter gains that is trained on the same words with their translations permuted "
             "is the arm `shuffled` of the full grid (full/dvc.yaml), in the table `controls` there",
             *notes,
+            left_out(params),
         ],
     )
     return Made(made, measured)

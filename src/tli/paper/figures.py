@@ -47,8 +47,9 @@ def write(
             "before_after": pairs_figure(found["align"], params),
             "retrieval": retrieval_figure(found["align"], params),
             "projection": projection.figure(found["project"], params),
-            "ranks": ranks_figure(found["transfer"], sweep, intervals, params),
         }
+        if found["transfer"].sets("correct"):
+            drawn["ranks"] = ranks_figure(found["transfer"], sweep, intervals, params)
         for name, (canvas, caption, alt) in drawn.items():
             store.write_text(into / f"{name}.svg", svg(canvas))
             made.append(Figure(f"{name}.svg", caption, alt))
@@ -60,7 +61,7 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
 
     The published pilot stands beside mask pooling, at the layers whose number means the same.
     """
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     given = published.pilot(reported, params)
     pilot = {names.index(layer): value for layer, value in given.items() if layer in names}
     places = range(len(names))
@@ -148,7 +149,7 @@ def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
 
 def retrieval_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
     """P@1 against the mean cosine, a line from before to after a layer; mask pooling left, content right."""
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     said = []
     with panels(1, len(POOLINGS), 6.6, 3.2) as (canvas, axes):
         for panel, pooling in zip(axes, POOLINGS, strict=True):

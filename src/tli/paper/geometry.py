@@ -30,7 +30,7 @@ def geometry(align: Rows, params: Params) -> Made:
     """Every layer and pooling: random cosine, translations less random under three scalings, CKA, participation."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for layer in layers(params.active.model.blocks):
+    for layer in layers(params.active.model):
         for pooling in POOLINGS:
             view = f"{layer}.{pooling}.nf4"
             row = at(view, params)

@@ -165,7 +165,7 @@ def arms_figure(arms: Sequence[Arm], params: Params) -> Drawn:
 
 def bos_figure(scans: Mapping[str, Sequence[Rows]], params: Params) -> Drawn:
     """Cosine of translations and of random pairs by layer, in both regimes, BOS in; beside it BOS out."""
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     places = range(len(names))
     said = []
     with panels(1, 2, 6.6, 2.8) as (canvas, axes):

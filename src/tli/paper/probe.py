@@ -23,6 +23,8 @@ def table(probe: Rows, params: Params) -> Made:
     notes = []
     for shots in (0, params.probe.shots):
         set_ = f"shots{shots}"
+        if set_ not in probe.sets("rank.sum"):  # without a head nothing is asked
+            continue
         tokens = probe.each("base", set_, "-", "candidate_tokens")
         for score, title in SCORES.items():
             ranks = dict(zip(MOMENTS, probe.matched(("base", "main"), set_, "-", f"rank.{score}"), strict=True))

@@ -13,14 +13,15 @@ from typing import Any
 from tli import store
 from tli.paper import stats
 from tli.params import HubModel, Params
-from tli.study.views import named
+from tli.study.views import named, names
 
 SETS = ("trained", "control")
+PROFILES = ("paper", "headline")  # of the published model, whole or its first blocks
 
 
 def is_published_model(params: Params) -> bool:
     """Whether this run's model is the one whose values were published."""
-    return params.profile == "paper"
+    return params.profile in PROFILES
 
 
 def whose(params: Params) -> str:
@@ -43,14 +44,17 @@ def pilot(reported: Mapping[str, Any], params: Params) -> dict[str, float]:
 
 
 def readings(params: Params) -> dict[str, str]:
-    """The two views at which the one published before/after value may be read: of the text, of the public scripts."""
-    views = named(params.active.model.blocks)
-    return {name: str(views[name]) for name in ("as_described", "as_scripted")}
+    """The two views at which the one published before/after value may be read: of the text, of the public scripts.
+
+    Where the model is cut, that of the scripts alone.
+    """
+    views = named(params.active.model)
+    return {name: str(views[name]) for name in ("as_described", "as_scripted") if name in views}
 
 
 def own_view(name: str, reported: Mapping[str, Any]) -> str:
     """The view of that name in the published model, whose number of blocks the setup section gives."""
-    return str(named(int(reported["setup"]["blocks"]["paper"]))[name])
+    return str(names(int(reported["setup"]["blocks"]["paper"]))[name])
 
 
 READ_AS = (

@@ -30,7 +30,7 @@ def table(scans: Mapping[str, Sequence[Rows]], params: Params) -> Made:
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     for where, some in scans.items():
-        for layer in layers(params.active.model.blocks):
+        for layer in layers(params.active.model):
             bos, content = (means(some, f"{layer}.-.nf4", key) for key in ("bos_norm", "content_norm"))
             ratio = stats.spread([a / b for a, b in zip(bos, content, strict=True)])
             for pooling in POOLINGS:

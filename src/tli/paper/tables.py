@@ -117,6 +117,7 @@ def run(
         setup.audit(parts, params),
         setup.items(counts, params),
     ]
+    made = [one for one in made if one.table.rows]  # those of scores have none where there are no benchmarks
     values: Measured = {"inputs.pairs": store.sha256(pairs)}
     for one in made:
         values |= one.measured
@@ -155,6 +156,7 @@ def _headline(values: Measured, params: Params) -> dict[str, Value]:
 def intro(params: Params) -> list[str]:
     """The README's opening: what this folder is, what it was made with, how to read it."""
     lora, train, sweep = params.lora, params.train, params.sweep
+    left_out = similarity.left_out(params)
     names = "\n".join(f"| `{name}` | `{view}` |" for name, view in similarity.points(params).items())
     return [
         f"# Tables, profile `{params.profile}`",
@@ -166,6 +168,7 @@ def intro(params: Params) -> list[str]:
         f"learning rate {train.lr:g}, {train.epochs} epochs, batch {train.batch_size}, seed {train.seed}; sweep over "
         f"ranks {', '.join(map(str, sweep.ranks))} with seeds {', '.join(map(str, sweep.seeds))}; word pairs: "
         f"`{params.pairs.source}`.",
+        *([f"{left_out[0].upper()}{left_out[1:]}."] if left_out else []),
         "A similarity is read at a view, `layer.pooling.quantisation`: layer 0 is the embeddings, i the raw output of "
         f"block i of {params.active.model.blocks}, `norm` what follows the final norm; `mask` pooling averages over "
         "every token that is not padding, BOS included, `content` leaves BOS and EOS out. `pilot` is every layer under "

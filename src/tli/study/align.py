@@ -65,12 +65,12 @@ def measure(
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
-    blocks = params.active.model.blocks
-    views = per_pair(blocks, params.train.layer, quantization)
+    shape = params.active.model
+    views = per_pair(shape, params.train.layer, quantization)
     found = [*_pair_rows(cell, pairs, swahili, english, views)]
     if quantization == "nf4":
-        views = [View(layer, pooling, quantization) for layer in layers(blocks) for pooling in POOLINGS]
-        found += norm_rows(cell, swahili, english, layers(blocks))
+        views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
+        found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]
 
 

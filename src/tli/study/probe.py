@@ -47,8 +47,13 @@ class Asked(NamedTuple):
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `probe` stage: rows of the base and of the paper's cell, without examples and with `probe.shots`."""
+    """The `probe` stage: rows of the base and of the paper's cell, without examples and with `probe.shots`.
+
+    Where the profile has no benchmarks, for want of a head, nothing is asked and there are no rows.
+    """
     folder = quantized / "nf4"
+    if params.active.benchmarks.source == "none":
+        return store.write_rows(out, [])
     backbone.require_head(folder)
     tokenizer = backbone.tokenizer(folder)
     pairs = read_pairs(pairs_path)

@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from tli import kept, store
-from tli.data.items import read_items
 from tli.data.lexicon import read_pairs
 from tli.model import backbone, lora
 from tli.model.stack import stacked
@@ -96,7 +95,7 @@ def _measure(
     cells: Mapping[Cell, Path | None], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params
 ) -> None:
     """Alignment and transfer rows of the model with each cell's adapter, or of the model alone."""
-    pairs, items = read_pairs(pairs_path), read_items(items_path)
+    pairs, items = read_pairs(pairs_path), transfer.asked_items(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)

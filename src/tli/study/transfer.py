@@ -39,10 +39,11 @@ class Request(NamedTuple):
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
-    folder = quantized / "nf4"
+    items, folder = asked_items(items_path, params), quantized / "nf4"
+    if not items:
+        return store.write_rows(out, [])
     backbone.require_head(folder)
     tokenizer = backbone.tokenizer(folder)
-    items = read_items(items_path)
     size = params.active.compute.batch_size
     base = backbone.load(folder)
     exam = prepare(items, tokenizer, size)
@@ -56,6 +57,11 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
             untrained = Cell("untrained", "-", 0, str(model.seed))
             found += measure(untrained, exam, random.to(base.device), finished)
         store.write_rows(out, found)
+
+
+def asked_items(path: Path, params: Params) -> list[Item]:
+    """The items to score: those of the file, and none where the profile has no benchmarks."""
+    return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
 def _untrained(folder: Path, seed: int) -> LlamaForCausalLM:
