@@ -171,14 +171,14 @@ def test_the_cut_model_has_the_whole_model_s_states(world: SimpleNamespace, writ
         assert views.layers(model) == ["0", "1", "2"] == [*dict.fromkeys(layer for layer, _ in ours.pooled)]
         for key, states in ours.pooled.items():
             assert (states == theirs.pooled[key]).all()
-        with pytest.raises(store.UserError, match=r"transfer: the checkpoint holds no lm_head\.weight"):
+        with pytest.raises(store.UserError, match=r"scoring: the checkpoint holds no lm_head\.weight"):
             cut.lm_head(torch.zeros(1, 64))
 
 
 def test_a_word_without_its_rows_is_refused(world: SimpleNamespace) -> None:
     _, out = world.fetch()
     model, tokenizer = backbone.load(out), backbone.tokenizer(out)
-    with pytest.raises(store.CheckFailed, match=r"expected one of the \d+ tokens of the word list.*got \d+"):
+    with pytest.raises(store.CheckFailed, match=r"expected one of the \d+ tokens that were loaded, got \d+; run `dvc repro base`"):
         embed.embed(model, tokenizer, ["hospitali"], 1)
 
 

@@ -27,6 +27,7 @@ HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
     "set model.head_from of the profile to a sibling repository that has it (only transfer and probe need a head)"
 )
+OTHER_WORDS = "run `dvc repro base` with the list, or set model.span to null"
 Weights = Literal["packed", "dequantized"]
 
 
@@ -58,8 +59,9 @@ class Rows(nn.Module):
 
     weight: nn.Parameter
 
-    def __init__(self, tokens: Iterable[int], weight: nn.Parameter) -> None:
+    def __init__(self, tokens: Iterable[int], weight: nn.Parameter, advice: str) -> None:
         super().__init__()
+        self.advice = advice
         self.tokens = nn.Buffer(torch.tensor(sorted(set(tokens)), device=_device), persistent=False)
         self.weight = nn.Parameter(weight.new_empty(len(self.tokens), weight.shape[1]), requires_grad=False)
 
@@ -74,7 +76,7 @@ class Rows(nn.Module):
         if len(unknown):
             raise store.CheckFailed(
                 f"embeddings: expected one of the {len(self.tokens)} tokens that were loaded, got {int(unknown[0])}; "
-                "name every token in the vocabulary given to backbone.load"
+                f"{self.advice}"
             )
         return found
 
@@ -208,8 +210,7 @@ class Files:
             if len(unknown):
                 raise store.CheckFailed(
                     f"{self.folder}: {EMBEDDINGS}: expected one of the {len(self.rows)} tokens of the word list, of "
-                    f"which alone the base has embeddings, got {int(unknown[0])}; run `dvc repro base` with the list, "
-                    "or set model.span to null"
+                    f"which alone the base has embeddings, got {int(unknown[0])}; {OTHER_WORDS}"
                 )
             return matrix[places]
         if int(tokens.max()) >= len(matrix):
@@ -274,7 +275,8 @@ def load(
             if isinstance(module, Linear4bit):
                 model.set_submodule(name, _dense(module))
     if vocabulary is not None or kept is not None:
-        body.embed_tokens = Rows(kept if vocabulary is None else vocabulary, body.embed_tokens.weight)
+        advice = "name every token in the vocabulary given to backbone.load" if kept is None else OTHER_WORDS
+        body.embed_tokens = Rows(kept if vocabulary is None else vocabulary, body.embed_tokens.weight, advice)
     tied = model.config.tie_word_embeddings
     if not head:
         model.lm_head = NoHead("the model was loaded without its head; ask backbone.load for it")
