@@ -178,7 +178,7 @@ def test_the_cut_model_has_the_whole_model_s_states(world: SimpleNamespace, writ
 def test_a_word_without_its_rows_is_refused(world: SimpleNamespace) -> None:
     _, out = world.fetch()
     model, tokenizer = backbone.load(out), backbone.tokenizer(out)
-    with pytest.raises(store.CheckFailed, match=r"expected one of the \d+ tokens that were loaded, got \d+; run `dvc repro base`"):
+    with pytest.raises(store.CheckFailed, match=r"expected one of the \d+ tokens that were loaded, got \d+; run `dvc"):
         embed.embed(model, tokenizer, ["hospitali"], 1)
 
 
