@@ -182,7 +182,7 @@ def test_the_small_profile_runs_to_the_last_table(hub: loopback.Hub, tmp_path: P
 
 @pytest.fixture(scope="module")
 def headline(hub: loopback.Hub, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """`dvc repro` under profile=headline, to the last table: two of four blocks, and of the shards their ranges alone."""
+    """`dvc repro` under profile=headline, to the last table: two of four blocks, fetched by range."""
     checkout = prepared(tmp_path_factory.mktemp("headline") / "project", hub, "headline")
     checkout("dvc", "repro")
     return checkout
@@ -191,7 +191,7 @@ def headline(hub: loopback.Hub, tmp_path_factory: pytest.TempPathFactory) -> Che
 def test_the_headline_profile_fetches_a_part_and_runs_to_the_last_table(headline: Checkout, hub: loopback.Hub) -> None:
     tables = headline.root / "paper" / "tables" / "headline"
     text = {path.stem: path.read_text(encoding="utf-8") for path in tables.glob("*.md")}
-    left_out = "left out: this run has the first 2 of 4 blocks, so that layers 3 to 4 and norm, the views `as_described` "
+    left_out = "left out: this run has the first 2 of 4 blocks, so that layers 3 to 4 and norm, the views `as_descr"
     for name in ("setup", "scan", "before_after", "gains", "retrieval", "controls"):
         assert left_out in text[name], name
     assert left_out[1:] in text["README"]
