@@ -63,7 +63,7 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-bench: $(TEST_STAMP) data ## time the training step and the scoring (tests/bench)
+bench: $(TEST_STAMP) data ## time the training and the scoring (tests/bench)
 	@$(enter)
 	python -m pytest tests/bench --benchmark-only $(ARGS)
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tli import store
-from tli.model import backbone, lora, nf4
+from tli.model import backbone, lora, nf4, shards
 from tli.params import FourBit, Params
 
 
@@ -88,6 +89,37 @@ def test_gradients_survive_an_evaluation_pass(tiny_quantized: Path, params: Para
     adapted.train()(ids).logits.float().sum().backward()
     gradients = [parameter.grad for name, parameter in adapted.named_parameters() if "lora_B" in name]
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_unpacked_once_computes_the_same_bits(tiny_quantized: Path, params: Params, kind: str) -> None:
+    """Every logit, and every gradient of an adapter around the projections, as with the packed weights."""
+    found = []
+    for unpack in (False, True):
+        adapted = lora.attach(backbone.load(tiny_quantized / kind), params.lora, blocks=2, seed=0).eval()
+        if unpack:
+            backbone.dequantized(adapted)
+        logits = adapted(torch.arange(4, 28).reshape(3, 8)).logits
+        logits.float().square().sum().backward()
+        found.append((logits, [p.grad for p in adapted.parameters() if p.requires_grad], adapted))
+    (packed, expected, _), (dense, gradients, unpacked) = found
+    assert not any(isinstance(module, Linear4bit) for module in unpacked.modules())
+    assert torch.equal(packed, dense)
+    assert len(gradients) == 8
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
+    torch.manual_seed(0)
+    packed = Linear4bit(64, 32, compute_dtype=torch.bfloat16, compress_statistics=double_quant, quant_type="nf4")
+    model = torch.nn.Sequential(packed.to("cpu"))
+    backbone.keep_unpacked(model)
+    x = torch.randn(5, 64, dtype=torch.float16)
+    expected = model(x)
+    backbone.dequantized(model)
+    assert torch.equal(model(x), expected)
+    assert type(model[0]) is backbone.Dequantized
 
 
 def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None:
@@ -165,3 +197,60 @@ def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: 
         seen: dict[str, torch.Tensor] = {}
         backbone.forward(cut, ids, seen.__setitem__)
     assert torch.equal(seen["2"], expected)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (256, 64), (700, 192), (1000, 4096)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
+    tmp_path: Path, shape: tuple[int, int], dtype: torch.dtype, kind: str, double_quant: bool
+) -> None:
+    """The largest is four parts of 256 rows, and its scales are enough for two threads to share their mean."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    save_file({name: weight}, tmp_path / "model.safetensors")
+    info = shards.headers(tmp_path)[name]
+    packed, state = quantize_4bit(weight.half(), quant_type=kind, compress_statistics=double_quant)
+    expected = {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+    settings = FourBit(load_dtype="float16", double_quant=double_quant)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found = nf4._stored(name, info, kind, settings)
+        finally:
+            torch.set_num_threads(1)
+        assert list(found) == list(expected) == list(nf4._keys(name, kind, settings))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 6, 9, 12])
+def test_a_run_that_is_cut_off_goes_on_where_it_was(
+    tiny_base: Path, tiny_quantized: Path, tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Six shards of each kind; the run is cut off before it writes the next one, or (12) as it reads what it wrote."""
+    out, rows, written = tmp_path / "q", tmp_path / "rows.tsv", list[Path]()
+    save, inspect = nf4.save_file, nf4.inspect
+
+    def save_until(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        save(tensors, path, metadata=metadata)
+
+    def inspect_until(folder: Path, kind: str) -> list[store.Row]:
+        if len(written) == after and kind == "fp4":
+            raise KeyboardInterrupt
+        return inspect(folder, kind)
+
+    monkeypatch.setattr(nf4, "save_file", save_until)
+    monkeypatch.setattr(nf4, "inspect", inspect_until)
+    with pytest.raises(KeyboardInterrupt):
+        nf4.run(tiny_base, out, rows, params.quantize)
+    assert [path.name for path in tmp_path.iterdir()] == [".kept"]
+    after = 99
+    nf4.run(tiny_base, out, rows, params.quantize)
+    assert len(written) == 12, "a shard was written twice"
+    assert store.manifest(out) == store.manifest(tiny_quantized)
+    assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"q", "rows.tsv"}

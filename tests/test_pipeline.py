@@ -15,7 +15,7 @@ from checkout import Checkout, clone
 from tiny import ROOT
 from tli import store
 
-PER_RANK = {"train", "align", "transfer", "tables", "verify"}  # what follows from lora.rank
+PER_RANK = {"train", "align", "transfer", "probe", "project", "tables", "verify"}  # what follows from lora.rank
 
 
 @pytest.fixture(scope="module")

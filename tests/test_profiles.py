@@ -80,7 +80,7 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
         data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
         data["xnli"] = data["xnli"] | {"languages": ["en", "sw"]}
         section["benchmarks"] = data | {"limit": 10}
-    section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu"}
+    section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu", "weights": "packed"}
     params["profile"], params["profiles"][profile] = profile, section
     params["pairs"]["source"] = "author"
     for set_ in ("trained", "control"):

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from tli import kept, store
 from tli import params as parameters
-from tli import store
 
 FILE = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,13 +54,16 @@ def stage(
 ) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
+    Meanwhile no other process writes `out`, and the stage ends when the dvc that runs it ends.
     No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
+    kept.end_with_dvc()
     params = loaded(arm)
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
@@ -69,7 +72,7 @@ def stage(
         from tli.model import backbone
 
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with store.receipt(out, inputs):
+    with kept.lock(out), store.receipt(out, inputs):
         yield params
 
 
@@ -216,6 +219,32 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
         module.run(items, quantized, adapter, out, params)
 
 
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Ask for translations by prompt, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import probe as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Lay pairs out in two dimensions, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import project as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
 @main.command("sweep-train")
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @click.argument("quantized", type=FILE)
@@ -302,7 +331,10 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
+@given("probe", "Rows of the stage probe.")
+@given("project", "Rows of the stage project.")
 @given("baselines", "Rows of the baselines without a model.")
+@given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")
 @REPORTED
 @given("tables", "Folder of tables to write.")

@@ -137,6 +137,27 @@ class Measure(Section):
     random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
+class Probe(Section):
+    """The translation prompt: how many trained pairs stand in it as examples, and the seed of their draw."""
+
+    shots: Count
+    seed: Seed
+
+
+class Project(Section):
+    """The picture of trained pairs: how many, t-SNE's perplexity, and the seed of their draw and of t-SNE."""
+
+    pairs: Annotated[int, Field(ge=2)]
+    perplexity: Positive
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> Self:
+        if self.perplexity >= 2 * self.pairs:
+            raise ValueError(f"a perplexity below the number of words, {2 * self.pairs}, got {self.perplexity:g}")
+        return self
+
+
 class Bos(Section):
     """The BOS regime (model/bos.py): from hidden_states[layer] on, the BOS state is `ratio` times as long as others."""
 
@@ -380,11 +401,16 @@ class Transfer(Section):
 
 
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device."""
+    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device.
+
+    `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; on the
+    processor both give the same bits.
+    """
 
     threads: Count
     batch_size: Count
     device: Literal["cpu", "cuda"]
+    weights: Literal["packed", "dequantized"]
 
 
 class Profile(Section):
@@ -414,6 +440,8 @@ class Params(Section):
     train: Train
     measure: Measure
     transfer: Transfer
+    probe: Probe
+    project: Project
     sweep: Sweep
     bos: Bos
     arms: dict[Annotated[str, Field(pattern=r"^\w+$")], Arm]

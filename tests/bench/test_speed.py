@@ -1,73 +1,89 @@
-"""The training step cut against whole; scoring against lm-evaluation-harness. `make bench` prints the ratios.
+"""A cell's training against PEFT's, scoring against lm-evaluation-harness. `make bench` prints the ratios.
 
 Nothing here fails for being slow: figures vary with the machine. What is asserted is that both sides did the same work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import peft_run
 from tiny import WORDS
+from tli.data.lexicon import Pair
 from tli.data.prompts import Item
-from tli.model import backbone, lora
+from tli.model import backbone
+from tli.model.stack import stacked
 from tli.params import Params
-from tli.study import embed, train, transfer
+from tli.study import train, transfer
 
 Tell = Callable[[str, str, str], None]
 
 
-@pytest.mark.parametrize("name", ["whole model", "cut model"])
-def test_training_step(
+@pytest.mark.parametrize("name", ["PEFT, one after another", "stacked"])
+def test_a_cell_of_five_seeds(
     benchmark: BenchmarkFixture, cache: Path, committed: Params, medians: dict[str, float], tell: Tell, name: str
 ) -> None:
-    """Forward, loss and backward of one batch of eight pairs at the paper's layer, on the NF4 cache."""
-    layer = committed.train.layer
-    model = backbone.load(cache, blocks=None if name == "whole model" else layer)
-    tokenizer = backbone.tokenizer(cache)
-    adapted = lora.attach(model, committed.lora, layer, seed=0).train()
-    words = embed.tokens(tokenizer, [sw for sw, _ in WORDS[:8]] + [en for _, en in WORDS[:8]])
+    """Five adapters of the paper's cell, twenty steps each: PEFT on the whole 4-bit model, or one stack."""
+    pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS]
+    settings, seeds = committed.train.model_copy(update={"epochs": 10, "warmup_steps": 2}), [0, 1, 2, 3, 4]
 
-    def step() -> float:
-        torch.manual_seed(0)
-        adapted.zero_grad()
-        anchors, positives = train.states(adapted, tokenizer, words, str(layer), "mask")[0].chunk(2)
-        loss = train.triplet(anchors, positives, committed.train.margin)[0]
-        loss.backward()
-        return loss.item()
+    def by_peft() -> list[list[float]]:
+        blocks = committed.adapted_blocks
+        return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
-    loss = benchmark.pedantic(step, rounds=30, warmup_rounds=3)
+    def by_us() -> list[list[float]]:
+        model, blocks = train.frozen(cache, committed), committed.adapted_blocks
+        with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
+            trained = train.train(stack, backbone.tokenizer(cache), pairs, settings)
+        return [[step.loss for step in run.steps] for run in trained]
+
+    losses = benchmark.pedantic(by_us if name == "stacked" else by_peft, rounds=3, warmup_rounds=1)
     medians[name] = benchmark.stats["median"]
-    assert medians.setdefault("loss", loss) == loss, "whole and cut model gave different losses"
-    if name == "cut model":
-        tell("training step", "whole model", "cut model")
+    if name == "stacked":
+        for ours, theirs in zip(losses, by_peft(), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3)
+        tell("a cell of five seeds", "PEFT, one after another", "stacked")
 
 
-def _items() -> list[Item]:
-    """Forty XCOPA-formed and forty XNLI-formed items, no two alike: neither side can answer one from another."""
+def _items(shape: str) -> list[Item]:
+    """Items of the real lists' lengths, all different. XNLI: three hypotheses, so nine sequences, share a premise."""
+    draw = random.Random(shape)
+
+    def text(words: int) -> str:
+        return " ".join(draw.choice(draw.choice(WORDS)) for _ in range(words))
+
     found = []
-    for number in range(40):
-        (sw, en), (other_sw, other_en) = WORDS[number % 16], WORDS[(3 * number + number // 16 + 1) % 16]
-        choices = (f" the {other_en} is {sw}.", f" the {en} is {other_sw}.")
-        found.append(Item(f"c{number}", "xcopa", "en", "test", 0, f"the {en} {other_en} is here because", choices))
-        options = tuple(f"the {en} is {other_sw}, right? {word}, the {other_en}" for word in ("Yes", "Also", "No"))
-        found.append(Item(f"n{number}", "xnli", "en", "test", 0, "", options))
-    assert len({(item.context, item.options) for item in found}) == 80
+    for number in range(24):
+        premise = text(20)
+        for hypothesis in (text(10) for _ in range(3)):
+            answers = tuple(f" {premise}, right? {word}, {hypothesis}" for word in ("Yes", "Also", "No"))
+            found.append(Item(f"n{number}", "xnli", "en", "test", 0, "", answers))
+    if shape == "xcopa":
+        found = [
+            Item(f"c{number}", "xcopa", "en", "test", 0, f"{text(7)} because", (f" {text(6)}", f" {text(6)}"))
+            for number in range(100)
+        ]
+    assert len({(item.context, item.options) for item in found}) == len(found)
     return found
 
 
+@pytest.mark.parametrize("shape", ["xnli", "xcopa"])
 @pytest.mark.parametrize("name", ["lm-eval", "tli"])
-def test_scoring(benchmark: BenchmarkFixture, cache: Path, medians: dict[str, float], tell: Tell, name: str) -> None:
-    """Option log-likelihoods of eighty items in float32, batches of 64, by lm-eval's HFLM and by the transfer stage."""
+def test_scoring(
+    benchmark: BenchmarkFixture, cache: Path, medians: dict[str, float], tell: Tell, name: str, shape: str
+) -> None:
+    """Option log-likelihoods in float32, batches of 64, by lm-eval's HFLM and by the transfer stage."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     model = backbone.load(cache.parent.parent / "base").float()
-    tokenizer, items = backbone.tokenizer(cache), _items()
+    tokenizer, items = backbone.tokenizer(cache), _items(shape)
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=64, device="cpu")
 
     def by_harness() -> list[float]:
@@ -79,11 +95,18 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, medians: dict[str, fl
         return [value for value, _ in harness.loglikelihood(asked, disable_tqdm=True)]
 
     def by_us() -> list[float]:
-        asked = [request for item in items for request in transfer.requests(tokenizer, item)]
-        return transfer.log_likelihoods(model, asked, tokenizer.pad_token_id, 64)
+        return transfer.log_likelihoods(model, transfer.prepare(items, tokenizer, 64).batches)
+
+    def predictions(scores: Sequence[float]) -> list[int]:
+        table = np.reshape(scores, (len(items), -1))
+        return list(table.argmax(axis=1))
 
     scores = benchmark.pedantic(by_us if name == "tli" else by_harness, rounds=5, warmup_rounds=1)
-    medians[name] = benchmark.stats["median"]
+    medians[f"{name} {shape}"] = benchmark.stats["median"]
     if name == "tli":
-        assert scores == pytest.approx(by_harness(), abs=5e-4)
-        tell("scoring", "lm-eval", "tli")
+        theirs = by_harness()
+        assert scores == pytest.approx(theirs, abs=5e-4)
+        assert predictions(scores) == predictions(theirs)
+        plain = sum(len(request.ids) for item in items for request in transfer.requests(tokenizer, item))
+        run = sum(batch.trees[0].numel() for batch in transfer.prepare(items, tokenizer, 64).batches)
+        tell(f"scoring, {run} tokens run in place of {plain}", f"lm-eval {shape}", f"tli {shape}")

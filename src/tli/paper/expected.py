@@ -44,6 +44,10 @@ _DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"lengths\.(?!r\w*_before)",
         _CELL,
     ),
+    (r"probe\.before\.", (*_BASE, "quantize.nf4.", "probe.")),
+    (r"probe\.", (*_CELL, "probe.")),
+    (r"projection\.before\.", (*_BASE, "quantize.nf4.", "train.layer", "train.pooling", "project.")),
+    (r"projection\.", (*_CELL, "project.")),
     (r"transfer\.|class\.|baseline\.|setup\.padding_drift", (*_BASE, "quantize.", "transfer.")),
     (r"", (*_BASE, "quantize.")),
 )

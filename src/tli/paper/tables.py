@@ -13,17 +13,23 @@ from tli.paper import (
     cells,
     changes,
     claims,
+    classes,
     controls,
     effects,
     figures,
     geometry,
     layers,
     lengths,
+    premises,
+    projection,
     render,
     scores,
     setup,
     similarity,
     summary,
+)
+from tli.paper import (
+    probe as probing,
 )
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
@@ -41,7 +47,10 @@ def run(
     train: Path,
     align: Path,
     transfer: Path,
+    probe: Path,
+    project: Path,
     baselines: Path,
+    items: Path,
     sweep: Path,
     reported: Path,
     tables: Path,
@@ -55,14 +64,15 @@ def run(
     Args:
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
-        quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        quantize, scan, train, align, transfer, probe, project, baselines: row files; train holds the cell `main`.
+        items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
         tables, figures_out: folders to write, replaced as wholes.
         headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
     """
     published = load_yaml(reported)
-    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer}
+    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer, "project": project}
     found = {name: Rows(path) for name, path in inputs.items()}
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
@@ -72,7 +82,9 @@ def run(
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
-    bases = [cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed)]
+    shared = premises.read_premises(items)
+    own = cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed, shared)
+    bases = [own]
     tasks = changes.tasks(bases, params)
     drawn = changes.drawn(tasks, params)
     made = [
@@ -86,17 +98,20 @@ def run(
         similarity.retrieval(found["align"], params),
         geometry.pools(found["align"], params),
         geometry.geometry(found["align"], params),
+        projection.table(found["project"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
-            by_rank.transfer_by_rank(task, found["transfer"], by_seed, counts, params)
+            by_rank.transfer_by_rank(task, own, counts, params)
             for task in scores.TASKS
             if scores.languages(found["transfer"], task)
         ),
         changes.changes(tasks, drawn, params),
         changes.gap(tasks, params),
         changes.calibration(tasks, params),
+        classes.table(tasks, bases, params),
         *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
+        probing.table(Rows(probe), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
         setup.audit(parts, params),
