@@ -292,6 +292,15 @@ def test_a_planted_massive_activation_is_found_where_it_is() -> None:
     assert again == found
 
 
+def test_a_cut_model_has_the_views_of_its_layers_and_no_others() -> None:
+    model = parameters.load(ROOT / "params.yaml").profiles["headline"].model
+    assert views.layers(model) == ["0", "1", "2"]
+    assert {name: str(view) for name, view in views.named(model).items()} == {"as_scripted": "2.content.fp4"}
+    assert [str(view) for view in views.per_pair(model, 1, "nf4")] == [
+        f"{layer}.{pooling}.nf4" for layer in (1, 2) for pooling in ("mask", "content")
+    ]
+
+
 def test_views_of_the_paper_at_its_own_depth() -> None:
     model = parameters.load(ROOT / "params.yaml").profiles["paper"].model
     named = {name: str(view) for name, view in views.named(model).items()}

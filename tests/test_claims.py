@@ -465,6 +465,23 @@ def test_a_run_of_the_published_model_is_judged(committed: Section, paper: Param
     assert verdicts(section, no_gain, own)["align.trained.gain.2.content.fp4"] == expected.DIFFERS
 
 
+def test_a_run_of_its_first_blocks_is_judged_at_their_layers(committed: Section, real: Params, paper: Params) -> None:
+    headline = paper.model_copy(update={"profile": "headline"})
+    section = expected.load(EXPECTED, headline)
+    found = verdicts(section, {}, change(headline, "adapter", source="author"))
+    pilot = {f"scan.trained.cosine.{layer}.mask.nf4" for layer in (0, 1, 2)}
+    assert {key for key in found if key.startswith("scan.")} == pilot
+    assert "setup.blocks" not in found
+    assert found[BEFORE] == found[AFTER] == expected.DIFFERS, "what is expected must be measured"
+    measured = {key: value for key, value in as_published(committed).items() if key in found}
+    assert set(verdicts(section, measured, change(headline, "adapter", source="author")).values()) <= {
+        expected.AGREES, expected.NONE
+    }  # fmt: skip
+    moved = verdicts(section, measured | {AFTER: 0.43}, change(headline, "adapter", source="author"))
+    assert moved[AFTER] == expected.DIFFERS
+    assert expected.load(EXPECTED, paper) == committed["paper"]
+
+
 LISTS = ("setup.pairs.", "scan.", "align.control.before.", "align.trained.after.", "gains.")
 
 

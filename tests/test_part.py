@@ -26,6 +26,7 @@ from tli.data import fetch, pins, ranges, server
 from tli.data.fetch import Repo
 from tli.data.ranges import Range
 from tli.model import backbone, nf4, part, shards
+from tli.model.hub import fetch_checkpoint
 from tli.params import HubModel
 from tli.study import embed, views
 
@@ -343,6 +344,20 @@ def test_a_part_says_what_stands_behind_it(world: SimpleNamespace) -> None:
     assert fetch.noted(LLAMA, world.manifest) == [
         "config.json", "generation_config.json", shards.INDEX, "tokenizer.json", "tokenizer_config.json"
     ]  # fmt: skip
+
+
+def test_a_whole_fetch_later_checks_what_came_in_parts(world: SimpleNamespace) -> None:
+    """The whole file has a hash of the hub's: what the parts were trusted with at first is then known."""
+    world.fetch()
+    with store.atomic_dir(world.folder / "whole") as out:
+        fetch_checkpoint(LLAMA, out, world.manifest)
+    (line,) = [line for line in world.manifest.read_text().splitlines() if line.endswith("0.mlp.up_proj.weight")]
+    world.manifest.write_text(world.manifest.read_text().replace(line, "0" * 64 + line[64:]))
+    with (
+        pytest.raises(store.CheckFailed, match=r"up_proj.*: expected SHA-256 0{64}, as fetched in part, got \w{64}"),
+        store.atomic_dir(world.folder / "again") as out,
+    ):
+        fetch_checkpoint(LLAMA, out, world.manifest)
 
 
 def test_without_words_a_part_is_refused(world: SimpleNamespace, written: Path) -> None:

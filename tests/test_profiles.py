@@ -182,7 +182,7 @@ def test_the_small_profile_runs_to_the_last_table(hub: loopback.Hub, tmp_path: P
 
 @pytest.fixture(scope="module")
 def headline(hub: loopback.Hub, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """`dvc repro` under profile=headline, to the last table: two of four blocks, of the shards only their ranges."""
+    """`dvc repro` under profile=headline, to the last table: two of four blocks, fetched by range."""
     checkout = prepared(tmp_path_factory.mktemp("headline") / "project", hub, "headline")
     checkout("dvc", "repro")
     return checkout

@@ -430,7 +430,10 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
 )
 def plan(profile: str | None, pairs: Path) -> None:
-    """Say what a run will fetch, store, hold and compute."""
+    """Say beforehand what a run will cost.
+
+    By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
+    """
     from tli.ops import plan as module
 
     changes = click.get_current_context().find_root().obj

@@ -25,6 +25,7 @@ from tli import store
 from tli.data import fetch
 from tli.data.fetch import Repo
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
+from tli.model.tensors import hold_whole
 from tli.params import HubModel
 
 HEAD = "lm_head.weight"
@@ -103,6 +104,7 @@ def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | No
     tensors = headers(out)
     expected = expected_shapes(out)
     complete(repo, tensors, expected)
+    hold_whole(repo, tensors, manifest)
     where: str = head(out)
     if head_from is not None:
         if where != "absent":

@@ -11,62 +11,28 @@ later one is held. Where the cache has a shard whole, that is hash-checked and t
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import huggingface_hub
-from huggingface_hub import constants
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tli import store
 from tli.data import fetch, pins
 from tli.data.fetch import Repo
-from tli.data.ranges import Range, Remote, pieces
+from tli.data.ranges import Remote, pieces
 from tli.model import hub
-from tli.model.shards import CHUNK, INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json
+from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json
+from tli.model.tensors import Wanted, cache, file_of, hold, rows_name, stub
 from tli.params import HubModel
 
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm."
-LONGEST = 100_000_000  # bytes of a header, the library's own bound
 CHECKED = (
     "whole files: SHA-256, the hub's and the manifest's; shards: size and header; tensors: the SHA-256 that the "
     "manifest noted at their first fetch, which no hash of the hub's stands behind"
 )
-
-
-class Wanted(NamedTuple):
-    """A tensor, or the rows `rows` of one, as it will be stored."""
-
-    name: str
-    info: TensorInfo
-    rows: tuple[int, ...] | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.info.shape if self.rows is None else (len(self.rows), *self.info.shape[1:])
-
-    @property
-    def nbytes(self) -> int:
-        return self.info.nbytes if self.rows is None else len(self.rows) * self.info.nbytes // self.info.shape[0]
-
-    @property
-    def ranges(self) -> list[Range]:
-        """Where it lies in its shard."""
-        if self.rows is None:
-            return [Range(self.info.start, self.info.start + self.info.nbytes)]
-        size = self.info.nbytes // self.info.shape[0]
-        return [Range(self.info.start + row * size, self.info.start + (row + 1) * size) for row in self.rows]
-
-    def key(self, repo: Repo) -> str:
-        """How the manifest names it."""
-        rows = "" if self.rows is None else f"[{len(self.rows)} rows, {_digest(self.rows)}]"
-        return f"{repo.key(self.info.file.name)}#{self.name}{rows}"
 
 
 def run(words: Path | None, out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
@@ -103,8 +69,8 @@ def fetch_part(
     remotes = {name: Remote(repo, name, manifest) for name in shards}
     with tempfile.TemporaryDirectory() as temporary:
         stubs = Path(temporary)
-        noted = {f"{remotes[name].key}#header": _stub(remotes[name], stubs, manifest) for name in shards}
-        _hold(noted, manifest)
+        noted = {f"{remotes[name].key}#header": stub(remotes[name], stubs, manifest) for name in shards}
+        hold(noted, manifest)
         tensors = headers_of(sorted(stubs.glob("*.safetensors")), repo.key(""))
         hub.complete(repo, tensors, hub.expected_shapes(out))
         if INDEX in paths:
@@ -112,8 +78,8 @@ def fetch_part(
         unlisted, unheld = missing_from_index(stubs)
         sizes = {name: (stubs / name).stat().st_size for name in shards}
         groups = _groups(tensors, span, rows)
-        fetch.check_space(_cache(repo), sum(one.nbytes for each in groups.values() for one in each), "set HF_HOME")
-        parts = {f"{name}.safetensors": _part(repo, name, each, remotes, manifest) for name, each in groups.items()}
+        fetch.check_space(cache(repo), sum(one.nbytes for each in groups.values() for one in each), "set HF_HOME")
+        parts = {f"{name}.safetensors": file_of(repo, name, each, remotes, manifest) for name, each in groups.items()}
     hub.place(parts, out)
     config = read_json(out / "config.json")
     store.write_json(out / "config.json", _cut(config, span, rows))
@@ -158,121 +124,14 @@ def _listed(repo: Repo, manifest: Path) -> list[str]:
     return sorted({key.partition("#")[0] if pins.PART in key else key for key in keys})
 
 
-def _cache(repo: Repo) -> Path:
-    """Where parts are kept, beside the hub's cache of whole files: what is there costs no request."""
-    name = f"{repo.subject.replace('/', '--')}@{repo.revision}"
-    return huggingface_hub.cached_assets_path("tli", "parts", name, assets_dir=constants.HF_ASSETS_CACHE)
-
-
-def _hold(new: Mapping[str, str], manifest: Path) -> None:
-    """Holds hashes against the manifest and notes those that it does not name.
-
-    Raises:
-        CheckFailed: the manifest knows another.
-    """
-    known = pins.read(manifest)
-    for _ in range(2):
-        for key, digest in new.items():
-            if known.get(key, digest) != digest:
-                raise store.CheckFailed(
-                    f"{key}: expected SHA-256 {known[key]}, got {digest}; run again, or remove that line of {manifest} "
-                    "if you know why it differs"
-                )
-        if not new.keys() - known.keys():
-            return
-        known = pins.note(manifest, new)
-
-
-def _stub(remote: Remote, folder: Path, manifest: Path) -> str:
-    """Writes a file with the shard's own header and the shard's length, empty behind it; returns the header's SHA-256.
-
-    The library reads a header only from a file, and holds its offsets against each other and against the length.
-    """
-    kept = _cache(remote.repo) / f"{remote.name}.header"
-    known = pins.read(manifest).get(f"{remote.key}#header")
-    if known is not None and kept.is_file() and store.sha256(kept) == known:
-        data, size = kept.read_bytes(), -1
-    else:
-        size = remote.size
-        start = b"".join(remote.read([Range(0, min(8, size))]))
-        length = 8 + int.from_bytes(start, "little")
-        if length > min(size, LONGEST):
-            raise store.CheckFailed(
-                f"{remote.key}: expected a safetensors file, got a header of {length} bytes in {size}; choose another"
-            )
-        data = start + b"".join(remote.read([Range(8, length)]))
-    if size < 0:  # as noted: the header gives the length that it was held against
-        entries = json.loads(data[8:])
-        size = len(data) + max((entry["data_offsets"][1] for entry in entries.values() if "dtype" in entry), default=0)
-    with (folder / remote.name).open("wb") as file:
-        file.write(data)
-        file.truncate(size)
-    headers_of([folder / remote.name], remote.key)
-    if not kept.is_file() or kept.read_bytes() != data:
-        kept.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
 def _groups(tensors: Mapping[str, TensorInfo], span: int, rows: tuple[int, ...]) -> dict[str, list[Wanted]]:
     """File to write -> its tensors: the embeddings' rows, each block, the final norm."""
-    found = {f"embeddings-{_digest(rows)}": [Wanted(EMBEDDINGS, tensors[EMBEDDINGS], rows)]}
+    found = {f"embeddings-{rows_name(rows)}": [Wanted(EMBEDDINGS, tensors[EMBEDDINGS], rows)]}
     for number in range(span):
         block = f"model.layers.{number}."
         found[f"block-{number:03d}"] = [Wanted(name, tensors[name], None) for name in tensors if name.startswith(block)]
     found["norm"] = [Wanted(name, tensors[name], None) for name in tensors if name.startswith(NORM)]
     return {group: sorted(each, key=lambda one: (one.info.file.name, one.info.start)) for group, each in found.items()}
-
-
-def _part(repo: Repo, group: str, wanted: Sequence[Wanted], remotes: Mapping[str, Remote], manifest: Path) -> Path:
-    """The tensors of a group as one safetensors file in the cache, each held against the manifest."""
-    path, known = _cache(repo) / f"{group}.safetensors", pins.read(manifest)
-    if path.is_file() and all(one.key(repo) in known for one in wanted):
-        held = headers_of([path], path)
-        got = {one.key(repo): _hashed(held[one.name]) for one in wanted if one.name in held}
-        if all(got.get(one.key(repo)) == known[one.key(repo)] for one in wanted):
-            return path
-        path.unlink()
-        raise store.CheckFailed(f"{path}: not as noted in {manifest}; removed from the cache, run again to fetch it")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{group}.") as folder:
-        digests: dict[str, str] = {}
-        with (Path(folder) / path.name).open("wb") as file:
-            file.write(_header(wanted))
-            for one in store.progress(wanted, f"fetch {group}"):
-                digest = hashlib.sha256()
-                for data in remotes[one.info.file.name].read(one.ranges):
-                    digest.update(data)
-                    file.write(data)
-                digests[one.key(repo)] = digest.hexdigest()
-        _hold(digests, manifest)
-        os.replace(file.name, path)
-    return path
-
-
-def _header(wanted: Sequence[Wanted]) -> bytes:
-    """The header of a safetensors file that holds the tensors one after the other."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for one in wanted:
-        offsets = [start, start + one.nbytes]
-        entries[one.name] = {"dtype": one.info.dtype, "shape": one.shape, "data_offsets": offsets}
-        start += one.nbytes
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _hashed(info: TensorInfo) -> str:
-    digest = hashlib.sha256()
-    with info.file.open("rb") as file:
-        file.seek(info.start)
-        for done in range(0, info.nbytes, CHUNK):
-            digest.update(file.read(min(CHUNK, info.nbytes - done)))
-    return digest.hexdigest()
-
-
-def _digest(rows: Sequence[int]) -> str:
-    """A name for a list of rows: 16 digits of its SHA-256."""
-    return hashlib.sha256(",".join(map(str, rows)).encode()).hexdigest()[:16]
 
 
 def _cut(config: Mapping[str, Any], span: int, rows: Sequence[int]) -> dict[str, Any]:

@@ -107,12 +107,12 @@ def changed(key: str, recorded: Measured, now: Measured) -> list[str]:
 def load(path: Path, params: Params) -> dict[str, Any]:
     """The section of paper/expected.yaml for params.profile; empty where nothing is recorded.
 
-    Of a part of the published model is expected what is of the whole.
+    Of a part of the published model is expected what was published and stands at a layer that it has.
     """
     sections = load_yaml(path).get("profiles", {})
     section: dict[str, Any] = sections.get(params.profile) or {}
     if published.is_published_model(params) and not params.active.model.whole:
-        section = {"published": (sections.get("paper") or {}).get("published", [])} | section
+        section = {"published": published.within((sections.get("paper") or {}).get("published", []), params)} | section
     return section
 
 
@@ -120,14 +120,12 @@ def judge(measured: Measured, section: Mapping[str, Any], params: Params) -> lis
     """Every measured and every expected value with its verdict, in the order of `measured`; `section` is from `load`.
 
     An expected value that was not measured differs, unless any setting has changed: a rank that left the sweep, say.
-    What a cut model leaves out is not asked of it.
     """
     parts = [Part(section["recorded_under"]["params"], section["keys"], True)] if section.get("keys") else []
     parts += [Part(one["under"], one["keys"], False) for one in section.get("published", [])]
     now = settings(params, measured)
     checks = []
-    asked = (key for part in parts for key in part.keys) if params.active.model.whole else ()
-    for key in dict.fromkeys([*measured, *asked]):
+    for key in dict.fromkeys([*measured, *(key for part in parts for key in part.keys)]):
         value = measured.get(key)
         found = [(part, part.others(key, now, key in measured)) for part in parts if key in part.keys]
         if not found:

@@ -7,13 +7,13 @@ which expects them of a run of the published model on the author's word lists.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tli import store
 from tli.paper import stats
 from tli.params import HubModel, Params
-from tli.study.views import named, names
+from tli.study.views import layers, named, names
 
 SETS = ("trained", "control")
 PROFILES = ("paper", "headline")  # of the published model, whole or its first blocks
@@ -124,6 +124,20 @@ def expectations(reported: Mapping[str, Any], params: Params) -> list[dict[str, 
         {"under": fp4 | {"adapter.source": "author"}, "keys": _after(reported, params)},
         {"under": fp4 | nf4 | {"adapter.source": "trained"} | recipe, "keys": _after_own(reported, params)},
     ]
+
+
+WHOLE = ("setup.blocks", "scan.trained.peak_layer.mask.nf4")  # what only a run of every block can read
+
+
+def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str, Any]]:
+    """Those of `expectations` that a run of the model's first blocks can meet: at its layers, of no other."""
+    held = layers(params.active.model)
+
+    def has(key: str) -> bool:
+        layer = key.split(".")[-3:][0]
+        return key not in WHOLE and (layer in held or not (layer.isdigit() or layer == "norm"))
+
+    return [{**part, "keys": {key: value for key, value in part["keys"].items() if has(key)}} for part in parts]
 
 
 def _entry(value: Any, tolerance: float | None, why: str) -> dict[str, Any]:
