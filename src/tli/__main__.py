@@ -456,6 +456,19 @@ def costs() -> None:
 
 
 @main.command()
+@click.argument("measured", type=FILE)
+@click.option("--out", type=FILE, default=Path("docs/performance.md"), show_default=True, help="The page to write.")
+def performance(measured: Path, out: Path) -> None:
+    """Write the page of what `make bench-8b` measured.
+
+    MEASURED: the JSON file of pytest-benchmark.
+    """
+    from tli.ops import performance as module
+
+    module.run(measured, out)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, type=FILE)
 @click.option("--avx2", type=FILE, help="measured.json of the default run restricted to AVX2.")
 @click.option("--published", is_flag=True, help="Instead of runs: write what was published, for the profile paper.")

@@ -38,7 +38,7 @@ def test_a_cell_of_five_seeds(
         return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
     def by_us() -> list[list[float]]:
-        model, blocks = train.frozen(cache, committed), committed.adapted_blocks
+        model, blocks = train.frozen(cache, committed, pairs), committed.adapted_blocks
         with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
             trained = train.train(stack, backbone.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
