@@ -15,7 +15,7 @@ import pytest
 from checkout import Checkout, clone
 from tli import store
 
-WAIT = 60  # seconds until a test gives up; what is waited for takes a few
+WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
 
 
 def until(condition: Callable[[], object]) -> None:
