@@ -25,7 +25,12 @@ SETS = ("xcopa.en", "xcopa.sw", "xnli.en", "xnli.sw")
 
 
 def fabricate(
-    folder: Path, params: Params, seed: int = 0, pairs: tuple[int, int] = (40, 12), items: int = 60
+    folder: Path,
+    params: Params,
+    seed: int = 0,
+    pairs: tuple[int, int] = (40, 12),
+    items: int = 60,
+    gain: float = 0.09,
 ) -> dict[str, Any]:
     """Writes every input of `tables.run` under `folder`; returns them as its keyword arguments, outputs included.
 
@@ -33,6 +38,7 @@ def fabricate(
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
         items: test items a task and language.
+        gain: of the paper's cell in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
@@ -47,7 +53,7 @@ def fabricate(
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
-    both += _align(rng, main, 0.09, forms, params, ("nf4", "fp4"))
+    both += _align(rng, main, gain, forms, params, ("nf4", "fp4"))
     store.write_rows(given["align"], both)
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
     scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
@@ -60,10 +66,10 @@ def fabricate(
     store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
-        gain = 0.02 * np.log2(2 * rank)
+        more = 0.02 * np.log2(2 * rank)
         rows = folder / "sweep" / "rows" / f"r{rank}"
-        store.write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, gain, forms, params, ("nf4",))])
-        store.write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + gain / 4, labels)])
+        store.write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
+        store.write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
         store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
     given["items"] = folder / "items.jsonl"
     write_items(given["items"], _items(labels))

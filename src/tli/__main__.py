@@ -393,6 +393,28 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
 
 
 @main.command()
+@click.argument("source", type=FILE)
+@given("tables", "Folder of tables.")
+@given("figures", "Folder of figures.")
+@given("full", "Folder of the full grid's tables, where there is one.")
+@given("full-figures", "Folder of its figures.")
+@given("measured", "Measured values.")
+@given("verify", "JSON of the verdicts.")
+@REPORTED
+@given("numbers", "Folder to write: document.json and numbers.tex.")
+@out_option
+def paper(source: Path, out: Path, **paths: Path) -> None:
+    """Write the paper as PDF, and its numbers for LaTeX.
+
+    SOURCE holds main.typ, style.typ and references.bib.
+    """
+    from tli.paper import document
+
+    with stage(out, source / "main.typ", torch=False) as params:
+        document.run(source=source, out=out, params=params, **paths)
+
+
+@main.command()
 @click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV), held against the published.")
 @click.option("--pilot", type=FILE, help="Mean cosine by layer in the author's format (CSV), likewise.")
 @click.option("--pairs", type=FILE, help="A word list to count: TSV, or the author's JSON (the trained set).")
