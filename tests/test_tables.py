@@ -249,6 +249,30 @@ def test_the_interval_of_one_adapter_is_the_bootstrap_over_premises(made: dict[s
         assert "premises; McNemar's test takes the items as independent" in (made["tables"] / f"{task}.md").read_text()
 
 
+def test_every_layer_s_retrieval_and_geometry_are_the_rows(made: dict[str, Any], smoke: Params) -> None:
+    keys = ["cell", "set", "view", "measure", "item"]
+    rows = frame(made, "align").set_index(keys)["value"].astype(float).sort_index()
+    views = 2 * (smoke.active.model.blocks + 2)
+    lines = own(made, "pools")
+    assert len(lines) == views * 2 * 2 * 2
+    for line in lines:
+        for short, measure in (("p1", "p_at_1"), ("p5", "p_at_5"), ("mrr", "mrr"), ("csls", "csls_at_1")):
+            name = f"{'own_' if line['pool'] == 'own' else ''}{measure}.{line['direction'].replace('→', '_')}"
+            for when, cell in (("before", "base"), ("after", "main")):
+                want = rows[cell, line["set"], line["view"], name, "-"]
+                assert float(line[f"{short}_{when}"]) == pytest.approx(want, rel=1e-8)
+    lines = own(made, "geometry")
+    assert len(lines) == views
+    for line in lines:
+        for when, cell in (("before", "base"), ("after", "main")):
+            of = rows[cell, "all", line["view"]].droplevel("item")
+            for scaled in ("centred", "standardised"):
+                left = of[f"{scaled}_cosine_mean"] - of[f"{scaled}_random_cosine_mean"]
+                assert float(line[f"{scaled}_{when}"]) == pytest.approx(left, abs=1e-8)
+            assert float(line[f"random_{when}"]) == pytest.approx(of["random_cosine_mean"], abs=1e-8)
+            assert float(line[f"participation_sw_{when}"]) == pytest.approx(of["participation_ratio.sw"], rel=1e-8)
+
+
 def test_measured_and_headline_are_what_the_tables_say(made: dict[str, Any]) -> None:
     measured = json.loads(made["measured"].read_text())
     line = next(x for x in read(made, "before_after") if (x["set"], x["view"]) == ("trained", "2.mask.nf4"))
