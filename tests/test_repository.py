@@ -290,7 +290,7 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    named = {"setup", "repro", "test", "bench", "lint", "image", "image-test", "clean", "lock", "help"}
+    named = {"setup", "repro", "test", "bench", "bench-8b", "lint", "image", "image-test", "clean", "lock", "help"}
     assert named == set(targets)
 
 
