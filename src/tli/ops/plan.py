@@ -84,14 +84,17 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     scoring = 2 * (size.block * size.blocks + size.head) * scored
     adapter = sum(sum(params.widths(target)) for target in params.lora.targets) * FULL
     held = IMPORTS + size.packed
-    held_cut = IMPORTS + size.block * params.adapted_blocks * PACKED + (size.embeddings + size.head) * HALF
+    words = min(model.vocab_size, ROWS * forms) * model.hidden_size * HALF  # of the embeddings what the words need
+    weight = PACKED if params.active.compute.weights == "packed" else HALF
+    held_cut = IMPORTS + words + size.block * params.adapted_blocks * weight
+    states = forms * ALONE * model.hidden_size * HALF  # of all words, between two blocks
     author = params.adapter.source == "author"
     yield Cost("pairs", fetch=1e5 if params.pairs.source == "author" else 0, disk=1e5)
     yield _base(params, size)
-    largest = max(size.block, size.embeddings)
-    yield Cost("quantize", disk=2 * size.packed, memory=IMPORTS + max(size.packed, largest * (FULL + HALF)))
+    largest = max(size.embeddings * HALF, size.head * HALF, size.block * PACKED)  # one shard as it is written
+    yield Cost("quantize", disk=2 * size.packed, memory=IMPORTS + largest)
     yield Cost("benchmarks", fetch=_released(params))
-    yield Cost("scan", memory=held, flop=forward)
+    yield Cost("scan", memory=IMPORTS + words + size.block * HALF + states, flop=forward)
     adapted = adapter * params.lora.rank * (model.blocks if author else params.adapted_blocks)
     if author:
         yield Cost("train", fetch=adapted, disk=adapted, memory=held_cut)
@@ -99,6 +102,9 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
         yield Cost("train", disk=adapted, memory=held_cut, flop=training)
     yield Cost("align", memory=held, flop=4 * forward)  # before and after, NF4 and FP4
     yield Cost("transfer", memory=held if scored else 0, flop=2 * scoring)
+    asked = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0  # each word with each candidate
+    yield Cost("probe", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)
+    yield Cost("project", memory=held, flop=2 * forward * params.project.pairs / (trained + control))
     swept = adapter * sum(params.sweep.ranks) * len(params.sweep.seeds) * params.adapted_blocks
     yield Cost("sweep-train", disk=swept, memory=held_cut, flop=runs * training)
     yield Cost("sweep-eval", memory=held, flop=runs * (forward + scoring))
