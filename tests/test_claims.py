@@ -268,8 +268,8 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
 @pytest.mark.parametrize(
     ("part", "values", "judged", "unjudged"),
     [
-        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base.", "probe.before.",
-                               "projection.before."],
+        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base.",
+                               "probe.before.", "projection.before."],
          ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after.",
           "probe.after.", "probe.change.", "projection.after."]),
         ("lora", {"scaling": "rslora"}, ["scan.", "align.control.before."], ["sweep.", "align.control.after."]),
