@@ -268,8 +268,10 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
 @pytest.mark.parametrize(
     ("part", "values", "judged", "unjudged"),
     [
-        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base."],
-         ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after."]),
+        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base.",
+                               "probe.before.", "projection.before."],
+         ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after.",
+          "probe.after.", "probe.change.", "projection.after."]),
         ("lora", {"scaling": "rslora"}, ["scan.", "align.control.before."], ["sweep.", "align.control.after."]),
         ("train", {"seed": 1}, ["scan.", "sweep.", "lengths.r_before."],
          ["align.trained.after.", "class.xnli.sw.after."]),
@@ -280,6 +282,8 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
         ("stats", {"confidence": 0.9}, ["scan.", "align.", "sweep."], []),
         ("transfer", {"split": "validation"}, ["scan.", "align.", "sweep.r2.gain_mean.", "items."],
          ["transfer.", "class.", "baseline.", "sweep.r2.accuracy_mean.", "setup.padding_drift"]),
+        ("probe", {"shots": 3}, ["scan.", "align.", "transfer.", "projection."], ["probe."]),
+        ("project", {"perplexity": 4.0}, ["scan.", "align.", "transfer.", "probe."], ["projection."]),
         ("adapter", {"source": "author"}, ["scan.", "sweep.", "align.trained.before.", "transfer.xcopa.sw.base."],
          ["align.trained.after.", "gains.", "transfer.xcopa.sw.main.", "align.all.after.bos_norm.", "lengths.gain_",
           "adapter."]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,3 +214,16 @@ def test_a_prompt_longer_than_the_model_is_refused() -> None:
     probe.fits([asked], 20)
     with pytest.raises(store.UserError, match=r"probe\.shots: expected prompts of at most 19 tokens .* got one of 20"):
         probe.fits([asked], 19)
+
+
+def test_without_a_head_nothing_is_scored(
+    pairs: list[Pair], tiny_quantized: Path, untouched: Path, params: Params, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_quantized, tmp_path / "q")
+    index = tmp_path / "q" / "nf4" / "model.safetensors.index.json"
+    listed = store.read_json(index)
+    del listed["weight_map"]["lm_head.weight"]
+    store.write_json(index, listed)
+    with pytest.raises(store.UserError, match=r"scoring: expected lm_head\.weight.*set model\.head_from"):
+        run(pairs, tmp_path / "q", untouched, tmp_path, params)
+    assert not (tmp_path / "probe.tsv").exists()
