@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hub as loopback
 from hub import Fault, Hub
@@ -25,7 +25,7 @@ from tli import store
 from tli.data import fetch, pins, ranges, server
 from tli.data.fetch import Repo
 from tli.data.ranges import Range
-from tli.model import backbone, nf4, part, shards
+from tli.model import backbone, lora, nf4, part, shards
 from tli.model.hub import fetch_checkpoint
 from tli.params import HubModel
 from tli.study import embed, views
@@ -174,6 +174,28 @@ def test_the_cut_model_has_the_whole_model_s_states(world: SimpleNamespace, writ
             assert (states == theirs.pooled[key]).all()
         with pytest.raises(store.UserError, match=r"scoring: the checkpoint holds no lm_head\.weight"):
             cut.lm_head(torch.zeros(1, 64))
+
+
+def test_an_adapter_of_the_whole_model_is_adopted_whole_and_acts_on_the_span(
+    world: SimpleNamespace, written: Path
+) -> None:
+    """As the author's is: on all blocks. Every tensor stays in its table; the cut model uses those of its own."""
+    _, out = world.fetch()
+    settings_ = parameters.load(ROOT / "params.yaml").lora
+    named = lora.shapes(written, settings_)
+    assert lora.shapes(out, settings_) == named
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shape, generator=generator) / 8 for name, shape in named.items()}
+    save_file(tensors, world.folder / "author.safetensors")
+    pooled = []
+    for base in (out, written):
+        adapter = world.folder / f"adapter-{base.name}"
+        lora.adopt(world.folder / "author.safetensors", base, settings_, adapter)
+        assert {block for block, _ in lora.norms(adapter)} == {1, 2, 3, 4}
+        tuned = lora.load(backbone.load(base), adapter)
+        pooled.append(embed.embed(tuned, backbone.tokenizer(base), FORMS, 4).pooled)
+    for key, states in pooled[0].items():
+        assert (states == pooled[1][key]).all()
 
 
 def test_a_word_without_its_rows_is_refused(world: SimpleNamespace) -> None:

@@ -109,8 +109,13 @@ def size(params: Params, blocks: int) -> int:
 
 
 def shapes(checkpoint: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of an adapter on all blocks of the model in `checkpoint`, as PEFT saves them."""
+    """Name and shape of every tensor of an adapter on all blocks of the model in `checkpoint`, as PEFT saves them.
+
+    Where the checkpoint is a part (model/part.py), of the model that it is cut from.
+    """
     settings = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    for key, value in (getattr(settings, "part_of", None) or {}).items():
+        setattr(settings, key, value)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(settings)
         adapted = get_peft_model(model, config(lora, settings.num_hidden_layers), low_cpu_mem_usage=True)

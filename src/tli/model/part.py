@@ -136,7 +136,7 @@ def _groups(tensors: Mapping[str, TensorInfo], span: int, rows: tuple[int, ...])
 
 def _cut(config: Mapping[str, Any], span: int, rows: Sequence[int]) -> dict[str, Any]:
     """The part's configuration: `part_of` says what it is cut from, `token_rows` which token each embedding is of."""
-    whole = {key: config[key] for key in ("num_hidden_layers", "vocab_size")}
+    whole = {key: config[key] for key in ("num_hidden_layers", "vocab_size", "layer_types") if key in config}
     cut = {"num_hidden_layers": span, "vocab_size": len(rows), "pad_token_id": None, "tie_word_embeddings": False}
     if config.get("layer_types"):  # kept beside the number of blocks by some architectures
         cut["layer_types"] = config["layer_types"][:span]

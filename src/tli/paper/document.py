@@ -21,7 +21,7 @@ from tli.paper.collected import Collected, Page
 from tli.paper.render import Kind, shown, tex_number, tex_text
 from tli.paper.rows import Measured, Value, flat, load_yaml
 from tli.paper.scores import said_of_items
-from tli.paper.similarity import points
+from tli.paper.similarity import left_out, points
 from tli.params import Params
 
 SOURCES = ("main.typ", "style.typ", "references.bib")
@@ -86,6 +86,7 @@ def content(inputs: Inputs, params: Params) -> dict[str, Any]:
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
         "views": points(params),
+        "left_out": left_out(params),
         "numbers": said_numbers(inputs, params),
         "said": wording.all_sentences(tables, inputs.verify, params),
         "tables": {name: _shown(table) for name, table in tables.items()},

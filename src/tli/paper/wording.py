@@ -155,12 +155,15 @@ def views(table: Collected, params: Params) -> str:
 
 
 def beside_published(table: Collected, params: Params) -> str | None:
-    """The sign of the gain at both readings of the published one; of another model, the sign alone is compared."""
+    """The sign of the gain at both readings of the published one, as far as this run has their layers.
+
+    Of another model the sign alone is compared.
+    """
     rows = [row for row in table.rows(set="trained") if row["name"].startswith("published")]
     if not rows:
         return None
     theirs, parts = float(rows[0]["gain"]), []
-    for name in ("as_scripted", "as_described"):
+    for name in _readings(params):
         view = points(params)[name]
         gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
         p = table.number("log10_p", view=view, set="trained", name=_own(table, view))
@@ -241,7 +244,7 @@ def all_sentences(tables: Mapping[str, Collected], verify: Mapping[str, Any], pa
         found |= {"training": training(table, view, params), "views": views(table, params)}
         found["in_short"] = training(table, view, params, "Where the loss reads,")
         found |= {"beside_published": beside_published(table, params)}
-        found |= {name: training(table, points(params)[name], params) for name in ("as_scripted", "as_described")}
+        found |= {name: training(table, points(params)[name], params) for name in _readings(params)}
         if other := tables.get("retrieval"):
             found["cosine_and_hits"] = cosine_and_hits(table, other, view, params)
     if table := tables.get("gains"):
@@ -257,6 +260,11 @@ def all_sentences(tables: Mapping[str, Collected], verify: Mapping[str, Any], pa
     if table := tables.get("norms"):
         found["bos"] = bos(table, params)
     return {name: text for name, text in found.items() if text is not None}
+
+
+def _readings(params: Params) -> list[str]:
+    """The names of the readings of the published value that this run measures; a cut model has no layer L - 1."""
+    return [name for name in ("as_scripted", "as_described") if name in points(params)]
 
 
 def _own(table: Collected, view: str) -> str:
