@@ -80,7 +80,7 @@ def pools(align: Rows, params: Params) -> Made:
     """Every layer: retrieval of each set among all pairs' words and its own, both directions, before and after."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for view in (f"{layer}.{pooling}.nf4" for layer in layers(params.active.model.blocks) for pooling in POOLINGS):
+    for view in (f"{layer}.{pooling}.nf4" for layer in layers(params.active.model) for pooling in POOLINGS):
         for set_ in PAIR_SETS:
             for pool, prefix in (("all", ""), ("own", "own_")):
                 for way, arrow in WAYS.items():

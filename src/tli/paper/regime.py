@@ -90,7 +90,7 @@ def trained(found: Sequence[Source], arm: str, regime: str, rank: int, params: P
         return before, stats.mean([stats.mean([*rows.each(name, "all", view, measure).values()]) for name in names])
 
     values: dict[tuple[str, str], Sequence[tuple[float, float]]] = {}
-    for layer in layers(params.active.model.blocks):
+    for layer in layers(params.active.model):
         ratios = []
         for source in found:
             bos, content = (both(source, f"{layer}.-.nf4", key) for key in ("bos_norm", "content_norm"))
