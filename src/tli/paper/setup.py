@@ -30,7 +30,7 @@ LOADED = {
 }
 
 
-HELD = {"blocks": "the first", "vocab_size": "the word list's"}  # of a cut model: which part of the shape it has
+HELD = {"blocks": "the first", "vocab_size": "the word list's tokens,"}  # of a cut model: which part of the shape it has
 
 
 class Line(NamedTuple):
@@ -99,7 +99,7 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
         if model.whole or key not in HELD:
             yield Line(key, title, value, "loaded modules")
         else:  # under a key of its own: what was published is the whole
-            yield Line(f"{key}_held", f"{title}, {HELD[key]} of {getattr(model, key):,}", value, "loaded modules")
+            yield Line(f"{key}_held", f"{title}: {HELD[key]} of {getattr(model, key):,}", value, "loaded modules")
 
 
 def _loaded(quantize: Rows) -> Iterator[Line]:

@@ -82,7 +82,7 @@ def run(
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
-    shared = premises.read_premises(items)
+    shared = {} if params.active.benchmarks.source == "none" else premises.read_premises(items)
     own = cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed, shared)
     bases = [own]
     tasks = changes.tasks(bases, params)

@@ -51,6 +51,8 @@ def trees(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Tree]:
     cut in two, where neighbours share least and, among equals, nearest to the middle, if both halves, with what they
     share run in each, cost less than the whole.
     """
+    if not sequences:
+        return
     order = sorted(range(len(sequences)), key=lambda index: (sequences[index], index))
     shared = [0] + [_common(sequences[a], sequences[b]) for a, b in pairwise(order)]
     fresh = [0, *accumulate(len(sequences[index]) - again for index, again in zip(order, shared, strict=True))]
@@ -58,7 +60,7 @@ def trees(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Tree]:
     def nodes(start: int, stop: int) -> int:
         return fresh[stop] - fresh[start] + shared[start]
 
-    spans = [(0, len(order))] if order else []
+    spans = [(0, len(order))]
     while spans:
         start, stop = spans.pop()
         if stop - start > 1:
