@@ -30,7 +30,7 @@ LOADED = {
 }
 
 
-HELD = {"blocks": "the first", "vocab_size": "the word list's tokens,"}  # of a cut model: which part of the shape it has
+HELD = {"blocks": "the first", "vocab_size": "the word list's tokens,"}  # what a cut model has of its shape
 
 
 class Line(NamedTuple):
