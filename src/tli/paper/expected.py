@@ -86,7 +86,6 @@ def settings(params: Params, measured: Measured) -> Measured:
     where a source says that they are used.
     """
     others = {"profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep"}
-    others |= {"probe", "project"}  # of theirs no expectation is recorded yet
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     own = params.active.model_dump(mode="json", exclude={"compute"})
