@@ -190,7 +190,7 @@ def curves(page: Page, grid: Page | None) -> dict[str, dict[str, list[list[float
 def benchmark(path: Path, transfer: Rows, params: Params) -> list[dict[str, Any]]:
     """The items of each set with the options' log-likelihoods before and after, MOST_ITEMS of them in all."""
     sets: dict[str, list[Item]] = {}
-    for item in read_items(path) if path.is_file() else []:
+    for item in read_items(path) if path.is_file() and params.active.benchmarks.source != "none" else []:
         if not item.task.endswith(CORRECTED):
             sets.setdefault(f"{item.task}.{item.language}", []).append(item)
     scored = {set_: some for set_, some in sets.items() if transfer.has("base", set_, "-", "pred")}
