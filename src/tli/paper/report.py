@@ -193,9 +193,8 @@ def benchmark(path: Path, transfer: Rows, params: Params) -> list[dict[str, Any]
     for item in read_items(path) if path.is_file() else []:
         if not item.task.endswith(CORRECTED):
             sets.setdefault(f"{item.task}.{item.language}", []).append(item)
-    return [
-        _set(set_, some, transfer, params) for set_, some in sets.items() if transfer.has("base", set_, "-", "pred")
-    ]
+    scored = {set_: some for set_, some in sets.items() if transfer.has("base", set_, "-", "pred")}
+    return [_set(set_, some, MOST_ITEMS // len(scored), transfer, params) for set_, some in scored.items()]
 
 
 def _set(set_: str, items: Sequence[Item], most: int, transfer: Rows, params: Params) -> dict[str, Any]:
