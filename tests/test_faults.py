@@ -7,13 +7,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from checkout import Checkout, clone
+from tli import store
 
-WAIT = 60  # seconds until a test gives up; what is waited for takes a few
+WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -46,11 +48,16 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 
 
 @pytest.fixture(scope="module")
-def expected(begun: Checkout, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What `base` and `quantize` give undisturbed."""
+def undisturbed(begun: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout after `base` and `quantize`."""
     checkout = copied(begun, tmp_path_factory.mktemp("undisturbed"))
     checkout("dvc", "repro", "quantize")
-    return checkout.digests("build", "results")
+    return checkout
+
+
+@pytest.fixture(scope="module")
+def expected(undisturbed: Checkout) -> dict[str, str]:
+    return undisturbed.digests("build", "results")
 
 
 def copied(begun: Checkout, folder: Path) -> Checkout:
@@ -84,4 +91,33 @@ def test_a_killed_dvc_takes_its_stage_down(
     assert lock.exists(), "the stage should have been killed, not have finished"
     checkout("dvc", "repro", "quantize")
     assert checkout.digests("build", "results") == expected
+    assert not list((checkout.root / "build").rglob(".*"))
+
+
+@pytest.mark.slow
+def test_stages_killed_anywhere_give_the_same_bytes(checkout: Checkout, undisturbed: Checkout) -> None:
+    """`base` and then `quantize`, each killed later and later, by half of its time, until it is through."""
+    build = Path("build") / checkout.profile
+    commands = {
+        "base": ["base", f"{build}/world", "--metrics", f"results/{checkout.profile}/base.json"],
+        "quantized": ["quantize", f"{build}/base", "--rows", f"{build}/quantize.tsv"],
+    }
+    for out, command in commands.items():
+        whole = store.read_json(undisturbed.root / build / f"{out}.receipt.json")["seconds"]
+        lock = checkout.root / build / ".kept" / f"{out}.lock"
+        for attempt in count():
+            lock.unlink(missing_ok=True)
+            with start(checkout, "python", "-m", "tli", *command, "--out", f"{build}/{out}") as stage:
+                until(lock.is_file)
+                try:
+                    code = stage.wait(timeout=attempt * whole / 2)
+                except subprocess.TimeoutExpired:
+                    number = (signal.SIGKILL, signal.SIGTERM)[attempt % 2]
+                    stage.send_signal(number)
+                    code = stage.wait()
+                    assert code in (-number, 0)
+            if code == 0:
+                break
+        assert attempt, "the stage was never killed"
+    assert checkout.digests("build", "results") == undisturbed.digests("build", "results")
     assert not list((checkout.root / "build").rglob(".*"))

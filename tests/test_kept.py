@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
@@ -236,3 +240,60 @@ def test_a_lock_removed_while_one_waits_for_it_is_none(tmp_path: Path, monkeypat
     with kept.lock(tmp_path / "out"):
         assert len(taken) == 2
         assert path.exists()
+
+
+# The tie to dvc: a process that runs a stage through a shell, as dvc does, and is killed.
+
+STAGE = """
+import sys, time
+from tli import kept
+print("begun", flush=True)
+sys.stdin.read()
+kept.end_with_dvc()
+print("tied", flush=True)
+time.sleep(60)
+print("stayed", flush=True)
+"""
+RUNNER = """
+import os, subprocess, sys
+subprocess.run(sys.argv[1:], env=os.environ | {"DVC_STAGE": "base"})
+"""
+
+
+@contextmanager
+def running(shell: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str]]]:
+    """A process as dvc, its stage begun, and their input and output; the stage goes on when the input is closed."""
+    stage = shlex.join([sys.executable, "-c", STAGE])
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNER, shell, "-c", stage], env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as dvc:  # fmt: skip
+        assert dvc.stdin is not None
+        assert dvc.stdout is not None
+        assert dvc.stdout.readline() == "begun\n"
+        yield dvc, dvc.stdin, dvc.stdout
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_ends_with_its_dvc(shell: str, end: signal.Signals) -> None:
+    with running(shell) as (dvc, given, said):
+        given.close()
+        assert said.readline() == "tied\n"
+        dvc.send_signal(end)
+        assert said.read() in ("", "Killed\n")  # ends once stage and shell have closed it; dash says what it saw
+
+
+def test_a_stage_whose_dvc_has_ended_does_not_begin() -> None:
+    with running("/bin/sh") as (dvc, given, said):
+        dvc.kill()
+        dvc.wait()
+        given.close()
+        assert "UserError: dvc has ended, and so does the stage that it started" in said.read()
+
+
+def test_a_stage_started_by_hand_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    before = threading.active_count()
+    kept.end_with_dvc()
+    assert threading.active_count() == before

@@ -91,6 +91,37 @@ def test_gradients_survive_an_evaluation_pass(tiny_quantized: Path, params: Para
     assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_unpacked_once_computes_the_same_bits(tiny_quantized: Path, params: Params, kind: str) -> None:
+    """Every logit, and every gradient of an adapter around the projections, as with the packed weights."""
+    found = []
+    for unpack in (False, True):
+        adapted = lora.attach(backbone.load(tiny_quantized / kind), params.lora, blocks=2, seed=0).eval()
+        if unpack:
+            backbone.dequantized(adapted)
+        logits = adapted(torch.arange(4, 28).reshape(3, 8)).logits
+        logits.float().square().sum().backward()
+        found.append((logits, [p.grad for p in adapted.parameters() if p.requires_grad], adapted))
+    (packed, expected, _), (dense, gradients, unpacked) = found
+    assert not any(isinstance(module, Linear4bit) for module in unpacked.modules())
+    assert torch.equal(packed, dense)
+    assert len(gradients) == 8
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
+    torch.manual_seed(0)
+    packed = Linear4bit(64, 32, compute_dtype=torch.bfloat16, compress_statistics=double_quant, quant_type="nf4")
+    model = torch.nn.Sequential(packed.to("cpu"))
+    backbone.keep_unpacked(model)
+    x = torch.randn(5, 64, dtype=torch.float16)
+    expected = model(x)
+    backbone.dequantized(model)
+    assert torch.equal(model(x), expected)
+    assert type(model[0]) is backbone.Dequantized
+
+
 def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None:
     with pytest.raises(store.UserError, match="expected a checkpoint in safetensors files, found none"):
         nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize)

@@ -15,7 +15,8 @@ from checkout import Checkout, clone
 from tiny import ROOT
 from tli import store
 
-PER_RANK = {"train", "align", "transfer", "tables", "verify", "paper", "report"}  # what follows from lora.rank
+# what follows from lora.rank
+PER_RANK = {"train", "align", "transfer", "probe", "project", "tables", "verify", "paper", "report"}
 
 
 @pytest.fixture(scope="module")

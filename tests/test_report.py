@@ -170,7 +170,7 @@ def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> N
     assert found.keys() == pipeline["stages"].keys()
     assert found["world"].after == ("check",)
     assert found["align"].after == ("train",)
-    assert set(found["sweep-train"].after) == {"pairs", "quantize"}
+    assert found["sweep-train"].after == ("quantize",), "base, before it, has the words"
     assert found["verify"].after == ("tables",)
     drawn = dag.draw([*found.values()])
     assert drawn.count("<rect") == len(found)

@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
+from tli.model.stack import Stack, stacked
 from tli.paper.rows import Rows
 from tli.params import Params
 from tli.study import embed, train
@@ -60,8 +61,8 @@ def test_duplicates_are_counted_always_and_masked_only_when_asked(
     runs = []
     for mask in (False, True):
         settings = params.train.model_copy(update={"mask_duplicates": mask, "epochs": 1, "batch_size": 8})
-        adapted = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
-        runs.append(train.train(adapted, tiny.tokenizer, twice, settings, seed=0))
+        with stacked(tiny.model, params.lora, 2, [0], reached=2) as stack:
+            runs += train.train(stack, tiny.tokenizer, twice, settings)
     assert [run.false_negatives for run in runs] == [2, 2]
     same = train.duplicates([pair.english for pair in twice])
     points = torch.eye(8)
@@ -83,10 +84,13 @@ def test_the_papers_batches_are_390() -> None:
     assert len(list(train.epochs(623, 8, 5, 0))) == 390
 
 
-def _train(tiny: SimpleNamespace, pairs: list[Pair], params: Params, seed: int = 0, **changes: object) -> tuple:
+def _train(
+    tiny: SimpleNamespace, pairs: list[Pair], params: Params, seed: int = 0, **changes: object
+) -> tuple[Stack, train.Trained]:
     settings = params.train.model_copy(update=changes)
-    adapted = lora.attach(backbone.load(tiny.folder, blocks=settings.layer), params.lora, settings.layer, seed)
-    return adapted, train.train(adapted, tiny.tokenizer, pairs, settings, seed)
+    with stacked(tiny.model, params.lora, settings.layer, [seed], settings.layer) as stack:
+        (trained,) = train.train(stack, tiny.tokenizer, pairs, settings)
+    return stack, trained
 
 
 def test_training_brings_translations_together(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
@@ -96,14 +100,18 @@ def test_training_brings_translations_together(tiny: SimpleNamespace, pairs: lis
     assert gap[-1] > gap[0]
 
 
-def test_learning_rate_zero_changes_nothing_anywhere(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
+def test_learning_rate_zero_changes_nothing_anywhere(
+    tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
+) -> None:
     """lr = 0: the adapter stays as it was drawn, and every embedding at every layer stays the base's, bit for bit."""
+    stack, _ = _train(tiny, pairs, params, lr=0.0)
     fresh = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
-    adapted, _ = _train(tiny, pairs, params, lr=0.0)
-    drawn = dict(fresh.named_parameters())
-    assert all(torch.equal(parameter, drawn[name]) for name, parameter in adapted.named_parameters())
+    drawn = get_peft_model_state_dict(fresh)
+    assert all(torch.equal(tensor, drawn[name]) for name, tensor in stack.tensors(0).items())
+    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
+    adapted = lora.load(tiny.model, tmp_path / "a")
     words = [pair.swahili for pair in pairs]
-    before = embed.embed(backbone.load(tiny.folder, blocks=2), tiny.tokenizer, words, 4)
+    before = embed.embed(backbone.load(tiny.folder), tiny.tokenizer, words, 4)
     after = embed.embed(adapted, tiny.tokenizer, words, 4)
     assert all((before.pooled[view] == after.pooled[view]).all() for view in before.pooled)
 
@@ -125,11 +133,11 @@ def test_schedule_warms_up_then_falls_linearly(tiny: SimpleNamespace, pairs: lis
 def test_a_loss_that_is_not_finite_stops_with_step_and_words(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params
 ) -> None:
-    adapted = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
-    with torch.no_grad():
-        next(p for name, p in adapted.named_parameters() if "lora_B" in name).fill_(math.nan)
-    with pytest.raises(store.CheckFailed, match=r"and nan at step 1 of \d+ \(words: .*m"):
-        train.train(adapted, tiny.tokenizer, pairs, params.train, seed=0)
+    with stacked(tiny.model, params.lora, 2, [0, 7], reached=2) as stack:
+        with torch.no_grad():
+            stack.parameters[1][1].fill_(math.nan)
+        with pytest.raises(store.CheckFailed, match=r"and nan at step 1 of \d+, seed 7 \(words: .*m"):
+            train.train(stack, tiny.tokenizer, pairs, params.train)
 
 
 @pytest.mark.parametrize(("scaling", "rank", "factor"), [("2r", 4, 2.0), ("fixed32", 4, 8.0), ("rslora", 4, 4.0)])
@@ -145,31 +153,18 @@ def test_scalings(tiny: SimpleNamespace, params: Params, scaling: str, rank: int
 def test_adapters_load_with_pefts_own_class_on_the_whole_model(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
-    adapted, _ = _train(tiny, pairs, params, lr=5e-3)
-    lora.save(adapted, tmp_path / "a", base="base")
-    lora.save(adapted, tmp_path / "b", base="base")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    stack, _ = _train(tiny, pairs, params, lr=5e-3)
+    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     whole = PeftModel.from_pretrained(tiny.model, str(tmp_path / "a"))
     loaded = {name.replace(".default", ""): p for name, p in whole.named_parameters() if "lora_" in name}
     saved = load_file(tmp_path / "a" / "adapter_model.safetensors")
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name].detach(), saved[name]) for name in saved)
     assert len(saved) == 2 * 2 * 2
+    cut = lora.load(backbone.load(tiny.folder, blocks=2), tmp_path / "a")
     words = [pair.english for pair in pairs]
-    cut = embed.embed(adapted, tiny.tokenizer, words, 4).pooled["2", "mask"]
-    assert (embed.embed(whole.eval(), tiny.tokenizer, words, 4).pooled["2", "mask"] == cut).all()
-
-
-def test_unloading_gives_the_base_back(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
-    """The sweep trains one seed after another on one model: nothing of the first may reach the second."""
-    model = backbone.load(tiny.folder, blocks=2)
-    runs = []
-    for _ in range(2):
-        adapted = lora.attach(model, params.lora, 2, seed=1)
-        runs.append(train.train(adapted, tiny.tokenizer, pairs, params.train, seed=1))
-        model = adapted.unload()
-    assert runs[0] == runs[1]
+    found = [embed.embed(model.eval(), tiny.tokenizer, words, 4).pooled["2", "mask"] for model in (whole, cut)]
+    assert (found[0] == found[1]).all()
 
 
 def test_rows_sum_a_run_up(params: Params) -> None:

@@ -94,12 +94,13 @@ def check(out: Path) -> None:
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
-def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
+@click.option("--words", type=FILE, help="Also: the words whose embeddings a partial base needs.")
+def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
     """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.data import pairs as module
 
-        module.run(pairs_path, out, audit, params)
+        module.run(pairs_path, out, audit, params, words)
 
 
 @main.command()
@@ -119,18 +120,22 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @click.argument("world_path", metavar="WORLD", type=FILE)
 @out_option
 @metrics_option
-def base(world_path: Path, out: Path, metrics: Path) -> None:
-    """Pre-train the base model, or fetch the published one."""
+@click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
+def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
+    """Pre-train the base model, or fetch one, whole or in part."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
         from tli.model import base as module
-        from tli.model import hub
+        from tli.model import hub, part
 
-        if isinstance(params.active.model, parameters.HubModel):
-            hub.run(out, metrics, params.active.model, Path(params.fetch.manifest))
+        model, manifest = params.active.model, Path(params.fetch.manifest)
+        if isinstance(model, parameters.EmbeddedModel):
+            module.run(world_path, out, metrics, model)
+        elif model.whole:
+            hub.run(out, metrics, model, manifest)
         else:
-            module.run(world_path, out, metrics, params.active.model)
+            part.run(words, out, metrics, model, manifest)
 
 
 @main.command()
@@ -212,6 +217,32 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
         from tli.study import transfer as module
 
         module.run(items, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Ask for translations by prompt, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import probe as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Lay pairs out in two dimensions, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import project as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
 
 
 @main.command("sweep-train")
@@ -300,7 +331,10 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
+@given("probe", "Rows of the stage probe.")
+@given("project", "Rows of the stage project.")
 @given("baselines", "Rows of the baselines without a model.")
+@given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")
 @REPORTED
 @given("tables", "Folder of tables to write.")
@@ -436,6 +470,23 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 
 @main.command()
+@click.option("--profile", help="Another profile than that of params.yaml.")
+@click.option(
+    "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
+)
+def plan(profile: str | None, pairs: Path) -> None:
+    """Say beforehand what a run will cost.
+
+    By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
+    """
+    from tli.ops import plan as module
+
+    changes = click.get_current_context().find_root().obj
+    params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
+    click.echo(module.page(params, pairs, Path("results") / params.profile))
+
+
+@main.command()
 def costs() -> None:
     """Collect what the last runs took, and the checklist.
 
@@ -447,6 +498,19 @@ def costs() -> None:
     build, results = Path("build") / params.profile, Path("results") / params.profile
     said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
     click.echo(f"costs   {said}")
+
+
+@main.command()
+@click.argument("measured", type=FILE)
+@click.option("--out", type=FILE, default=Path("docs/performance.md"), show_default=True, help="The page to write.")
+def performance(measured: Path, out: Path) -> None:
+    """Write the page of what `make bench-8b` measured.
+
+    MEASURED: the JSON file of pytest-benchmark.
+    """
+    from tli.ops import performance as module
+
+    module.run(measured, out)
 
 
 @main.command()

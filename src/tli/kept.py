@@ -7,13 +7,14 @@ table shows: the pieces of a run that was cut off and the rest of it give the by
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import re
+import select
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import IO
 
 import click
@@ -191,28 +193,49 @@ def _locked(path: Path, out: Path) -> IO[str]:
                 return file
 
 
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-
-
 def end_with_dvc() -> None:
     """Run by DVC on Linux, this process is killed when DVC ends, however it ends: nobody would take up its outputs.
 
-    The kernel does it at the death of our parent. That is DVC itself under bash, dash and zsh, which replace
-    themselves by the one command that they are given; where a shell stays in between, `lock` alone keeps a second
-    run away. Started by hand, with nohup say, a stage lives on.
+    A thread waits for it on DVC's pidfd. The kernel's own signal at a parent's death would not do: DVC runs a command
+    through a shell, and dash stays in between. Started by hand, with nohup say, a stage lives on.
+
+    Raises:
+        UserError: DVC has ended already.
     """
-    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
+    if sys.platform != "linux" or "DVC_STAGE" not in os.environ:
         return
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if _orphaned(os.getppid()):  # DVC had ended before
-        raise store.UserError("dvc has ended, and so does the stage that it started")
+    dvc = _dvc()
+    with suppress(ProcessLookupError):
+        handle = os.pidfd_open(dvc)
+        if _dvc() == dvc and not _adopted(dvc):  # still ours, so that the handle is of no process that came after it
+            Thread(target=_end_after, args=(handle,), daemon=True).start()
+            return
+    raise store.UserError("dvc has ended, and so does the stage that it started; run `dvc repro` again")
 
 
-def _orphaned(parent: int) -> bool:
-    """Whether `parent` adopted us: it is no dvc, and either the first process or of another session than ours."""
-    try:
-        command = Path(f"/proc/{parent}/cmdline").read_bytes()
-        return b"dvc" not in command and (parent == 1 or os.getsid(parent) != os.getsid(0))
-    except OSError:  # it has ended since
-        return True
+def _end_after(handle: int) -> None:
+    ended = select.poll()
+    ended.register(handle, select.POLLIN)
+    ended.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _dvc() -> int:
+    """The nearest ancestor that is not a stage's command or the shell that runs it."""
+    pid = os.getppid()
+    while b"DVC_STAGE=" in _proc(pid, "environ"):
+        above = re.search(rb"^PPid:\t(\d+)$", _proc(pid, "status"), re.M)
+        pid = int(above[1]) if above else os.getppid()
+    return pid
+
+
+def _adopted(parent: int) -> bool:
+    """Whether `parent` took us over from a DVC that ended: it is none, and the first process or of another session."""
+    return b"dvc" not in _proc(parent, "cmdline") and (parent == 1 or os.getsid(parent) != os.getsid(0))
+
+
+def _proc(pid: int, name: str) -> bytes:
+    """A file of /proc; empty where we may not read it or the process has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""

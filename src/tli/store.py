@@ -200,6 +200,14 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
     write_tsv(path, Row._fields, rows)
 
 
+def join_rows(path: Path | str, parts: Iterable[Path]) -> None:
+    """Writes the rows of several row files, one after another, byte by byte as they stand there."""
+    with atomic_write(path) as file:
+        for number, part in enumerate(parts):
+            header, rows = read_text(part).split("\n", 1)
+            file.write(rows if number else f"{header}\n{rows}")
+
+
 def read_rows(path: Path | str) -> Any:
     """The rows of `path` as a pandas data frame; `value` is numeric unless the file holds a text value."""
     import pandas as pd

@@ -1,4 +1,4 @@
-"""The training step cut against whole; scoring against lm-evaluation-harness. `make bench` prints the ratios.
+"""A cell's training against PEFT's, scoring against lm-evaluation-harness. `make bench` prints the ratios.
 
 Nothing here fails for being slow: figures vary with the machine. What is asserted is that both sides did the same work.
 """
@@ -11,42 +11,44 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import peft_run
 from tiny import WORDS
+from tli.data.lexicon import Pair
 from tli.data.prompts import Item
-from tli.model import backbone, lora
+from tli.model import backbone
+from tli.model.stack import stacked
 from tli.params import Params
-from tli.study import embed, train, transfer
+from tli.study import train, transfer
 
 Tell = Callable[[str, str, str], None]
 
 
-@pytest.mark.parametrize("name", ["whole model", "cut model"])
-def test_training_step(
+@pytest.mark.parametrize("name", ["PEFT, one after another", "stacked"])
+def test_a_cell_of_five_seeds(
     benchmark: BenchmarkFixture, cache: Path, committed: Params, medians: dict[str, float], tell: Tell, name: str
 ) -> None:
-    """Forward, loss and backward of one batch of eight pairs at the paper's layer, on the NF4 cache."""
-    layer = committed.train.layer
-    model = backbone.load(cache, blocks=None if name == "whole model" else layer)
-    tokenizer = backbone.tokenizer(cache)
-    adapted = lora.attach(model, committed.lora, layer, seed=0).train()
-    words = embed.tokens(tokenizer, [sw for sw, _ in WORDS[:8]] + [en for _, en in WORDS[:8]])
+    """Five adapters of the paper's cell, twenty steps each: PEFT on the whole 4-bit model, or one stack."""
+    pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS]
+    settings, seeds = committed.train.model_copy(update={"epochs": 10, "warmup_steps": 2}), [0, 1, 2, 3, 4]
 
-    def step() -> float:
-        torch.manual_seed(0)
-        adapted.zero_grad()
-        anchors, positives = train.states(adapted, tokenizer, words, str(layer), "mask")[0].chunk(2)
-        loss = train.triplet(anchors, positives, committed.train.margin)[0]
-        loss.backward()
-        return loss.item()
+    def by_peft() -> list[list[float]]:
+        blocks = committed.adapted_blocks
+        return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
-    loss = benchmark.pedantic(step, rounds=30, warmup_rounds=3)
+    def by_us() -> list[list[float]]:
+        model, blocks = train.frozen(cache, committed, pairs), committed.adapted_blocks
+        with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
+            trained = train.train(stack, backbone.tokenizer(cache), pairs, settings)
+        return [[step.loss for step in run.steps] for run in trained]
+
+    losses = benchmark.pedantic(by_us if name == "stacked" else by_peft, rounds=3, warmup_rounds=1)
     medians[name] = benchmark.stats["median"]
-    assert medians.setdefault("loss", loss) == loss, "whole and cut model gave different losses"
-    if name == "cut model":
-        tell("training step", "whole model", "cut model")
+    if name == "stacked":
+        for ours, theirs in zip(losses, by_peft(), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-3)
+        tell("a cell of five seeds", "PEFT, one after another", "stacked")
 
 
 def _items(shape: str) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Early-layer LoRA: made, attached, checked, saved and loaded in PEFT's own format.
+"""Early-layer LoRA: made, attached, checked, saved and loaded in PEFT's own format (trained: model/stack.py).
 
 LoRA (2106.09685, section 4.1) adds to a frozen projection W a product of two thin matrices:
     h = W x + s B A dropout(x),    A: (r, d_in), B: (d_out, r), B = 0 at the start,    s = alpha / r.
@@ -56,15 +56,17 @@ def attach(model: PreTrainedModel, lora: Lora, blocks: int, seed: int) -> PeftMo
     return adapted
 
 
-def save(adapted: PeftModel, folder: Path, base: str) -> None:
-    """Writes the adapter as PEFT does (safetensors and adapter_config.json), the same bytes for the same adapter.
+def save(tensors: Mapping[str, Tensor], lora: Lora, blocks: int, folder: Path, base: str) -> None:
+    """Writes an adapter on the first `blocks` blocks as PEFT does: safetensors and adapter_config.json.
 
-    PEFT keeps sets in its configuration, whose order changes from run to run, and a model card that names versions; the
-    former is sorted and the latter left out.
+    `tensors` are under PEFT's names. The same adapter gives the same bytes: PEFT's configuration holds sets, whose
+    order changes from run to run, and is sorted here; its model card, which names versions, is left out.
     """
+    made = config(lora, blocks)
+    made.inference_mode = True
     with store.atomic_dir(folder) as temporary:
-        adapted.save_pretrained(str(temporary), safe_serialization=True)
-        (temporary / "README.md").unlink(missing_ok=True)
+        made.save_pretrained(str(temporary))
+        save_file(dict(tensors), temporary / WEIGHTS, metadata={"format": "pt"})
         _settle(temporary, base)
 
 
@@ -99,11 +101,6 @@ def unload(adapted: nn.Module) -> PreTrainedModel:
     """The model as it was before the adapter, which is left out of it; adapters can follow one another on one model."""
     base: PreTrainedModel = cast(Any, adapted).unload()
     return base
-
-
-def trainable_parameters(adapted: PeftModel) -> int:
-    """Number of parameters that training changes: the sum of r (d_in + d_out) over the adapted projections."""
-    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
 
 
 def size(params: Params, blocks: int) -> int:
@@ -142,12 +139,7 @@ def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path) -> int:
             kind = str(found[name].dtype).removeprefix("torch.")
             raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
     blocks = len({place(name).block for name in expected})
-    with store.atomic_dir(folder) as temporary:
-        made = config(lora, blocks)
-        made.inference_mode = True
-        made.save_pretrained(str(temporary))
-        save_file({name: found[name] for name in expected}, temporary / WEIGHTS, metadata={"format": "pt"})
-        _settle(temporary, base=checkpoint.as_posix())
+    save({name: found[name] for name in expected}, lora, blocks, folder, base=checkpoint.as_posix())
     return sum(tensor.numel() for tensor in found.values())
 
 

@@ -7,6 +7,7 @@ that are written outlive a run that is cut off (kept.py). Feeds the setup table.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import kept, store
-from tli.model import backbone, shards
+from tli.model import checkpoint, shards
 from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
 from tli.store import Row
@@ -122,7 +123,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
         name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))
     }  # fmt: skip
     for name in _architecture(folder).state_dict():
-        if name not in held and name != backbone.HEAD:
+        if name not in held and name != checkpoint.HEAD:
             raise store.CheckFailed(
                 f"{folder}: expected {name} in a safetensors file, found none; "
                 "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
@@ -224,7 +225,10 @@ def inspect(folder: Path, kind: str) -> list[Row]:
     """
     held, model = _held(folder), _architecture(folder)
     config, blocks = model.config, model.config.num_hidden_layers
-    found = [each for number in range(blocks) for each in _projections(type(model), folder, held, number)]
+    found: list[Projection] = []
+    for number in range(blocks):
+        found += _projections(type(model), folder, held, number)
+        gc.collect()  # weights and modules of bitsandbytes refer to each other: blocks would pile up
     types = {each.quant_type for each in found}
     if types != {kind} or len(found) != blocks * 7:
         raise store.CheckFailed(
@@ -233,9 +237,9 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         )
     tied = config.tie_word_embeddings
     others = [
-        info for name, info in held.items() if "_proj." not in name and not (tied and name == backbone.HEAD)
+        info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)
     ]  # fmt: skip
-    head = "loaded" if backbone.HEAD in held else "absent"
+    head = "loaded" if checkpoint.HEAD in held else "absent"
     values: list[tuple[str, str, float | str]] = [
         ("model", "class", type(model).__name__),
         ("model", "blocks", blocks),

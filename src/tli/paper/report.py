@@ -150,8 +150,8 @@ def scan(page: Page) -> list[dict[str, Any]]:
 
 def word_pairs(path: Path, align: Rows, params: Params) -> dict[str, Any]:
     """Every pair with its cosine before and after training at every view that keeps one for each pair."""
-    blocks, layer = params.active.model.blocks, params.train.layer
-    names = [str(view) for kind in ("nf4", "fp4") for view in per_pair(blocks, layer, kind)]
+    model, layer = params.active.model, params.train.layer
+    names = [str(view) for kind in ("nf4", "fp4") for view in per_pair(model, layer, kind)]
     listed = read_pairs(path)
     views = [view for view in names if all(align.has("base", set_, view, "cosine") for set_ in PAIR_SETS)]
     values = {

@@ -7,6 +7,7 @@ adapters with the same functions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli import store
+from tli import kept, store
 from tli.data.lexicon import Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params
@@ -28,15 +29,24 @@ from tli.study.views import BASE, POOLINGS, Cell, View, layers, main_cell, per_p
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `align` stage: rows of the base and of the paper's cell, under NF4 and, merged, under FP4."""
-    pairs = read_pairs(pairs_path)
-    found: list[Row] = []
-    for quantization in ("nf4", "fp4"):
+    pairs, main = read_pairs(pairs_path), main_cell(params)
+
+    def write(cell: Cell, quantization: str, path: Path) -> None:
         folder = quantized / quantization
-        tokenizer = backbone.tokenizer(folder)
-        found += measure(BASE, pairs, backbone.load(folder), tokenizer, params, quantization)
-        tuned = lora.load(backbone.load(folder), adapter, merge=quantization == "fp4")
-        found += measure(main_cell(params), pairs, tuned, tokenizer, params, quantization)
-    store.write_rows(out, found)
+        model = backbone.load(folder)
+        measured: nn.Module = model if cell == BASE else lora.load(model, adapter, merge=quantization == "fp4")
+        store.write_rows(path, measure(cell, pairs, measured, backbone.tokenizer(folder), params, quantization))
+
+    settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
+    with kept.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
+        store.join_rows(
+            out,
+            [
+                finished.piece(f"{cell.cell}-{quantization}", partial(write, cell, quantization))
+                for quantization in ("nf4", "fp4")
+                for cell in (BASE, main)
+            ],
+        )
 
 
 def measure(
@@ -54,12 +64,12 @@ def measure(
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
-    blocks = params.active.model.blocks
-    views = per_pair(blocks, params.train.layer, quantization)
+    shape = params.active.model
+    views = per_pair(shape, params.train.layer, quantization)
     found = [*_pair_rows(cell, pairs, swahili, english, views)]
     if quantization == "nf4":
-        views = [View(layer, pooling, quantization) for layer in layers(blocks) for pooling in POOLINGS]
-        found += norm_rows(cell, swahili, english, layers(blocks))
+        views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
+        found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]
 
 

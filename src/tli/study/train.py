@@ -12,17 +12,17 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from tli import store
 from tli.data.lexicon import SIDES, Pair, item_names, read_pairs
 from tli.model import backbone, lora
+from tli.model.stack import Stack, stacked
 from tli.params import Params, Train
 from tli.store import Row
 from tli.study import embed, metrics
@@ -52,13 +52,22 @@ class Trained(NamedTuple):
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
     """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive."""
     folder = quantized / "nf4"
-    model, tokenizer = backbone.load(folder, blocks=params.adapted_blocks), backbone.tokenizer(folder)
-    adapted = lora.attach(model, params.lora, params.adapted_blocks, params.train.seed)
-    trained = train(adapted, tokenizer, trained_pairs(pairs_path), params.train, params.train.seed)
-    lora.save(adapted, out, base=folder.as_posix())
+    pairs, tokenizer = trained_pairs(pairs_path), backbone.tokenizer(folder)
+    model = frozen(folder, params, pairs)
+    with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
+        (trained,) = train(stack, tokenizer, pairs, params.train)
+        lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, base=folder.as_posix())
     summary = rows(main_cell(params), trained, params.train)
     store.write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
     write_curves(log, trained.steps)
+
+
+def frozen(folder: Path, params: Params, pairs: Sequence[Pair]) -> PreTrainedModel:
+    """What training needs of the 4-bit checkpoint in `folder`: the adapted blocks and the embeddings of these words."""
+    words = embed.vocabulary(backbone.tokenizer(folder), [form for pair in pairs for form in pair[:2]])
+    return backbone.load(
+        folder, blocks=params.adapted_blocks, vocabulary=words, head=False, weights=params.active.compute.weights
+    )
 
 
 def write_curves(log: Path, steps: Sequence[Step]) -> None:
@@ -86,53 +95,58 @@ def shuffled(pairs: Sequence[Pair], seed: int) -> list[Pair]:
     return [pair._replace(english=pairs[other].english) for pair, other in zip(pairs, order, strict=True)]
 
 
-def train(
-    adapted: PeftModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], settings: Train, seed: int
-) -> Trained:
-    """Minimises the loss over `settings.epochs` epochs by AdamW with a linear schedule, in place.
+def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], settings: Train) -> list[Trained]:
+    """Minimises each adapter's loss over `settings.epochs` epochs by AdamW with a linear schedule, in place.
 
-    With `pairs: shuffled` the translations are permuted first, by `seed` too (see `shuffled`).
-    Each epoch is a fresh permutation of the pairs from a generator of its own; dropout draws from torch's global one,
-    seeded here. The batch's Swahili and English words go through the model in one forward pass.
+    The adapters share the frozen model and the step, nothing else: each has its own batches, dropout, loss and moments,
+    and the gradient of the sum of the losses is every one's own. An epoch is a fresh permutation of the pairs by the
+    adapter's seed; with `pairs: shuffled` the translations are permuted first, by that seed too (see `shuffled`). A
+    batch's Swahili and English words go through the model in one forward pass.
 
     Raises:
-        CheckFailed: loss or gradient is not finite; step and words are named. (Attention may hide a NaN from the loss.)
+        CheckFailed: a loss or gradient is not finite; seed, step and words are named. (Attention may hide a NaN from
+            the loss.)
     """
-    layer = str(settings.layer)
-    pairs = shuffled(pairs, seed) if settings.pairs == "shuffled" else pairs
-    words = embed.tokens(tokenizer, [pair.swahili for pair in pairs] + [pair.english for pair in pairs])
-    trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=settings.lr, weight_decay=settings.weight_decay)
-    batches = [*epochs(len(pairs), settings.batch_size, settings.epochs, seed)]
+    lists = [shuffled(pairs, seed) if settings.pairs == "shuffled" else [*pairs] for seed in stack.seeds]
+    forms = {form: row for row, form in enumerate(dict.fromkeys(form for pair in pairs for form in pair[:2]))}
+    words = embed.tokens(tokenizer, [*forms])
+    ids, real = backbone.pad(words, tokenizer.pad_token_id)
+    chosen = real if settings.pooling == "mask" else embed.content(ids, real, tokenizer)
+    optimizer = torch.optim.AdamW(stack.parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    orders = [epochs(len(pairs), settings.batch_size, settings.epochs, seed) for seed in stack.seeds]
+    batches = [*zip(*orders, strict=True)]
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(batches))
-    adapted.train()
-    torch.manual_seed(seed)
-    rank = f"r={cast(Any, adapted.peft_config['default']).r}"
-    steps, false_negatives = [], 0
-    for number, batch in enumerate(store.progress(batches, f"train {rank} seed {seed}"), start=1):
-        sequences = [words[index] for index in batch] + [words[len(pairs) + index] for index in batch]
-        embedded, bos_norm = states(adapted, tokenizer, sequences, layer, settings.pooling)
-        same = duplicates([pairs[index].english for index in batch])
-        false_negatives += int(same.sum())
-        anchors, positives = embedded.chunk(2)
-        masked = same if settings.mask_duplicates else None
-        loss, positive, negative = triplet(anchors, positives, settings.margin, masked)
-        optimizer.zero_grad()
-        loss.backward()
-        gradient = torch.stack([parameter.grad.norm() for parameter in trainable if parameter.grad is not None]).norm()
-        if not math.isfinite(loss.item() + gradient.item()):
-            named = ", ".join(pairs[index].swahili for index in batch)
-            raise store.CheckFailed(
-                f"train: expected a finite loss and gradient, got {loss.item():g} and {gradient.item():g} "
-                f"at step {number} of {len(batches)} (words: {named}); lower train.lr"
-            )
-        steps.append(
-            Step(loss.item(), positive.item(), negative.item(), schedule.get_last_lr()[0], gradient.item(), bos_norm)
+    steps: list[list[Step]] = [[] for _ in stack.seeds]
+    false_negatives = [0 for _ in stack.seeds]
+    for number, batch in enumerate(store.progress(batches, f"train r={stack.rank} seeds {stack.seeds}"), start=1):
+        seen = [[own[index] for index in indices] for own, indices in zip(lists, batch, strict=True)]
+        rows = [[forms[pair[side]] for side in (0, 1) for pair in own] for own in seen]
+        lengths = [max(len(words[row]) for row in own) for own in rows]
+        flat = torch.tensor(rows).flatten()
+        states = stack.states(ids[flat, : max(lengths)], lengths)
+        pooled = embed.pool(states, chosen[flat, : max(lengths)].to(states.device))
+        anchors, positives = pooled.unflatten(0, (len(seen), 2, -1)).unbind(dim=1)
+        same = torch.stack([duplicates([pair.english for pair in own]) for own in seen])
+        loss, positive, negative = triplet(
+            anchors, positives, settings.margin, same if settings.mask_duplicates else None
         )
+        optimizer.zero_grad()
+        loss.sum().backward()
+        bos = states.detach()[:, 0].float().norm(dim=-1).unflatten(0, (len(seen), -1)).mean(dim=-1)
+        measured = torch.stack([loss.detach(), positive, negative, stack.gradient_norms(), bos], dim=1).tolist()
+        for adapter, (value, near, far, gradient, first) in enumerate(measured):
+            if not math.isfinite(value + gradient):
+                named = ", ".join(pair.swahili for pair in seen[adapter])
+                raise store.CheckFailed(
+                    f"train: expected a finite loss and gradient, got {value:g} and {gradient:g} at step {number} of "
+                    f"{len(batches)}, seed {stack.seeds[adapter]} (words: {named}); lower train.lr"
+                )
+            steps[adapter].append(Step(value, near, far, schedule.get_last_lr()[0], gradient, first))
+            false_negatives[adapter] += int(same[adapter].sum())
         optimizer.step()
         schedule.step()
-    adapted.eval()
-    return Trained(steps, len(batches) // settings.epochs, lora.trainable_parameters(adapted), false_negatives)
+    epoch = len(batches) // settings.epochs
+    return [Trained(own, epoch, stack.size, count) for own, count in zip(steps, false_negatives, strict=True)]
 
 
 def epochs(n: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
@@ -144,42 +158,26 @@ def epochs(n: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
             yield order[start : start + size]
 
 
-def states(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Sequence[int]], layer: str, pooling: str
-) -> tuple[Float[Tensor, "word d_model"], float]:
-    """Pooled hidden states of token sequences at one layer, with their gradient, and the mean norm of the BOS state."""
-    ids, real = backbone.pad(sequences, tokenizer.pad_token_id)
-    chosen = real if pooling == "mask" else embed.content(ids, real, tokenizer)
-    device = next(model.parameters()).device
-    kept: dict[str, Float[Tensor, "batch pos d_model"]] = {}
-
-    def visit(name: str, state: Float[Tensor, "batch pos d_model"]) -> None:
-        if name == layer:
-            kept[name] = state
-
-    backbone.forward(model, ids.to(device), visit)
-    return embed.pool(kept[layer], chosen.to(device)), float(kept[layer].detach()[:, 0].float().norm(dim=-1).mean())
-
-
 def triplet(
-    anchors: Float[Tensor, "n d_model"],
-    positives: Float[Tensor, "n d_model"],
+    anchors: Float[Tensor, "*run n d_model"],
+    positives: Float[Tensor, "*run n d_model"],
     margin: float,
-    masked: Bool[Tensor, "n n"] | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """mean_i max(0, margin + max_{j != i} s_ij - s_ii), and the means of s_ii and of the hardest s_ij.
+    masked: Bool[Tensor, "*run n n"] | None = None,
+) -> tuple[Float[Tensor, "*run"], Float[Tensor, "*run"], Float[Tensor, "*run"]]:
+    """Per run: mean_i max(0, margin + max_{j != i} s_ij - s_ii), and the means of s_ii and of the hardest s_ij.
 
     Candidates j with `masked[i, j]` are left out. An anchor without any candidate adds 0 to the loss and nothing to the
     second mean, which is 0 where no anchor has one.
     """
-    similarity = nn.functional.cosine_similarity(anchors[:, None, :], positives[None, :, :], dim=-1)
-    out = torch.eye(len(anchors), dtype=torch.bool, device=anchors.device)
+    similarity = nn.functional.cosine_similarity(anchors.unsqueeze(-2), positives.unsqueeze(-3), dim=-1)
+    out = torch.eye(anchors.shape[-2], dtype=torch.bool, device=anchors.device)
     out = out if masked is None else out | masked.to(anchors.device)
-    positive = similarity.diagonal()
-    hardest = similarity.masked_fill(out, -math.inf).max(dim=1).values
+    positive = similarity.diagonal(dim1=-2, dim2=-1)
+    hardest = similarity.masked_fill(out, -math.inf).max(dim=-1).values
     terms = torch.relu(margin + hardest - positive)
-    seen = hardest.detach()[~out.all(dim=1)]
-    return terms.mean(), positive.detach().mean(), seen.mean() if len(seen) else torch.zeros(())
+    seen = ~out.all(dim=-1)
+    total = torch.where(seen, hardest.detach(), 0).sum(dim=-1)
+    return terms.mean(dim=-1), positive.detach().mean(dim=-1), total / seen.sum(dim=-1).clamp(min=1)
 
 
 def duplicates(forms: Sequence[str]) -> Bool[Tensor, "n n"]:

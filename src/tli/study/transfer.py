@@ -6,8 +6,10 @@ is the prediction (lm-evaluation-harness 0.4.13, metric acc). Feeds the transfer
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tli import store
+from tli import kept, store
 from tli.data.items import read_items
 from tli.data.prompts import Item
 from tli.model import backbone, lora
@@ -24,6 +26,8 @@ from tli.params import EmbeddedModel, Params
 from tli.store import Row
 from tli.study import trie
 from tli.study.views import BASE, Cell, main_cell
+
+SHARD = 32  # batches whose scores are kept together
 
 
 class Request(NamedTuple):
@@ -35,21 +39,29 @@ class Request(NamedTuple):
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
-    folder = quantized / "nf4"
+    items, folder = asked_items(items_path, params), quantized / "nf4"
+    if not items:
+        return store.write_rows(out, [])
     backbone.require_head(folder)
     tokenizer = backbone.tokenizer(folder)
-    items = read_items(items_path)
     size = params.active.compute.batch_size
     base = backbone.load(folder)
     exam = prepare(items, tokenizer, size)
-    found = measure(BASE, exam, base)
-    found.append(drift(items, base, tokenizer, size))
-    found += measure(main_cell(params), exam, lora.load(base, adapter))
-    if isinstance(params.active.model, EmbeddedModel):
-        random: nn.Module = _untrained(folder, params.active.model.seed)
-        untrained = Cell("untrained", "-", 0, str(params.active.model.seed))
-        found += measure(untrained, exam, random.to(base.device))
-    store.write_rows(out, found)
+    inputs, model = (items_path, quantized, adapter), params.active.model
+    with kept.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
+        found = measure(BASE, exam, base, finished)
+        found.append(drift(items, base, tokenizer, size))
+        found += measure(main_cell(params), exam, lora.load(base, adapter), finished)
+        if isinstance(model, EmbeddedModel):
+            random: nn.Module = _untrained(folder, model.seed)
+            untrained = Cell("untrained", "-", 0, str(model.seed))
+            found += measure(untrained, exam, random.to(base.device), finished)
+        store.write_rows(out, found)
+
+
+def asked_items(path: Path, params: Params) -> list[Item]:
+    """The items to score: those of the file, and none where the profile has no benchmarks."""
+    return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
 def _untrained(folder: Path, seed: int) -> LlamaForCausalLM:
@@ -129,20 +141,42 @@ def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], In
     return first, second
 
 
-@torch.no_grad()
-def log_likelihoods(model: nn.Module, batches: Sequence[Batch]) -> list[float]:
+def log_likelihoods(
+    model: nn.Module, batches: Sequence[Batch], finished: kept.Kept | None = None, name: str = "scores"
+) -> list[float]:
     """Sum of log p of each planned request's scored tokens, in nats: log-softmax in float32, the sum in float64, where
     a thousand nats leave every digit of float32. Padding never enters.
 
     What several requests begin with runs once (`trie`), and the head is applied to the states alone that foretell a
-    scored token, once each.
+    scored token, once each. With `finished` the sums of every SHARD batches are kept there under `name`, and taken from
+    there where they are already.
 
     Raises:
         CheckFailed: the model attends to a window shorter than a sequence, which a tree's mask would widen.
     """
+    found = [0.0] * sum(batch.requests for batch in batches)
+    shards = {start: batches[start : start + SHARD] for start in range(0, len(batches), SHARD)}
+    if finished is None:
+        pieces = map(partial(_sums, model), shards.values())
+    else:
+        told = store.progress(shards.items(), f"transfer {name}", len(shards))
+        files = (finished.piece(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
+        pieces = map(store.read_json, files)
+    for index, value in chain.from_iterable(pieces):
+        found[index] = value
+    return found
+
+
+def _write_sums(model: nn.Module, shard: Sequence[Batch], path: Path) -> None:
+    path.write_text(json.dumps(_sums(model, shard)), encoding="utf-8")  # every digit
+
+
+@torch.no_grad()
+def _sums(model: nn.Module, batches: Sequence[Batch]) -> list[tuple[int, float]]:
+    """(request, its sum) of each request that has a token scored in these batches."""
     body, head, device = backbone.body_of(model), backbone.head_of(model), next(model.parameters()).device
     dtype, window = body.embed_tokens.weight.dtype, getattr(body.config, "sliding_window", None)
-    sums = torch.zeros(sum(batch.requests for batch in batches), dtype=torch.float64)
+    found: list[tuple[int, float]] = []
     for batch in batches:
         ids, depth, end = batch.trees.to(device)
         if window is not None and int(depth.max()) >= window:
@@ -154,8 +188,9 @@ def log_likelihoods(model: nn.Module, batches: Sequence[Batch]) -> list[float]:
         read = output.last_hidden_state.flatten(0, 1)[batch.states.to(device)]
         logits = torch.log_softmax(head(read), dim=-1, dtype=torch.float32)
         chosen = logits[batch.before.to(device), batch.token.to(device)].double().cpu()
-        sums.index_add_(0, batch.owner, chosen[batch.term])
-    found: list[float] = sums.tolist()
+        owners, places = batch.owner.unique(return_inverse=True)
+        sums = torch.zeros(len(owners), dtype=torch.float64).index_add_(0, places, chosen[batch.term])
+        found += zip(owners.tolist(), sums.tolist(), strict=True)
     return found
 
 
@@ -172,12 +207,14 @@ def prepare(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, batch_siz
     return Exam(items, plan(asked, tokenizer.pad_token_id, batch_size))
 
 
-def measure(cell: Cell, exam: Exam, model: nn.Module) -> list[Row]:
+def measure(cell: Cell, exam: Exam, model: nn.Module, finished: kept.Kept | None = None) -> list[Row]:
     """Per item: every option's log-likelihood, the prediction, whether it is right, and the margin
 
     margin = log p(right option) - max over the others of log p(option).
+
+    With `finished` the scores are kept there on the way.
     """
-    scores = iter(log_likelihoods(model, exam.batches))
+    scores = iter(log_likelihoods(model, exam.batches, finished, cell.cell))
     return [row for item in exam.items for row in _item_rows(cell, item, [next(scores) for _ in item.options])]
 
 

@@ -1,0 +1,175 @@
+"""Adapters side by side: alone each is PEFT's own run bit for bit, together each is what it is alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from peft import get_peft_model_state_dict
+from torch import Tensor, nn
+
+import peft_run
+from tli.data.lexicon import Pair
+from tli.model import backbone, lora
+from tli.model.stack import Products, Step, stacked
+from tli.params import Params
+from tli.study import train
+
+# What together and alone may differ by: attention sums over as many positions as the longest word of any adapter has,
+# and a sum in another order can round a bfloat16 state the other way.
+LOSS, WEIGHTS = 1e-3, 1e-3
+
+
+def _params(params: Params, **changes: object) -> Params:
+    """Nine steps at rates that move everything, and `changes` by dotted key."""
+    update: dict[str, dict[str, object]] = {
+        "train": {"lr": 5e-3, "epochs": 3, "batch_size": 5, "warmup_steps": 1, "weight_decay": 0.1}, "lora": {},
+    }  # fmt: skip
+    for key, value in changes.items():
+        section, name = key.split("_", 1)
+        update[section][name] = value
+    return params.model_copy(
+        update={section: getattr(params, section).model_copy(update=values) for section, values in update.items()}
+    )
+
+
+def _train(
+    folder: Path, pairs: list[Pair], params: Params, seeds: list[int], unpack: bool = True
+) -> tuple[list[train.Trained], list[dict[str, Tensor]]]:
+    model, blocks = backbone.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
+    if unpack:
+        backbone.dequantized(model)
+    with stacked(model, params.lora, blocks, seeds, params.train.layer) as stack:
+        trained = train.train(stack, backbone.tokenizer(folder), pairs, params.train)
+    return trained, [stack.tensors(adapter) for adapter in range(len(seeds))]
+
+
+CASES: dict[str, dict[str, object]] = {
+    "the paper's cell": {},
+    "rank 1": {"lora_rank": 1, "lora_scaling": "fixed32"},
+    "rank 32": {"lora_rank": 32, "lora_scaling": "rslora"},
+    "four projections": {"lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj")},
+    "no dropout": {"lora_dropout": 0.0},
+    "all blocks": {"lora_blocks": "all"},
+    "layer 1": {"train_layer": 1},
+    "last layer": {"train_layer": 4},
+    "content pooling": {"train_pooling": "content"},
+    "shuffled pairs": {"train_pairs": "shuffled"},
+    "duplicates masked": {"train_mask_duplicates": True},
+}
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("weights", ["dequantized", "packed"])
+def test_one_adapter_is_pefts_run_bit_for_bit(
+    tiny: SimpleNamespace, pairs: list[Pair], params: Params, changes: dict[str, object], weights: str
+) -> None:
+    """Every loss, every gradient norm and the adapter equal those of PEFT on the whole 4-bit model."""
+    twice = [pair._replace(english="dog") if i < 4 else pair for i, pair in enumerate(pairs[:13])]
+    changed = _params(params, **changes)
+    (trained,), (adapter,) = _train(tiny.folder, twice, changed, [3], unpack=weights == "dequantized")
+    plain = peft_run.run(tiny.folder, twice, changed.lora, changed.train, changed.adapted_blocks, seed=3)
+    assert [step.loss for step in trained.steps] == plain.losses
+    assert [step.gradient_norm for step in trained.steps] == pytest.approx(plain.gradients, rel=1e-6)
+    assert adapter.keys() == plain.adapter.keys()
+    assert all(torch.equal(adapter[name], plain.adapter[name]) for name in adapter)
+    assert trained.parameters == sum(tensor.numel() for tensor in adapter.values())
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_together_each_adapter_is_what_it_is_alone(
+    tiny: SimpleNamespace, pairs: list[Pair], params: Params, changes: dict[str, object]
+) -> None:
+    changed, seeds = _params(params, **changes), [0, 1, 2, 3, 4]
+    together, adapters = _train(tiny.folder, pairs[:13], changed, seeds)
+    assert len({run.steps[0].loss for run in together}) == len(seeds)
+    for seed, run, adapter in zip(seeds, together, adapters, strict=True):
+        (alone,), (expected,) = _train(tiny.folder, pairs[:13], changed, [seed])
+        for step, other in zip(run.steps, alone.steps, strict=True):
+            assert step == pytest.approx(other, rel=1e-3, abs=LOSS)
+        for name, tensor in adapter.items():
+            assert float((tensor - expected[name]).norm()) <= WEIGHTS * float(expected[name].norm()), name
+
+
+def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
+    """Three times one adapter's A: its own run is another, the runs beside it are the same to the last bit."""
+    changed, found = _params(params), []
+    for factor in (1.0, 3.0):
+        with stacked(tiny.model, changed.lora, 2, [0, 1, 2], reached=2) as stack:
+            with torch.no_grad():
+                for layer in stack.layers.values():
+                    layer.a[1] *= factor
+            runs = train.train(stack, tiny.tokenizer, pairs, changed.train)
+        found.append([(run, stack.tensors(adapter)) for adapter, run in enumerate(runs)])
+    for adapter, ((run, tensors), (other, moved)) in enumerate(zip(*found, strict=True)):
+        assert (run == other) == (adapter != 1)
+        assert all(torch.equal(tensors[name], moved[name]) == (adapter != 1) for name in tensors)
+
+
+def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params) -> None:
+    seeds = [0, 5]
+    with stacked(tiny.model, params.lora, 4, seeds, reached=2) as stack:
+        started = [stack.tensors(adapter) for adapter in range(2)]
+    for seed, tensors in zip(seeds, started, strict=True):
+        drawn = get_peft_model_state_dict(lora.attach(backbone.load(tiny.folder), params.lora, 4, seed))
+        assert tensors.keys() == drawn.keys()
+        assert all(torch.equal(tensors[name], drawn[name]) for name in drawn)
+
+
+def test_the_model_comes_back_as_it_was(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
+    ids = torch.arange(4, 28).reshape(3, 8)
+    before, modules = tiny.model(ids).logits, [(name, id(module)) for name, module in tiny.model.named_modules()]
+    with stacked(tiny.model, params.lora, 4, [0, 1], reached=2) as stack:
+        train.train(stack, tiny.tokenizer, pairs, params.train)
+    assert [(name, id(module)) for name, module in tiny.model.named_modules()] == modules
+    assert torch.equal(tiny.model(ids).logits, before)
+
+
+@given(st.floats(0.01, 0.9), st.integers(0, 99), st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_masks_are_those_of_dropout(rate: float, seed: int, lengths: list[int]) -> None:
+    """Each adapter's masks are nn.Dropout's under its seed, call after call, whatever the others draw."""
+    step = Step(rate, [seed + k for k in range(len(lengths))])
+    step.lengths = lengths
+    found = [step.masks(2, 33) for _ in range(2)]
+    for k, length in enumerate(lengths):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + k)
+            for masks in found:
+                assert masks is not None
+                assert torch.equal(masks[k], nn.functional.dropout(torch.ones(2, length, 33), rate))
+
+
+@hypothesis_settings(max_examples=20)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_products_have_their_gradients(lengths: list[int], rank: int, dropped: bool, seed: int) -> None:
+    """Values by the definition, gradients by finite differences, in float64; 0 at what only others' words fill."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+
+    n = len(lengths)
+    x, a, b = draw(2 * n, max(lengths), 5), draw(n, rank, 5), draw(n, 4, rank)
+    masks = [(draw(2, length, 5) > 0) * 2.0 for length in lengths] if dropped else None
+    out = Products.apply(x, a, b, 0.5, lengths, masks)
+    for k, length in enumerate(lengths):
+        own = x[2 * k : 2 * k + 2, :length] * (1.0 if masks is None else masks[k])
+        torch.testing.assert_close(out[2 * k : 2 * k + 2, :length], 0.5 * own @ a[k].T @ b[k].T)
+        assert not out[2 * k : 2 * k + 2, length:].any()
+    assert torch.autograd.gradcheck(lambda *given: Products.apply(*given, 0.5, lengths, masks), (x, a, b))
+
+
+def test_saved_as_peft_saves_byte_for_byte(tiny: SimpleNamespace, params: Params, tmp_path: Path) -> None:
+    adapted = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=1)
+    adapted.save_pretrained(str(tmp_path / "peft"))
+    lora._settle(tmp_path / "peft", base="base")
+    for name in ("a", "b"):
+        lora.save(get_peft_model_state_dict(adapted), params.lora, 2, tmp_path / name, base="base")
+    for file in (lora.WEIGHTS, lora.SETTINGS):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "peft" / file).read_bytes()
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
