@@ -96,19 +96,14 @@ def _bare(log10_p: float | None) -> str:
 
 
 def survives(table: Collected, params: Params) -> str:
-    """In how many of the control rows translations gain more than random pairs (controls)."""
-    rows = [*table.rows()]
-    up = sum(_left(row, params.stats.alpha) == "above" for row in rows)
-    down = sum(_left(row, params.stats.alpha) == "below" for row in rows)
+    """In how many of the control rows that have a test translations gain more than random pairs (controls)."""
+    found = [row for row in table.rows() if row["log10_p"] != "-"]
+    ways = [float(row["left"]) for row in found if apart(float(row["log10_p"]), params.stats.alpha)]
+    up, down = sum(left > 0 for left in ways), sum(left < 0 for left in ways)
     return (
-        f"Over the {len(rows)} rows of the controls translations gain more than random pairs in {up}, less in {down}, "
-        f"and are not told apart from them in {len(rows) - up - down} (tests not corrected for their number)."
+        f"Of the {len(found)} control rows that have a test, translations gain more than random pairs in {up}, less in "
+        f"{down}, and are not told apart from them in {len(found) - up - down} (not corrected for their number)."
     )
-
-
-def _left(row: Mapping[str, str], alpha: float) -> str:
-    p = None if row["log10_p"] == "-" else float(row["log10_p"])
-    return "even" if not apart(p, alpha) else "above" if float(row["left"]) > 0 else "below"
 
 
 def retrieval(table: Collected, view: str, where: str = "") -> str:
