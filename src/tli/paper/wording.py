@@ -102,7 +102,7 @@ def survives(table: Collected, params: Params) -> str:
     up, down = sum(left > 0 for left in ways), sum(left < 0 for left in ways)
     return (
         f"Of the {len(found)} control rows that have a test, translations gain more than random pairs in {up}, less in "
-        f"{down}, and are not told apart from them in {len(found) - up - down} (not corrected for their number)."
+        f"{down}, and are not told apart from them in {len(found) - up - down}, by the table's p."
     )
 
 
@@ -228,10 +228,14 @@ def expected(verify: Mapping[str, Any]) -> str:
     return f"Of {held:,} values that have an expectation {counts['differs']:,} lie outside their tolerance{rest}."
 
 
-def all_sentences(tables: Mapping[str, Collected], verify: Mapping[str, Any], params: Params) -> dict[str, str]:
-    """Name -> sentence, for every sentence whose tables this run has."""
+def all_sentences(
+    tables: Mapping[str, Collected], full: Mapping[str, Collected], verify: Mapping[str, Any], params: Params
+) -> dict[str, str]:
+    """Name -> sentence, for every sentence whose tables this run has, of the default or of the full grid."""
     view, alone = trained_view(params), {"recomputed": recomputed(verify), "judged": judged(verify)}
     found: dict[str, str | None] = {**alone, "expected": expected(verify)}
+    if table := full.get("controls"):
+        found["survives_over_bases"] = survives(table, params)
     if table := tables.get("before_after"):
         found |= {"training": training(table, view, params), "views": views(table, params)}
         found["in_short"] = training(table, view, params, "Where the loss reads,")
