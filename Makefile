@@ -55,6 +55,7 @@ repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold them ag
 	profile=$$(sed -nE 's/^profile: *([^ #]+).*/\1/p' params.yaml)
 	printf '%s\n\n' "$$said"
 	echo "tables  paper/tables/$$profile/README.md"
+	echo "paper   paper/artifact.pdf, paper/report.html"
 	last=$$(tail -n 1 <<< "$$said"); echo "verify  $${last#verify, }"
 	awk -v s=$$SECONDS 'BEGIN { printf "time    %.1f minutes, installation not counted\n", s / 60 }'
 	exit $$status

@@ -97,6 +97,8 @@ def test_against_random_pairs(gain: float, left: float, log10_p: float, said: st
     found = wording.survives(controls, smoke)
     up, down = int(left > 0 and log10_p == SMALL), int(left < 0 and log10_p == SMALL)
     assert f"in {up}, less in {down}, and are not told apart from them in {1 - up - down}" in found
+    untested = {"control": "linear CKA", "left": left}
+    assert wording.survives(table("controls", row, untested), smoke) == found, "a row without a test counts nowhere"
 
 
 def hits(before: float, *after: float) -> Collected:

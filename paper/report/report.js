@@ -10,8 +10,8 @@
     if (text !== null) made.textContent = text;
     return parent.appendChild(made);
   }
-  const signed = (x, places) => (x > 0 ? "+" : "") + x.toFixed(places).replace("-", "−");
-  const plain = (x, places) => x.toFixed(places).replace("-", "−");
+  const plain = (x, places) => (Number(x.toFixed(places)) === 0 ? 0 : x).toFixed(places).replace("-", "−");
+  const signed = (x, places) => (Number(x.toFixed(places)) > 0 ? "+" : "") + plain(x, places);
 
   // Round steps for an axis from low to high.
   function ticks(low, high, wanted) {
@@ -23,12 +23,13 @@
     return found;
   }
 
-  // An empty plot with axes; returns how values become places. xs: [value, label] of the ticks.
-  function frame(svg, xs, xRange, yRange, xTitle, yTitle) {
+  // An empty plot with axes and, above, the series' names; returns how values become places. xs: [value, label] of the ticks.
+  function frame(svg, names, xs, xRange, yRange, xTitle, yTitle) {
     svg.replaceChildren();
-    const width = Math.max(320, Math.min(960, svg.clientWidth || 720)), height = Math.round(Math.max(240, width * svg.dataset.ratio));
+    const width = Math.max(320, Math.min(960, svg.clientWidth || 720)), room = 18 * names.length;
+    const height = room + Math.round(Math.max(240, width * svg.dataset.ratio));
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const box = { left: 66, right: width - 14, top: 14, bottom: height - 46 };
+    const box = { left: 66, right: width - 14, top: 14 + room, bottom: height - 46 };
     const x = (v) => box.left + ((v - xRange[0]) / (xRange[1] - xRange[0])) * (box.right - box.left);
     const y = (v) => box.bottom - ((v - yRange[0]) / (yRange[1] - yRange[0])) * (box.bottom - box.top);
     for (const [value, label] of ticks(...yRange, 5)) {
@@ -40,6 +41,10 @@
     node(svg, "text", { x: (box.left + box.right) / 2, y: height - 8, "text-anchor": "middle" }, xTitle);
     const mid = (box.top + box.bottom) / 2;
     node(svg, "text", { x: 16, y: mid, "text-anchor": "middle", transform: `rotate(-90 16 ${mid})` }, yTitle);
+    names.forEach((name, k) => {
+      symbol(svg, k, box.left + 8, 10 + 18 * k, 4.5, { class: `p${k % 4}` });
+      node(svg, "text", { x: box.left + 20, y: 14 + 18 * k }, name);
+    });
     return { x, y, box };
   }
   function place(svg, event) { // in the coordinates of the plot
@@ -54,12 +59,6 @@
       () => node(parent, "path", { d: `M${x} ${y - size * 1.3}L${x + size * 1.3} ${y}L${x} ${y + size * 1.3}L${x - size * 1.3} ${y}Z`, ...attributes }),
     ];
     return shapes[kind % 4]();
-  }
-  function legend(svg, names, box) {
-    names.forEach((name, k) => {
-      symbol(svg, k, box.left + 14, box.top + 12 + 18 * k, 4.5, { class: `p${k % 4}` });
-      node(svg, "text", { x: box.left + 26, y: box.top + 16 + 18 * k }, name);
-    });
   }
   const span = (values, least) => {
     const low = Math.min(...values), high = Math.max(...values), pad = Math.max(0.06 * (high - low), least);
@@ -80,15 +79,13 @@
       const range = measure === "cosine" ? [Math.min(0, ...values), 1.02] : [0, span(values, 0.005)[1]];
       const every = Math.ceil(rows.length / 18);
       const xs = rows.map((row, k) => [k, row.layer]).filter(([k]) => k % every === 0 || k === rows.length - 1);
-      shown = frame(svg, xs, [-0.5, rows.length - 0.5], range, "layer", measure === "cosine" ? "mean cosine" : "P@1, all pairs");
+      shown = frame(svg, series.map(([, name]) => name), xs, [-0.5, rows.length - 0.5], range, "layer", measure === "cosine" ? "mean cosine" : "P@1, all pairs");
       guide = node(svg, "line", { class: "guide", y1: shown.box.top, y2: shown.box.bottom, x1: -9, x2: -9 });
       series.forEach(([key], k) => {
         const points = rows.map((row, i) => [shown.x(i), row[key]]).filter(([, v]) => v !== null).map(([x, v]) => [x, shown.y(v)]);
         if (key !== "published") node(svg, "path", { class: `line s${k}`, d: "M" + points.map((p) => p.join(" ")).join("L") });
         for (const [x, y] of points) symbol(svg, k, x, y, 4, { class: `p${k}` });
       });
-      const foot = { left: shown.box.right - 230, top: shown.box.bottom - 14 - 18 * series.length };
-      legend(svg, series.map(([, name]) => name), foot);
       at = null;
       $("scan-said").textContent = "Point at a layer, or use the arrow keys.";
     }
@@ -122,14 +119,13 @@
       const k = Number($("pair-view").value), word = asked();
       const kept = rows.filter((row) => $(row[2] === "trained" ? "pair-trained" : "pair-control").checked);
       const all = rows.flatMap((row) => [row[3][k], row[4][k]]), range = span(all, 0.01);
-      const shown = frame(svg, ticks(...range, 6), range, range, "cosine before", "cosine after");
+      const shown = frame(svg, ["trained", "unseen"], ticks(...range, 6), range, range, "cosine before", "cosine after");
       node(svg, "line", { class: "guide", x1: shown.x(range[0]), y1: shown.y(range[0]), x2: shown.x(range[1]), y2: shown.y(range[1]) });
       seen = kept.map((row) => ({ row, x: shown.x(row[3][k]), y: shown.y(row[4][k]), hit: word !== "" && matches(row, word) }));
       for (const one of [...seen].sort((a, b) => a.hit - b.hit)) {
         const kind = one.row[2] === "trained" ? 0 : 1;
         symbol(svg, kind, one.x, one.y, one.hit ? 6 : 3.2, { class: one.hit ? "hit" : `dot p${kind}${word ? " dim" : ""}` });
       }
-      legend(svg, ["trained", "unseen"], shown.box);
       const found = seen.filter((one) => one.hit);
       const down = seen.filter((one) => one.row[4][k] < one.row[3][k]).length;
       $("pair-said").textContent = word ? `${found.length} of ${seen.length} pairs match “${search.value.trim()}”.`
@@ -182,8 +178,8 @@
       const outcome = data.curves[$("curve-outcome").value];
       const chosen = [...document.querySelectorAll("#curve-arms input:checked")].map((input) => input.value);
       const ranks = [...new Set(Object.values(outcome).flat().map((point) => point[0]))].sort((a, b) => a - b);
-      const values = Object.values(outcome).flat().flatMap((point) => point.slice(1)).filter((v) => v !== null);
-      const shown = frame(svg, ranks.map((rank, k) => [k, rank]), [-0.5, ranks.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
+      const values = chosen.flatMap((name) => outcome[name]).flatMap((point) => point.slice(1)).filter((v) => v !== null);
+      const shown = frame(svg, chosen, ranks.map((rank, k) => [k, rank]), [-0.5, ranks.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
       node(svg, "line", { class: "guide", x1: shown.box.left, x2: shown.box.right, y1: shown.y(0), y2: shown.y(0) });
       const said = [];
       chosen.forEach((name, k) => {
@@ -197,7 +193,6 @@
         said.push(`${name}: ` + points.map((p) => `rank ${p.rank} ${signed(p.change, 1)}` +
           (p.low === null ? "" : ` (${signed(p.low, 1)} to ${signed(p.high, 1)})`)).join(", "));
       });
-      legend(svg, chosen, shown.box);
       $("curve-said").textContent = said.join(". ");
     }
     $("curve-outcome").addEventListener("change", arms);

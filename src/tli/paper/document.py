@@ -88,7 +88,7 @@ def content(inputs: Inputs, params: Params) -> dict[str, Any]:
         "views": points(params),
         "left_out": left_out(params),
         "numbers": said_numbers(inputs, params),
-        "said": wording.all_sentences(tables, inputs.verify, params),
+        "said": wording.all_sentences(tables, inputs.full.tables if inputs.full else {}, inputs.verify, params),
         "tables": {name: _shown(table) for name, table in tables.items()},
         "figures": [figure._asdict() for figure in inputs.tables.figures],
         "full": _full(inputs.full) if inputs.full else None,

@@ -59,6 +59,7 @@ def run(
     """
     page = collected.read(tables)
     grid = collected.read(full) if full.is_dir() else None
+    over_bases = grid.tables if grid else {}
     verdicts = store.read_json(verify)
     aligned, scored = Rows(align), Rows(transfer)
     data = {
@@ -73,10 +74,10 @@ def run(
         "embedded": params.active.model.source == "pretrain",
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
-        "said": wording.all_sentences(page.tables, verdicts, params),
+        "said": wording.all_sentences(page.tables, over_bases, verdicts, params),
         "verify": verdicts,
         "tables": {**page.tables},
-        "full": {**grid.tables} if grid else {},
+        "full": {**over_bases},
         "data": Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")),
         "has": {name: bool(found) for name, found in data.items()},
         "stages": found,

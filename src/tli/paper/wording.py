@@ -96,19 +96,14 @@ def _bare(log10_p: float | None) -> str:
 
 
 def survives(table: Collected, params: Params) -> str:
-    """In how many of the control rows translations gain more than random pairs (controls)."""
-    rows = [*table.rows()]
-    up = sum(_left(row, params.stats.alpha) == "above" for row in rows)
-    down = sum(_left(row, params.stats.alpha) == "below" for row in rows)
+    """In how many of the control rows that have a test translations gain more than random pairs (controls)."""
+    found = [row for row in table.rows() if row["log10_p"] != "-"]
+    ways = [float(row["left"]) for row in found if apart(float(row["log10_p"]), params.stats.alpha)]
+    up, down = sum(left > 0 for left in ways), sum(left < 0 for left in ways)
     return (
-        f"Over the {len(rows)} rows of the controls translations gain more than random pairs in {up}, less in {down}, "
-        f"and are not told apart from them in {len(rows) - up - down} (tests not corrected for their number)."
+        f"Of the {len(found)} control rows that have a test, translations gain more than random pairs in {up}, less in "
+        f"{down}, and are not told apart from them in {len(found) - up - down}, by the table's p."
     )
-
-
-def _left(row: Mapping[str, str], alpha: float) -> str:
-    p = None if row["log10_p"] == "-" else float(row["log10_p"])
-    return "even" if not apart(p, alpha) else "above" if float(row["left"]) > 0 else "below"
 
 
 def retrieval(table: Collected, view: str, where: str = "") -> str:
@@ -236,10 +231,14 @@ def expected(verify: Mapping[str, Any]) -> str:
     return f"Of {held:,} values that have an expectation {counts['differs']:,} lie outside their tolerance{rest}."
 
 
-def all_sentences(tables: Mapping[str, Collected], verify: Mapping[str, Any], params: Params) -> dict[str, str]:
-    """Name -> sentence, for every sentence whose tables this run has."""
+def all_sentences(
+    tables: Mapping[str, Collected], full: Mapping[str, Collected], verify: Mapping[str, Any], params: Params
+) -> dict[str, str]:
+    """Name -> sentence, for every sentence whose tables this run has, of the default or of the full grid."""
     view, alone = trained_view(params), {"recomputed": recomputed(verify), "judged": judged(verify)}
     found: dict[str, str | None] = {**alone, "expected": expected(verify)}
+    if table := full.get("controls"):
+        found["survives_over_bases"] = survives(table, params)
     if table := tables.get("before_after"):
         found |= {"training": training(table, view, params), "views": views(table, params)}
         found["in_short"] = training(table, view, params, "Where the loss reads,")
