@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
@@ -220,10 +221,10 @@ def test_without_a_head_nothing_is_scored(
     pairs: list[Pair], tiny_quantized: Path, untouched: Path, params: Params, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_quantized, tmp_path / "q")
-    index = tmp_path / "q" / "nf4" / "model.safetensors.index.json"
-    listed = store.read_json(index)
-    del listed["weight_map"]["lm_head.weight"]
-    store.write_json(index, listed)
+    file = tmp_path / "q" / "nf4" / "head.safetensors"
+    tensors = load_file(file)
+    del tensors["lm_head.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(store.UserError, match=r"scoring: expected lm_head\.weight.*set model\.head_from"):
         run(pairs, tmp_path / "q", untouched, tmp_path, params)
     assert not (tmp_path / "probe.tsv").exists()

@@ -415,6 +415,29 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 
 
 @main.command()
+@click.argument("source", type=FILE)
+@given("tables", "Folder of tables.")
+@given("full", "Folder of the full grid's tables, where there is one.")
+@given("verify", "JSON of the verdicts.")
+@given("pairs", "The checked word list.")
+@given("items", "The scored items.")
+@given("align", "Rows of the stage align.")
+@given("transfer", "Rows of the stage transfer.")
+@given("pipeline", "dvc.yaml.")
+@given("requirements", "The list of packages.")
+@out_option
+def report(source: Path, out: Path, **paths: Path) -> None:
+    """Write the report: one HTML file that needs no network.
+
+    SOURCE holds report.html.j2, report.css and report.js.
+    """
+    from tli.paper import report as module
+
+    with stage(out, source / "report.html.j2", torch=False) as params:
+        module.run(source=source, out=out, params=params, **paths)
+
+
+@main.command()
 @click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV), held against the published.")
 @click.option("--pilot", type=FILE, help="Mean cosine by layer in the author's format (CSV), likewise.")
 @click.option("--pairs", type=FILE, help="A word list to count: TSV, or the author's JSON (the trained set).")

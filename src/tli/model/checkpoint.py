@@ -274,9 +274,10 @@ def load(
         for name, module in [*model.named_modules()]:
             if isinstance(module, Linear4bit):
                 model.set_submodule(name, _dense(module))
-    if vocabulary is not None or kept is not None:
+    tokens = kept if vocabulary is None else vocabulary
+    if tokens is not None:
         advice = "name every token in the vocabulary given to backbone.load" if kept is None else OTHER_WORDS
-        body.embed_tokens = Rows(kept if vocabulary is None else vocabulary, body.embed_tokens.weight, advice)
+        body.embed_tokens = Rows(tokens, body.embed_tokens.weight, advice)
     tied = model.config.tie_word_embeddings
     if not head:
         model.lm_head = NoHead("the model was loaded without its head; ask backbone.load for it")

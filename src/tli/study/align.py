@@ -33,9 +33,8 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
 
     def write(cell: Cell, quantization: str, path: Path) -> None:
         folder = quantized / quantization
-        model = measured = backbone.load(folder)
-        if cell == main:
-            measured = lora.load(model, adapter, merge=quantization == "fp4")
+        model = backbone.load(folder)
+        measured: nn.Module = model if cell == BASE else lora.load(model, adapter, merge=quantization == "fp4")
         store.write_rows(path, measure(cell, pairs, measured, backbone.tokenizer(folder), params, quantization))
 
     settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
