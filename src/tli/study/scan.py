@@ -59,14 +59,15 @@ def rows(
     for layer in names:
         for pooling in POOLINGS:
             view = View(layer, pooling, "nf4")
-            x, y = swahili.pooled[layer, pooling], english.pooled[layer, pooling]
+            u, v = (metrics.unit(side.pooled[layer, pooling]) for side in (swahili, english))
+            cosines = metrics.dots(u, v)
             for set_ in SETS:
                 chosen = members(pairs, set_)
-                yield row(set_, "-", view, "cosine_mean", float(metrics.cosine(x[chosen], y[chosen]).mean()))
+                yield row(set_, "-", view, "cosine_mean", float(cosines[chosen].mean()))
                 for seed in seeds:
-                    random = metrics.cosine(x[chosen], y[chosen][metrics.derangement(len(chosen), seed)])
+                    random = metrics.dots(u[chosen], v[chosen[metrics.derangement(len(chosen), seed)]])
                     yield row(set_, f"random{seed}", view, "random_cosine_mean", float(random.mean()))
-            similarity = metrics.similarities(x, y)
+            similarity = np.clip(u @ v.T, -1.0, 1.0)
             true = np.arange(len(pairs))
             for way, table in (("sw_en", similarity), ("en_sw", similarity.T)):
                 yield row("all", "-", view, f"p_at_1.{way}", metrics.precision_at(metrics.ranks(table, true), 1))

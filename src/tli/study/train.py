@@ -57,6 +57,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path
     with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
         (trained,) = train(stack, tokenizer, pairs, params.train)
         lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, base=folder.as_posix())
+    del model, stack  # what follows imports much, and needs neither
     summary = rows(main_cell(params), trained, params.train)
     store.write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
     write_curves(log, trained.steps)
