@@ -39,10 +39,10 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro test bench lint image image-test clean lock
+.PHONY: help setup repro test bench bench-8b lint image image-test clean lock
 
 help: ## print these lines
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
 
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
 	@echo 'setup: ready in $(VENV)'
@@ -65,7 +65,13 @@ test: $(TEST_STAMP) data ## run the tests
 
 bench: $(TEST_STAMP) data ## time the training and the scoring (tests/bench)
 	@$(enter)
-	python -m pytest tests/bench --benchmark-only $(ARGS)
+	python -m pytest tests/bench/test_speed.py --benchmark-only $(ARGS)
+
+bench-8b: $(TEST_STAMP) data ## time training step and scan at Llama-3.1-8B's shape (30 minutes, 9 GB of memory, 5 GB of disk)
+	@$(enter)
+	mkdir -p build
+	python -m pytest tests/bench/test_8b.py --benchmark-only --benchmark-json=build/bench-8b.json $(ARGS)
+	python -m tli performance build/bench-8b.json
 
 lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)

@@ -69,7 +69,8 @@ def clone(target: Path) -> Checkout:
     """The working tree as it is, what git would hold and data/, under the smoke parameters, with nothing of a run."""
     call = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    generated = ("results/", "paper/tables/", "paper/figures/", "dvc.lock")
+    generated = ("results/", "paper/tables/", "paper/figures/", "paper/numbers/", "paper/artifact.pdf",
+                 "paper/report.html", "dvc.lock")  # fmt: skip
     for name in filter(None, names):
         source = ROOT / name
         if source.is_file() and not name.startswith(generated):

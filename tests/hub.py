@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import socket
 import struct
@@ -26,8 +27,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from tiny import WORDS, write_base
 
@@ -139,6 +140,7 @@ class Hub:
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}")
         patch.setattr(constants, "HF_URL_HOSTS", frozenset({"127.0.0.1"}))
         patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_ASSETS_CACHE", str(home / "assets"))
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def _fault(self, line: str) -> Fault:
@@ -162,6 +164,9 @@ def blob_id(content: Content) -> str:
 
 @cache
 def sha256(content: Content) -> str:
+    """The hub's hash of a file. Of one of gigabytes, which no test fetches whole, it is made from the name."""
+    if size(content) > 1 << 30:
+        return hashlib.sha256(str(content).encode()).hexdigest()
     return hashlib.sha256(read(content)).hexdigest()
 
 
@@ -382,6 +387,58 @@ def write_llama(folder: Path, *, head: bool = True, shards: int = 3, blocks: int
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
     config = json.loads((folder / "config.json").read_text())
     _write_json(folder / "config.json", config | {"architectures": ["LlamaForSequenceClassification"]})
+    return files(folder)
+
+
+def write_real_shape(folder: Path, words: Sequence[str]) -> dict[str, Content]:
+    """The published model's files in their real shapes and sizes, with holes for weights; returns them.
+
+    Seven shards of float32 as the hub has them, a vocabulary of 128,256 where the tokens of `words` stand anywhere, in
+    a tokenizer of 17 MB.
+    """
+    config = LlamaConfig(
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, bos_token_id=128_000, eos_token_id=128_001, tie_word_embeddings=False,
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    with torch.device("meta"):
+        tensors = LlamaForCausalLM(config).state_dict()
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    for name, tensor in tensors.items():
+        if name != "lm_head.weight" and sum(one.nbytes for one in shards[-1].values()) + tensor.nbytes > 5e9:
+            shards.append({})
+        shards[-1][name] = tensor
+    for number, shard in enumerate(shards, start=1):
+        entries, start = {}, 0
+        for name, tensor in shard.items():
+            size = 4 * tensor.numel()
+            entries[name] = {"dtype": "F32", "shape": [*tensor.shape], "data_offsets": [start, start + size]}
+            start += size
+        header = json.dumps(entries).encode()
+        with (folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors").open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + start)
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=2_400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    core.train_from_iterator(words, trainer)
+    learnt = json.loads(core.to_str())["model"]
+    places = random.Random(0).sample(range(128_000), len(learnt["vocab"]))
+    vocabulary = dict(zip(learnt["vocab"], places, strict=True))
+    taken = set(places)
+    vocabulary |= {f"<{n:06d}{'.' * 100}>": n for n in range(128_000) if n not in taken}
+    merges = [tuple(pair) for pair in learnt["merges"]]
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_{n}|>" for n in range(254))])
+    core.post_processor = processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 128_000)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<|begin_of_text|>", eos_token="<|end_of_text|>"
+    ).save_pretrained(folder)
     return files(folder)
 
 

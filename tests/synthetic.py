@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from tli import store
+from tli.data.items import write_items
+from tli.data.prompts import Item, Source, render
 from tli.params import Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
@@ -23,7 +25,12 @@ SETS = ("xcopa.en", "xcopa.sw", "xnli.en", "xnli.sw")
 
 
 def fabricate(
-    folder: Path, params: Params, seed: int = 0, pairs: tuple[int, int] = (40, 12), items: int = 60
+    folder: Path,
+    params: Params,
+    seed: int = 0,
+    pairs: tuple[int, int] = (40, 12),
+    items: int = 60,
+    gain: float = 0.09,
 ) -> dict[str, Any]:
     """Writes every input of `tables.run` under `folder`; returns them as its keyword arguments, outputs included.
 
@@ -31,12 +38,13 @@ def fabricate(
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
         items: test items a task and language.
+        gain: of the paper's cell in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
     given = {
         name: folder / f"{name}.tsv"
-        for name in ("pairs", "quantize", "scan", "train", "align", "transfer", "baselines")
+        for name in ("pairs", "quantize", "scan", "train", "align", "transfer", "probe", "project", "baselines")
     }
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
@@ -45,20 +53,26 @@ def fabricate(
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
-    both += _align(rng, main, 0.09, forms, params, ("nf4", "fp4"))
+    both += _align(rng, main, gain, forms, params, ("nf4", "fp4"))
     store.write_rows(given["align"], both)
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
     scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
               for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
     store.write_rows(given["transfer"], [*scored, Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)])
+    own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
+    cells = (BASE, main)
+    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, forms["control"], params)])
+    store.write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
     store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
-        cells = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
-        gain = 0.02 * np.log2(2 * rank)
+        swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
+        more = 0.02 * np.log2(2 * rank)
         rows = folder / "sweep" / "rows" / f"r{rank}"
-        store.write_rows(rows / "align.tsv", [r for c in cells for r in _align(rng, c, gain, forms, params, ("nf4",))])
-        store.write_rows(rows / "transfer.tsv", [r for c in cells for r in _transfer(rng, c, 1 + gain / 4, labels)])
-        store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in cells for r in _train(c, params)])
+        store.write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
+        store.write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
+        store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
+    given["items"] = folder / "items.jsonl"
+    write_items(given["items"], _items(labels))
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
@@ -112,7 +126,7 @@ def _quantize(blocks: int) -> Iterator[Row]:
 
 
 def _scan(rng: np.random.Generator, params: Params) -> Iterator[Row]:
-    for index, layer in enumerate(layers(params.active.model.blocks)):
+    for index, layer in enumerate(layers(params.active.model)):
         for pooling in POOLINGS:
             view = f"{layer}.{pooling}.nf4"
             high = 0.3 if not index else 0.97 if pooling == "mask" else 0.4 - 0.01 * index
@@ -137,7 +151,7 @@ MODEL = {
 
 
 def _norms(cell: Cell, params: Params) -> Iterator[Row]:
-    for index, layer in enumerate(layers(params.active.model.blocks)):
+    for index, layer in enumerate(layers(params.active.model)):
         start = not index
         values = {"bos_norm": 1.0 if start else 40.0 + index, "content_norm": 1.0 + 0.3 * index + cell[2] / 100}
         values |= {"bos_peak": 0.5 if start else 30.0, "bos_peak_dimension": 7, "median_magnitude": 0.02 * (index + 1)}
@@ -153,12 +167,9 @@ def _align(
     params: Params,
     kinds: tuple[str, ...],
 ) -> Iterator[Row]:
-    blocks, own = (
-        params.active.model.blocks,
-        np.random.default_rng(99),
-    )  # own: the pairs' similarity, alike in all cells
+    own = np.random.default_rng(99)  # the pairs' similarity, alike in all cells
     for kind in kinds:
-        for view in per_pair(blocks, params.train.layer, kind):
+        for view in per_pair(params.active.model, params.train.layer, kind):
             for set_, names in forms.items():
                 start = own.normal(0.35, 0.1, len(names))
                 moved = start + gain + (rng.normal(0, 0.02, len(names)) if gain else 0.0)
@@ -167,8 +178,9 @@ def _align(
                 for form, value in zip(names, moved - 0.1 - gain / 2, strict=True):
                     yield Row(*cell, set_, form, str(view), "random_cosine", float(value))
     yield from _norms(cell, params)
-    views = [f"{layer}.{pooling}.nf4" for layer in layers(blocks) for pooling in POOLINGS]
-    views += [str(view) for kind in kinds if kind == "fp4" for view in per_pair(blocks, params.train.layer, kind)]
+    views = [f"{layer}.{pooling}.nf4" for layer in layers(params.active.model) for pooling in POOLINGS]
+    if "fp4" in kinds:
+        views += [str(view) for view in per_pair(params.active.model, params.train.layer, "fp4")]
     for view in views:
         for set_ in ("trained", "control", "all"):
             values = {"cosine_mean": 0.35 + gain, "random_cosine_mean": 0.25 + gain / 2}
@@ -201,6 +213,8 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
     for base in params.sweep.base_seeds:
         rng = np.random.default_rng(base)
         labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, 40) for set_ in SETS}
+        (folder / f"s{base}" / "benchmarks").mkdir(parents=True)
+        write_items(folder / f"s{base}" / "benchmarks" / "items.jsonl", _items(labels))
         for where in ("plain", "bos"):
             at = folder / f"s{base}" / where
             store.write_rows(at / "scan.tsv", _scan(rng, params))
@@ -220,6 +234,20 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
     return folder
 
 
+def _items(labels: Mapping[str, Any]) -> Iterator[Item]:
+    """The items in the harness's words; every tenth has the premise of the one before."""
+    for set_, gold in labels.items():
+        task, _, language = set_.partition(".")
+        for number, label in enumerate(gold.tolist()):
+            premise = f"Something happened {number - (number % 10 == 9)}."
+            texts = {"premise": premise, "hypothesis": f"It was {number}."}
+            if task == "xcopa":
+                question = ("cause", "effect")[number % 2]
+                texts = {"premise": premise, "choice1": "One.", "choice2": "Two.", "question": question}
+            source = Source(f"{set_}.test.{number:04d}", task, language, "test", label, texts)
+            yield render(source, released=False)
+
+
 def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[str, Any]) -> Iterator[Row]:
     for set_, gold in labels.items():
         options = 2 if set_.startswith("xcopa") else 3
@@ -233,6 +261,27 @@ def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[s
             values["margin"] = float(scores[label] - max(s for k, s in enumerate(scores) if k != label))
             for name, value in values.items():
                 yield Row(*cell, set_, f"{set_}.test.{number:04d}", "-", name, value)
+
+
+def _probe(rng: np.random.Generator, cell: Cell, names: list[str], params: Params) -> Iterator[Row]:
+    for shots in (0, params.probe.shots):
+        for name in names:
+            yield Row(*cell, f"shots{shots}", f"word-{name}", "-", "candidate_tokens", 1 + len(name) % 2)
+            for score in ("sum", "mean"):
+                yield Row(*cell, f"shots{shots}", name, "-", f"rank.{score}", int(rng.integers(1, 4)))
+
+
+def _project(rng: np.random.Generator, cell: Cell, names: list[str], params: Params) -> Iterator[Row]:
+    for pooling in POOLINGS:
+        view = f"{params.train.layer}.{pooling}.nf4"
+        for space in ("original", "pca", "tsne"):
+            for name, value in (("distance", 1.0), ("random_distance", 1.5), ("p_at_1", 0.4)):
+                yield Row(*cell, "trained", "-", view, f"{name}.{space}", float(value + rng.normal(0, 0.01)))
+        for measure in [
+            f"{space}.{axis}.{side}" for space in ("pca", "tsne") for axis in "xy" for side in ("sw", "en")
+        ]:
+            for name in names:
+                yield Row(*cell, "trained", name, view, measure, float(rng.normal()))
 
 
 def _baseline(rng: np.random.Generator, cell: str, labels: dict[str, Any]) -> Iterator[Row]:

@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from tiny import ROOT
+from tli import params as parameters
 from tli import store
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
@@ -58,6 +60,24 @@ def test_scan_covers_every_layer_both_poolings_and_the_norms(files: Path) -> Non
         index="view", columns="measure", values="value", aggfunc=lambda cells: float(cells.iloc[0])
     )
     assert (bound["bos_peak"] <= bound["bos_norm"] * 1.01).all(), "no entry of a vector is longer than the vector"
+
+
+def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
+    files: Path, tiny_quantized: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the byte: packed weights, whole embeddings and all blocks resident, a batch after another."""
+
+    def batch_by_batch(model: nn.Module, batches: Any) -> Any:
+        seen: dict[str, list[torch.Tensor]] = {}
+        for ids in batches:
+            backbone.forward(model, ids, lambda layer, states: seen.setdefault(layer, []).append(states))
+        return seen.items()
+
+    load = backbone.load
+    monkeypatch.setattr(backbone, "load", lambda folder, **_how: load(folder))
+    monkeypatch.setattr(backbone, "run", batch_by_batch)
+    scan.run(files / "pairs.tsv", tiny_quantized, tmp_path / "scan.tsv", params)
+    assert (tmp_path / "scan.tsv").read_bytes() == (files / "scan.tsv").read_bytes()
 
 
 def test_before_is_what_the_scan_saw(files: Path) -> None:
@@ -147,7 +167,7 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
     each = frame[frame["measure"] == "cosine"]
     expected = {f"{i}.{p}.{q}" for i in ("2", "3", "norm") for p in ("mask", "content") for q in ("nf4", "fp4")}
     assert set(each["view"]) == expected
-    assert {str(view) for view in views.named(4).values()} <= expected
+    assert {str(view) for view in views.names(4).values()} <= expected
     assert (each.groupby(["cell", "view"]).size() == len(pairs)).all()
 
 
@@ -272,10 +292,20 @@ def test_a_planted_massive_activation_is_found_where_it_is() -> None:
     assert again == found
 
 
+def test_a_cut_model_has_the_views_of_its_layers_and_no_others() -> None:
+    model = parameters.load(ROOT / "params.yaml").profiles["headline"].model
+    assert views.layers(model) == ["0", "1", "2"]
+    assert {name: str(view) for name, view in views.named(model).items()} == {"as_scripted": "2.content.fp4"}
+    assert [str(view) for view in views.per_pair(model, 1, "nf4")] == [
+        f"{layer}.{pooling}.nf4" for layer in (1, 2) for pooling in ("mask", "content")
+    ]
+
+
 def test_views_of_the_paper_at_its_own_depth() -> None:
-    named = {name: str(view) for name, view in views.named(32).items()}
+    model = parameters.load(ROOT / "params.yaml").profiles["paper"].model
+    named = {name: str(view) for name, view in views.named(model).items()}
     assert named == {"as_described": "31.mask.nf4", "as_scripted": "2.content.fp4", "final": "norm.content.nf4"}
-    assert views.layers(32)[0] == "0"
-    assert views.layers(32)[-2:] == ["32", "norm"]
-    assert len({str(view) for view in views.per_pair(32, 5, "nf4")}) == 8
-    assert len({str(view) for view in views.per_pair(32, 5, "fp4")}) == 6
+    assert views.layers(model)[0] == "0"
+    assert views.layers(model)[-2:] == ["32", "norm"]
+    assert len({str(view) for view in views.per_pair(model, 5, "nf4")}) == 8
+    assert len({str(view) for view in views.per_pair(model, 5, "fp4")}) == 6

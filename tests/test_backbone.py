@@ -73,6 +73,18 @@ def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
     same()
 
 
+def test_in_bfloat16_no_batch_changes_an_embedding_by_more_than_rounding(tiny_quantized: Path) -> None:
+    """Alone (so at its exact length), among words of its length, padded among longer ones: within bfloat16's 2^-8."""
+    model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
+    words = ["mbwa", "kusoma", "jua", "hospitali", "mwalimu", "mbwa mwalimu", "a"]
+    padded = embed.embed(model, tokenizer, words, batch_size=len(words)).pooled
+    for size in (1, 2, 3):
+        other = embed.embed(model, tokenizer, words, batch_size=size).pooled
+        for view, values in padded.items():
+            distance = np.linalg.norm(values - other[view], axis=1) / np.linalg.norm(values, axis=1)
+            assert distance.max() < 2**-8, (size, view)
+
+
 def test_mask_pooling_has_bos_in_and_content_pooling_has_it_out(tiny: SimpleNamespace) -> None:
     ids, real = backbone.pad([[1, 8, 9, 2], [1, 8]], 3)
     own = embed.content(ids, real, tiny.tokenizer)

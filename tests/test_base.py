@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,3 +124,38 @@ def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
         model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(store.CheckFailed, match="step 1: the loss is nan"):
         next(base.pretrain(model, [[0, 5, 6, 1]] * 8, SETTINGS))
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 5, 8, 11, 12])
+def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The state is kept at steps 4 and 8; the run is cut off behind step `after`, and then once more at step 10."""
+    monkeypatch.setattr(base, "KEEP", 4)
+    pretrain, trained = base.pretrain, list[int]()
+    ends = [after, max(after, 10), 99]
+
+    def cut(model: LlamaForCausalLM, *arguments: object) -> Iterator[tuple[int, int, float]]:
+        end, forward = ends.pop(0), model.forward
+        if end == 0:
+            raise KeyboardInterrupt
+        model.forward = lambda **given: (trained.append(1), forward(**given))[1]
+        for step, *values in pretrain(model, *arguments):
+            yield step, *values
+            if step >= end:
+                raise KeyboardInterrupt
+        if end < 99:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(base, "pretrain", cut)
+    out, metrics = tmp_path / "out", tmp_path / "out.json"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            base.run(built / "world", out, metrics, SETTINGS)
+        assert not out.exists()
+    base.run(built / "world", out, metrics, SETTINGS)
+    second = max(after, 10)
+    assert len(trained) == after + (second - after // 4 * 4 if after < 12 else 4) + 4
+    assert store.manifest(out) == store.manifest(built / "first")
+    assert metrics.read_bytes() == (built / "first.json").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.json"}

@@ -268,8 +268,10 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
 @pytest.mark.parametrize(
     ("part", "values", "judged", "unjudged"),
     [
-        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base."],
-         ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after."]),
+        ("lora", {"rank": 8}, ["scan.", "sweep.", "align.trained.before.", "audit.", "transfer.xcopa.sw.base.",
+                               "probe.before.", "projection.before."],
+         ["align.trained.gain.", "transfer.xcopa.sw.main.", "gains.", "setup.train.", "retrieval.all.after.",
+          "probe.after.", "probe.change.", "projection.after."]),
         ("lora", {"scaling": "rslora"}, ["scan.", "align.control.before."], ["sweep.", "align.control.after."]),
         ("train", {"seed": 1}, ["scan.", "sweep.", "lengths.r_before."],
          ["align.trained.after.", "class.xnli.sw.after."]),
@@ -280,6 +282,8 @@ def test_reruns_on_another_cpu_agree_and_real_changes_differ(
         ("stats", {"confidence": 0.9}, ["scan.", "align.", "sweep."], []),
         ("transfer", {"split": "validation"}, ["scan.", "align.", "sweep.r2.gain_mean.", "items."],
          ["transfer.", "class.", "baseline.", "sweep.r2.accuracy_mean.", "setup.padding_drift"]),
+        ("probe", {"shots": 3}, ["scan.", "align.", "transfer.", "projection."], ["probe."]),
+        ("project", {"perplexity": 4.0}, ["scan.", "align.", "transfer.", "probe."], ["projection."]),
         ("adapter", {"source": "author"}, ["scan.", "sweep.", "align.trained.before.", "transfer.xcopa.sw.base."],
          ["align.trained.after.", "gains.", "transfer.xcopa.sw.main.", "align.all.after.bos_norm.", "lengths.gain_",
           "adapter."]),
@@ -396,9 +400,10 @@ def test_the_committed_expectations_load(committed: Section) -> None:
 
 def test_the_committed_embedded_expectations_hold_for_the_committed_params(committed: Section, real: Params) -> None:
     """A key that params.yaml has gained since must not leave every value without an expectation."""
-    recorded = committed["embedded"]["recorded_under"]["params"]
+    recorded, keys = committed["embedded"]["recorded_under"]["params"], committed["embedded"]["keys"]
     now = expected.settings(real, {})
-    assert [name for name in recorded | now if recorded.get(name) != now.get(name)] == ["inputs.pairs"]
+    assert len(keys) > 900
+    assert {name for key in keys for name in expected.changed(key, recorded, now)} == {"inputs.pairs"}
 
 
 # What was published, expected of a run of profile=paper.
@@ -463,6 +468,23 @@ def test_a_run_of_the_published_model_is_judged(committed: Section, paper: Param
     assert verdicts(section, less, author)[BEFORE] == expected.DIFFERS, "what is expected must be measured"
     no_gain = measured | {"align.trained.gain.2.content.fp4": 0.0}
     assert verdicts(section, no_gain, own)["align.trained.gain.2.content.fp4"] == expected.DIFFERS
+
+
+def test_a_run_of_its_first_blocks_is_judged_at_their_layers(committed: Section, real: Params, paper: Params) -> None:
+    headline = paper.model_copy(update={"profile": "headline"})
+    section = expected.load(EXPECTED, headline)
+    found = verdicts(section, {}, change(headline, "adapter", source="author"))
+    pilot = {f"scan.trained.cosine.{layer}.mask.nf4" for layer in (0, 1, 2)}
+    assert {key for key in found if key.startswith("scan.")} == pilot
+    assert "setup.blocks" not in found
+    assert found[BEFORE] == found[AFTER] == expected.DIFFERS, "what is expected must be measured"
+    measured = {key: value for key, value in as_published(committed).items() if key in found}
+    assert set(verdicts(section, measured, change(headline, "adapter", source="author")).values()) <= {
+        expected.AGREES, expected.NONE
+    }  # fmt: skip
+    moved = verdicts(section, measured | {AFTER: 0.43}, change(headline, "adapter", source="author"))
+    assert moved[AFTER] == expected.DIFFERS
+    assert expected.load(EXPECTED, paper) == committed["paper"]
 
 
 LISTS = ("setup.pairs.", "scan.", "align.control.before.", "align.trained.after.", "gains.")

@@ -52,7 +52,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     theirs = harness.evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"), *tasks)
     sources = [source for key in TASKS for source in harness.sources(*key, records)]
     items = [prompts.render(source, released=True) for source in sources]
-    store.write_rows(tmp_path / "rows.tsv", transfer.measure(BASE, items, model, tokenizer, 4))
+    store.write_rows(tmp_path / "rows.tsv", transfer.measure(BASE, transfer.prepare(items, tokenizer, 4), model))
     found = export.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
     for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
         assert found[name] == theirs[name], name

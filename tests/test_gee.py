@@ -118,11 +118,27 @@ def test_groups_of_items_are_clusters() -> None:
     single = simulate(rng, 60, 0.5, 0.1)
     thrice = {key: np.tile(right, 3) for key, right in single.items()}
     alone = gee(single)
-    found = gee(thrice, groups=[f"premise {index}" for index in range(60)] * 3)
+    found = gee(thrice, groups={0: [f"premise {index}" for index in range(60)] * 3})
     assert (found.items, found.clusters) == (180, 60)
     assert found.adapter.log_odds == pytest.approx(alone.adapter.log_odds, abs=0.02)
     assert found.adapter.se == pytest.approx(alone.adapter.se, rel=0.05)
     assert gee(thrice).adapter.se < 0.7 * alone.adapter.se, "copies taken for items of their own"
+
+
+def test_bases_with_items_of_their_own_are_clusters_of_their_own() -> None:
+    """Each base answers other items: as many clusters as items, and none of the correlation is diluted."""
+    rng = np.random.default_rng(4)
+    correct = {(base, seed, rank): right for base in range(3)
+               for (_, seed, rank), right in simulate(rng, 60, 0.5, 0.1, sd=2.0).items()}  # fmt: skip
+    own = {base: [str(item) for item in range(60)] for base in range(3)}
+    found, lumped = gee(correct, own), gee(correct)
+    assert (found.items, found.clusters, lumped.clusters) == (180, 180, 60)
+    assert found.correlation > 2 * lumped.correlation
+    assert found.adapter.se == pytest.approx(lumped.adapter.se, rel=0.3)
+    mixed = list(range(60))
+    rng.shuffle(mixed)
+    other = {key: right[mixed] if key[0] == 1 else right for key, right in correct.items()}
+    assert gee(other, own) == found
 
 
 @settings(max_examples=15)
@@ -186,7 +202,7 @@ def test_bad_input_is_refused() -> None:
     for correct, groups in (
         ({(0, 0, 0): [True], (0, 0, 1): [True, False]}, None),
         ({(0, 0, -1): [True]}, None),
-        ({(0, 0, 0): [True, False]}, ["a"]),
+        ({(0, 0, 0): [True, False]}, {0: ["a"]}),
     ):
         with pytest.raises(ValueError, match="expected"):
             gee(correct, groups)

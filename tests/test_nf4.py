@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tli import store
-from tli.model import backbone, lora, nf4
+from tli.model import backbone, lora, nf4, shards
 from tli.params import FourBit, Params
 
 
@@ -196,3 +197,60 @@ def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: 
         seen: dict[str, torch.Tensor] = {}
         backbone.forward(cut, ids, seen.__setitem__)
     assert torch.equal(seen["2"], expected)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (256, 64), (700, 192), (1000, 4096)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
+    tmp_path: Path, shape: tuple[int, int], dtype: torch.dtype, kind: str, double_quant: bool
+) -> None:
+    """The largest is four parts of 256 rows, and its scales are enough for two threads to share their mean."""
+    name = "model.layers.0.mlp.up_proj.weight"
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    save_file({name: weight}, tmp_path / "model.safetensors")
+    info = shards.headers(tmp_path)[name]
+    packed, state = quantize_4bit(weight.half(), quant_type=kind, compress_statistics=double_quant)
+    expected = {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+    settings = FourBit(load_dtype="float16", double_quant=double_quant)
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found = nf4._stored(name, info, kind, settings)
+        finally:
+            torch.set_num_threads(1)
+        assert list(found) == list(expected) == list(nf4._keys(name, kind, settings))
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 6, 9, 12])
+def test_a_run_that_is_cut_off_goes_on_where_it_was(
+    tiny_base: Path, tiny_quantized: Path, tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Six shards of each kind; the run is cut off before it writes the next one, or (12) as it reads what it wrote."""
+    out, rows, written = tmp_path / "q", tmp_path / "rows.tsv", list[Path]()
+    save, inspect = nf4.save_file, nf4.inspect
+
+    def save_until(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        if len(written) == after:
+            raise KeyboardInterrupt
+        written.append(path)
+        save(tensors, path, metadata=metadata)
+
+    def inspect_until(folder: Path, kind: str) -> list[store.Row]:
+        if len(written) == after and kind == "fp4":
+            raise KeyboardInterrupt
+        return inspect(folder, kind)
+
+    monkeypatch.setattr(nf4, "save_file", save_until)
+    monkeypatch.setattr(nf4, "inspect", inspect_until)
+    with pytest.raises(KeyboardInterrupt):
+        nf4.run(tiny_base, out, rows, params.quantize)
+    assert [path.name for path in tmp_path.iterdir()] == [".kept"]
+    after = 99
+    nf4.run(tiny_base, out, rows, params.quantize)
+    assert len(written) == 12, "a shard was written twice"
+    assert store.manifest(out) == store.manifest(tiny_quantized)
+    assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"q", "rows.tsv"}

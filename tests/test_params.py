@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,41 @@ def test_the_committed_file_is_valid() -> None:
 def test_a_bad_value_names_its_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert COMMITTED.count(old) >= 1, f"{old!r} is no longer in params.yaml"
     assert expected in _refused(tmp_path, COMMITTED.replace(old, new, 1))
+
+
+HEADLINE = COMMITTED.replace("profile: embedded", "profile: headline", 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("span: 2", "span: 1", "profiles.headline.model.span: expected greater than or equal to 2, got 1"),
+        ("span: 2", "span: 32", "profiles.headline.model: expected span null or below blocks (32), got 32"),
+        ("span: 2", "span: null", ""),
+        ("benchmarks: {source: none}", "benchmarks: {source: all}", "profiles.headline.benchmarks: expected"),
+        ("  layer: 2   ", "  layer: 3   ", "train.layer: expected what the first 2 of 32 blocks can give"),
+        ("  layer: 2   ", "  layer: last", "train.layer: expected what the first 2 of 32 blocks can give"),
+        ("blocks: reached", "blocks: all", "lora.blocks: expected what the first 2 of 32 blocks can give, .*, got all"),
+        ("grid: []", "grid: [full]", r"sweep.grid: expected \[\] with model.span"),
+    ],
+)
+def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert HEADLINE.count(old) >= 1, f"{old!r} is no longer in params.yaml"
+    (tmp_path / "params.yaml").write_text(HEADLINE.replace(old, new, 1), encoding="utf-8")
+    if not expected:
+        assert params.load(tmp_path / "params.yaml").active.model.whole
+        return
+    said = _refused(tmp_path, HEADLINE.replace(old, new, 1))
+    assert re.search(expected if "\\" in expected or ".*" in expected else re.escape(expected), said), said
+
+
+def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    loaded = params.load(ROOT / "params.yaml", {"profile": "headline"})
+    assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
+    with pytest.raises(store.UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
+        params.load(ROOT / "params.yaml", {"profile": "headline"}, arm="layer_last")
+    with pytest.raises(store.UserError, match=r"profiles\.paper: expected benchmarks\.source none with model\.span"):
+        params.load(ROOT / "params.yaml", {"profiles.paper.model.span": 2})
 
 
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:

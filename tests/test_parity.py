@@ -119,7 +119,7 @@ def ours(model: Any, asked: SimpleNamespace, items: Sequence[Item]) -> list[list
     """Each item's log-likelihoods, as the stage `transfer` computes them."""
     requests = [transfer.requests(asked.tokenizer, item) for item in items]
     flat = [request for options in requests for request in options]
-    scores = iter(transfer.log_likelihoods(model, flat, asked.tokenizer.pad_token_id, BATCH))
+    scores = iter(transfer.log_likelihoods(model, transfer.plan(flat, asked.tokenizer.pad_token_id, BATCH)))
     return [[next(scores) for _ in options] for options in requests]
 
 

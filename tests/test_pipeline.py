@@ -15,7 +15,8 @@ from checkout import Checkout, clone
 from tiny import ROOT
 from tli import store
 
-PER_RANK = {"train", "align", "transfer", "tables", "verify"}  # what follows from lora.rank
+# what follows from lora.rank
+PER_RANK = {"train", "align", "transfer", "probe", "project", "tables", "verify", "paper", "report"}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_push_carries_the_data_and_nothing_else(copy: Checkout) -> None:
     [
         ("lora.rank=3", PER_RANK),
         ("train.layer=3", PER_RANK | {"sweep-train", "sweep-eval"}),
-        ("stats.confidence=0.9", {"tables", "verify"}),
+        ("stats.confidence=0.9", {"tables", "verify", "paper", "report"}),
     ],
 )
 def test_an_experiment_redoes_what_depends_on_it(copy: Checkout, change: str, expected: set[str]) -> None:
@@ -151,7 +152,7 @@ def test_a_rank_taken_from_the_sweep_leaves_the_tables(copy: Checkout) -> None:
         return rows, set(re.findall(r"\br(\d+)\b", measured))
 
     assert all(str(removed) in ranks for ranks in told())
-    assert copy.ran(copy("dvc", "repro")) <= {"check", "tables", "verify"}
+    assert copy.ran(copy("dvc", "repro")) <= {"check", "tables", "verify", "paper", "report"}
     for ranks in told():
         assert str(removed) not in ranks
         assert {str(rank) for rank in kept} <= ranks
@@ -164,7 +165,7 @@ def test_an_added_rank_runs_alone(copy: Checkout) -> None:
     copy.edit(f"\n  ranks: [{ranks}]", f"\n  ranks: [{ranks}, 1]")
     output = copy("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", output, re.M))
-    assert ran - {"check"} == {"sweep-train@1", "sweep-eval@1", "tables", "verify"}
+    assert ran - {"check"} == {"sweep-train@1", "sweep-eval@1", "tables", "verify", "paper", "report"}
 
 
 def test_two_clean_runs_give_the_same_bytes(done: Checkout, tmp_path: Path) -> None:

@@ -76,9 +76,10 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
         "kv_heads": config["num_key_value_heads"],
     }  # fmt: skip
     data = dict(section["benchmarks"])
-    data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
-    data["xnli"] = data["xnli"] | {"languages": ["en", "sw"]}
-    section["benchmarks"] = data | {"limit": 10}
+    if data["source"] == "hub":
+        data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
+        data["xnli"] = data["xnli"] | {"languages": ["en", "sw"]}
+        section["benchmarks"] = data | {"limit": 10}
     section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu", "weights": "packed"}
     params["profile"], params["profiles"][profile] = profile, section
     params["pairs"]["source"] = "author"
@@ -177,3 +178,63 @@ def test_the_small_profile_runs_to_the_last_table(hub: loopback.Hub, tmp_path: P
     assert "tied to the embeddings" in setup
     assert store.read_json(checkout.root / "results" / "small" / "base.json")["head"] == "tied"
     assert re.search(r"^[0-9a-f]{40}  models/Qwen/Qwen2.5-0.5B$", (checkout.root / "fetched.sha256").read_text(), re.M)
+
+
+@pytest.fixture(scope="module")
+def headline(hub: loopback.Hub, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """`dvc repro` under profile=headline, to the last table: two of four blocks, fetched by range."""
+    checkout = prepared(tmp_path_factory.mktemp("headline") / "project", hub, "headline")
+    checkout("dvc", "repro")
+    return checkout
+
+
+def test_the_headline_profile_fetches_a_part_and_runs_to_the_last_table(headline: Checkout, hub: loopback.Hub) -> None:
+    tables = headline.root / "paper" / "tables" / "headline"
+    text = {path.stem: path.read_text(encoding="utf-8") for path in tables.glob("*.md")}
+    left_out = "left out: this run has the first 2 of 4 blocks, so that layers 3 to 4 and norm, the views `as_descr"
+    for name in ("setup", "scan", "before_after", "gains", "retrieval", "controls"):
+        assert left_out in text[name], name
+    assert left_out[1:] in text["README"]
+    assert re.search(r"^\| 2\.content\.fp4 \| as_scripted \| trained \|", text["before_after"], re.M)
+    assert not re.search(r"^\| (3|4|norm)\.", text["before_after"] + text["scan"] + text["norms"], re.M)
+    assert not {"xcopa", "xnli", "changes", "gap", "calibration", "classes", "baselines", "items"} & text.keys()
+    base = store.read_json(headline.root / "results" / "headline" / "base.json")
+    assert base["blocks_fetched"] == "the first 2 of 4"
+    measured = store.read_json(headline.root / "results" / "headline" / "measured.json")
+    assert {key.split(".")[3] for key in measured if key.startswith("scan.trained.cosine.")} == {"0", "1", "2"}
+    assert not [key for key in measured if key.startswith(("transfer.", "baseline.", "class."))]
+
+
+def test_a_part_gives_the_values_of_the_whole(headline: Checkout, paper: Checkout) -> None:
+    """Same weights, words and seeds: what both profiles measure is the same to the last digit."""
+    parts, whole = (
+        store.read_json(one.root / "results" / one.profile / "measured.json") for one in (headline, paper)
+    )
+    same = [key for key in parts if key.startswith(("align.", "retrieval.", "scan.all.", "geometry.", "gains."))]
+    assert len(same) > 100
+    assert {key: parts[key] for key in same} == {key: whole[key] for key in same}
+
+
+def test_claims_that_a_part_can_judge_are_judged(headline: Checkout) -> None:
+    claims = store.read_json(headline.root / "results" / "headline" / "verify.json")["study_claims"]
+    verdict = {claim["id"]: (claim["verdict"], claim["reason"]) for claim in claims}
+    assert [verdict[number][0] for number in (1, 2)] == ["does not hold"] * 2, "of random weights"
+    for number in (3, 4, 5, 6, 7, 16):
+        assert verdict[number][0] == "needs profile=paper"
+        assert "This run has the first 2 of 4 blocks." in verdict[number][1]
+    assert "Read at 2.content.fp4 it does not hold." in verdict[6][1]
+
+
+def test_other_words_fetch_their_rows_and_leave_the_blocks_alone(
+    headline: Checkout, hub: loopback.Hub, tmp_path: Path
+) -> None:
+    shutil.copytree(headline.root, tmp_path / "project", symlinks=True)
+    copy = Checkout(tmp_path / "project")
+    copy.env = headline.env | {"PYTHONPATH": str(copy.root / "src")}
+    copy.edit("  source: author\nadapter", "  source: project\nadapter")
+    asked = len(hub.requests())
+    assert {"pairs", "base"} <= copy.ran(copy("dvc", "repro", "base"))
+    assert all(one.range for one in hub.requests("GET")[asked:])
+    noted = (copy.root / "fetched.sha256").read_text(encoding="utf-8")
+    rows = re.findall(r"#model\.embed_tokens\.weight\[\d+ rows, \w{16}\]", noted)
+    assert len(rows) == len(set(rows)) <= 2

@@ -114,3 +114,21 @@ def test_progress_hands_everything_on_and_tells(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("count 40/40, 0 s left, peak ")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "out"
+    (tmp_path / ".out.abc_1234").mkdir()
+    (tmp_path / ".out.abc_1234" / "half").touch()
+    (tmp_path / ".out.5678xyz_").touch()
+    others = {".out.tsv", ".out.tsv.abcdefgh", ".other.abcdefgh"}
+    for name in others:
+        (tmp_path / name).touch()
+    write = store.atomic_dir if folder else store.atomic_write
+    with write(path):
+        first = {file.name for file in tmp_path.iterdir()} - others
+        assert len(first) == 1
+        with write(path):
+            assert first < {file.name for file in tmp_path.iterdir()} - others
+    assert {file.name for file in tmp_path.iterdir()} == {"out", *others}

@@ -20,8 +20,10 @@ from synthetic import fabricate
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
-from tli.paper import cells, changes, controls, effects, render, summary
+from tli.paper import cells, changes, classes, controls, effects, render, summary, verdicts
+from tli.paper.accuracy import CLASSES
 from tli.paper.cells import Outcome, Source, Values
+from tli.paper.premises import read_premises
 from tli.paper.render import Made
 from tli.paper.rows import Rows, read_sweep
 from tli.params import Params
@@ -38,7 +40,12 @@ def sweep(ranks: tuple[int, ...], seeds: tuple[int, ...]) -> Params:
 def source(folder: Path, params: Params, base: int = 0, **options: Any) -> Source:
     """Synthetic rows of one base."""
     made = fabricate(folder, params, seed=base, **({"pairs": (8, 4), "items": 20} | options))
-    return Source(base, Rows(made["align"]), Rows(made["transfer"]), read_sweep(made["sweep"], params))
+    return read(made, params, base)
+
+
+def read(made: dict[str, Any], params: Params, base: int = 0) -> Source:
+    shared = read_premises(made["items"])
+    return Source(base, Rows(made["align"]), Rows(made["transfer"]), read_sweep(made["sweep"], params), shared)
 
 
 def everything(sources: list[Source], params: Params) -> list[Made]:
@@ -49,6 +56,7 @@ def everything(sources: list[Source], params: Params) -> list[Made]:
         changes.changes(tasks, changes.drawn(tasks, params), params),
         changes.gap(tasks, params),
         changes.calibration(tasks, params),
+        classes.table(tasks, sources, params),
         *summary.tables(found, params),
         controls.table(sources[0].align, params),
     ]
@@ -116,6 +124,21 @@ def test_a_known_effect_is_said_as_what_it_is(
     assert effect.span.estimate == pytest.approx(5 * slope, abs=0.5 if noise < 1 else 60)
 
 
+def test_scalings_that_disagree_are_named() -> None:
+    flat, steep = (effects.effects([outcome(slope, 0.0, 0.1, LONG, bases=6)], LONG) for slope in (0.0, -2.0))
+    made = verdicts.table({"2r": steep, "fixed32": flat, "rslora": flat}, LONG)
+    (line,) = lines([made], "verdicts")
+    assert [line[f"rank_{arm}"] for arm in ("2r", "fixed32", "rslora")] == ["differs", "equivalent", "equivalent"]
+    assert (line["way_2r"], line["way_rslora"]) == ("below", "not told apart")
+    assert float(line["span_2r"]) == pytest.approx(-10, abs=0.5)
+    assert made.table.remarks[0] == (
+        "over 6 bases the rank has one verdict under every scaling in 0 of 1 outcomes; it depends on the scaling in 1 "
+        "(accuracy: 2r differs, fixed32 equivalent, rslora equivalent)"
+    )
+    agreed = verdicts.table({"2r": flat, "rslora": flat}, LONG).table.remarks[0]
+    assert agreed == ("over 6 bases the rank has one verdict under every scaling in 1 of 1 outcomes (equivalent in 1)")
+
+
 def test_a_hump_that_a_line_does_not_see_is_said() -> None:
     flat = outcome(0.0, 0.0, 0.05, LONG)
     humped = {key: x + 8.0 * (key[2] in (4, 8)) for key, x in flat.values.tuned.items()}
@@ -181,6 +204,26 @@ def test_gap_calibration_and_changes_follow_from_the_rows(one: tuple[Source, lis
         set_ = f"{line['task'].removesuffix('-form').lower()}.{LANGUAGES[line['language']]}"
         assert float(line["change"]) == pytest.approx(share(int(line["rank"]), set_) - share(0, set_), abs=1e-6)
         assert float(line["low"]) <= float(line["change"]) <= float(line["high"])
+    checked = 0
+    for line in lines(made, "class_changes"):
+        set_ = f"{line['task'].removesuffix('-form').lower()}.{LANGUAGES[line['language']]}"
+        gold = found.transfer.each("base", set_, "-", "label")
+        index, rank = CLASSES[set_[: set_.index(".")]].index(line["class"]), int(line["rank"])
+        before = found.transfer.each("base", set_, "-", "correct")
+        of_class = [item for item, label in gold.items() if label == index]
+        which = [(rows[rank], f"r{rank}-s{seed}") for seed in range(3)] if rank else [(found.transfer, "base")]
+        right = [x.each(cell, set_, "-", "correct") for x, cell in which]
+        moved = [[one[item] - before[item] for item in of_class] for one in right]
+        picked = [list(x.each(cell, set_, "-", "pred").values()) for x, cell in which]
+        assert int(line["n"]) == len(of_class)
+        assert float(line["accuracy"]) == pytest.approx(100 * np.mean([[one[i] for i in of_class] for one in right]))
+        assert float(line["chosen"]) == pytest.approx(100 * np.mean(np.array(picked) == index))
+        if rank:
+            assert float(line["change"]) == pytest.approx(100 * np.mean(moved), abs=1e-6)
+            assert float(line["won"]) == pytest.approx(100 * np.mean(np.array(moved) == 1), abs=1e-6)
+            assert float(line["lost"]) == pytest.approx(100 * np.mean(np.array(moved) == -1), abs=1e-6)
+            checked += 1
+    assert checked == 20
     for line in lines(made, "calibration"):
         set_ = f"{line['task'].removesuffix('-form').lower()}.{LANGUAGES[line['language']]}"
         assert 100 * float(line["accuracy"]) == pytest.approx(share(int(line["rank"]), set_), abs=1e-6)
@@ -190,17 +233,21 @@ def test_gap_calibration_and_changes_follow_from_the_rows(one: tuple[Source, lis
 
 def test_controls_leave_what_random_pairs_do_not_gain(one: tuple[Source, list[Made]]) -> None:
     found, made = one
+    measures = {"cosine": ("cosine", "random_cosine"), **controls.SCALED}
     for line in lines(made, "controls"):
         gains = []
-        for measure in ("cosine", "random_cosine"):
-            before, after = found.align.matched(
-                ("base", "main"), line["pairs" if "pairs" in line else "set"], line["view"], measure
-            )
+        for measure in measures[line["measure"]]:
+            before, after = found.align.matched(("base", "main"), line["set"], line["view"], measure)
             gains.append(np.mean(after) - np.mean(before))
         assert float(line["gain"]) == pytest.approx(gains[0], abs=1e-8)
+        assert float(line["random"]) == pytest.approx(gains[1], abs=1e-8)
         assert float(line["left"]) == pytest.approx(gains[0] - gains[1], abs=1e-8)
+        assert line["low"] == "-" or line["measure"] == "cosine"
     names = [line["control"] for line in lines(made, "controls")]
     assert names[:4] == ["as trained", "as trained, unseen pairs", "BOS out", "BOS out, unseen pairs"]
+    assert {"centred", "standardised, BOS out", "linear CKA", "centred, BOS out, unseen pairs"} <= set(names)
+    text = "".join(render.to_md(one.table) for one in made if one.table.name == "controls")
+    assert "the arm `shuffled` of the full grid" in text
 
 
 def test_several_bases_are_the_unit(tmp_path: Path) -> None:
@@ -240,8 +287,7 @@ def test_what_is_undefined_is_a_cell_and_a_note(
     for path in [made["transfer"], *(made["sweep"] / "rows").glob("*/transfer.tsv")] if change else []:
         assert change is not None
         change(store.read_rows(path)).to_csv(path, sep="\t", index=False)
-    rows = (Rows(made["align"]), Rows(made["transfer"]), read_sweep(made["sweep"], params))
-    tables = everything([Source(0, *rows)], params)
+    tables = everything([read(made, params)], params)
     text = "\n".join(render.to_md(one.table) + render.to_csv(one.table) + render.to_tex(one.table) for one in tables)
     assert said in text
     assert not re.search(r"(?i:\bnan\b|\binf\b)|\bNone\b", text)

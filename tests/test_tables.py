@@ -25,6 +25,7 @@ from tli import params as parameters
 from tli import store
 from tli.paper import published, render, tables
 from tli.paper.render import Column, Table, shown
+from tli.paper.resample import paired_bootstrap
 from tli.paper.rows import Rows, flat, load_yaml
 from tli.params import Params
 
@@ -72,7 +73,8 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 NAMES = {
     "setup", "scan", "norms", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines",
     "audit", "items", "claims", "adapter", "lengths", "controls", "changes", "gap", "calibration", "robustness",
-    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools",
+    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools", "class_changes",
+    "probe", "projection",
 }  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def test_readme_holds_every_table_and_shows_every_figure(made: dict[str, Any]) -
     for link in re.findall(r"\]\(([^#)]+)\)", text):
         assert (made["tables"] / link).is_file(), link
     images = re.findall(r"!\[(.+?)\]\((.+?)\)", text)
-    assert len(images) == len(list(made["figures_out"].iterdir())) == 4
+    assert len(images) == len(list(made["figures_out"].iterdir())) == 5
     assert all(len(alt) > 80 for alt, _ in images), "a figure's text says what it shows"
     assert "profile `embedded`" in text
     assert "they are not XCOPA and XNLI scores" in text
@@ -229,6 +231,46 @@ def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any]
     assert {int(line["rank"]) for line in read(made, "ranks")} == {0, *smoke.sweep.ranks}
     shares = {line["rank"]: line["share_v_proj"] for line in read(made, "ranks")}
     assert float(shares["4"]) == 4 / smoke.active.model.kv_width
+
+
+def test_the_interval_of_one_adapter_is_the_bootstrap_over_premises(made: dict[str, Any], smoke: Params) -> None:
+    rows = frame(made, "transfer")
+    for line in (x for task in ("xcopa", "xnli") for x in read(made, task) if x["cell"] == "paper's cell"):
+        language = {"English": "en", "Swahili": "sw"}[line["language"]]
+        task = "xcopa" if line in read(made, "xcopa") else "xnli"
+        chosen = rows[(rows["set"] == f"{task}.{language}") & (rows["measure"] == "correct")]
+        wide = chosen.pivot_table(index="item", columns="cell", values="value")
+        # Every tenth invented item stands on the premise of the one before
+        premise = [str(number - (number % 10 == 9)) for number in range(len(wide))]
+        before, after = (100 * wide[cell].to_numpy(float) for cell in ("base", "main"))
+        found = paired_bootstrap(before, after, draws=200, seed=0, groups=premise)
+        assert (float(line["change_low"]), float(line["change_high"])) == pytest.approx((found.low, found.high))
+        assert found != paired_bootstrap(before, after, draws=200, seed=0)
+        assert "premises; McNemar's test takes the items as independent" in (made["tables"] / f"{task}.md").read_text()
+
+
+def test_every_layer_s_retrieval_and_geometry_are_the_rows(made: dict[str, Any], smoke: Params) -> None:
+    keys = ["cell", "set", "view", "measure", "item"]
+    rows = frame(made, "align").set_index(keys)["value"].astype(float).sort_index()
+    views = 2 * (smoke.active.model.blocks + 2)
+    lines = own(made, "pools")
+    assert len(lines) == views * 2 * 2 * 2
+    for line in lines:
+        for short, measure in (("p1", "p_at_1"), ("p5", "p_at_5"), ("mrr", "mrr"), ("csls", "csls_at_1")):
+            name = f"{'own_' if line['pool'] == 'own' else ''}{measure}.{line['direction'].replace('→', '_')}"
+            for when, cell in (("before", "base"), ("after", "main")):
+                want = rows[cell, line["set"], line["view"], name, "-"]
+                assert float(line[f"{short}_{when}"]) == pytest.approx(want, rel=1e-8)
+    lines = own(made, "geometry")
+    assert len(lines) == views
+    for line in lines:
+        for when, cell in (("before", "base"), ("after", "main")):
+            of = rows[cell, "all", line["view"]].droplevel("item")
+            for scaled in ("centred", "standardised"):
+                left = of[f"{scaled}_cosine_mean"] - of[f"{scaled}_random_cosine_mean"]
+                assert float(line[f"{scaled}_{when}"]) == pytest.approx(left, abs=1e-8)
+            assert float(line[f"random_{when}"]) == pytest.approx(of["random_cosine_mean"], abs=1e-8)
+            assert float(line[f"participation_sw_{when}"]) == pytest.approx(of["participation_ratio.sw"], rel=1e-8)
 
 
 def test_measured_and_headline_are_what_the_tables_say(made: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import click
 
+from tli import kept, store
 from tli import params as parameters
-from tli import store
 
 FILE = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,13 +54,16 @@ def stage(
 ) -> Iterator[parameters.Params]:
     """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
 
+    Meanwhile no other process writes `out`, and the stage ends when the dvc that runs it ends.
     No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
+    kept.end_with_dvc()
     params = loaded(arm)
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
@@ -69,7 +72,7 @@ def stage(
         from tli.model import backbone
 
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with store.receipt(out, inputs):
+    with kept.lock(out), store.receipt(out, inputs):
         yield params
 
 
@@ -91,12 +94,13 @@ def check(out: Path) -> None:
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
-def pairs(pairs_path: Path, out: Path, audit: Path) -> None:
+@click.option("--words", type=FILE, help="Also: the words whose embeddings a partial base needs.")
+def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
     """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.data import pairs as module
 
-        module.run(pairs_path, out, audit, params)
+        module.run(pairs_path, out, audit, params, words)
 
 
 @main.command()
@@ -116,18 +120,22 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @click.argument("world_path", metavar="WORLD", type=FILE)
 @out_option
 @metrics_option
-def base(world_path: Path, out: Path, metrics: Path) -> None:
-    """Pre-train the base model, or fetch the published one."""
+@click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
+def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
+    """Pre-train the base model, or fetch one, whole or in part."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
         from tli.model import base as module
-        from tli.model import hub
+        from tli.model import hub, part
 
-        if isinstance(params.active.model, parameters.HubModel):
-            hub.run(out, metrics, params.active.model, Path(params.fetch.manifest))
+        model, manifest = params.active.model, Path(params.fetch.manifest)
+        if isinstance(model, parameters.EmbeddedModel):
+            module.run(world_path, out, metrics, model)
+        elif model.whole:
+            hub.run(out, metrics, model, manifest)
         else:
-            module.run(world_path, out, metrics, params.active.model)
+            part.run(words, out, metrics, model, manifest)
 
 
 @main.command()
@@ -209,6 +217,32 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
         from tli.study import transfer as module
 
         module.run(items, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Ask for translations by prompt, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import probe as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
+
+
+@main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@click.argument("adapter", type=FILE)
+@out_option
+def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+    """Lay pairs out in two dimensions, before and after."""
+    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.study import project as module
+
+        module.run(pairs_path, quantized, adapter, out, params)
 
 
 @main.command("sweep-train")
@@ -297,7 +331,10 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
+@given("probe", "Rows of the stage probe.")
+@given("project", "Rows of the stage project.")
 @given("baselines", "Rows of the baselines without a model.")
+@given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")
 @REPORTED
 @given("tables", "Folder of tables to write.")
@@ -356,6 +393,51 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
 
 
 @main.command()
+@click.argument("source", type=FILE)
+@given("tables", "Folder of tables.")
+@given("figures", "Folder of figures.")
+@given("full", "Folder of the full grid's tables, where there is one.")
+@given("full-figures", "Folder of its figures.")
+@given("measured", "Measured values.")
+@given("verify", "JSON of the verdicts.")
+@REPORTED
+@given("numbers", "Folder to write: document.json and numbers.tex.")
+@out_option
+def paper(source: Path, out: Path, **paths: Path) -> None:
+    """Write the paper as PDF, and its numbers for LaTeX.
+
+    SOURCE holds main.typ, style.typ and references.bib.
+    """
+    from tli.paper import document
+
+    with stage(out, source / "main.typ", torch=False) as params:
+        document.run(source=source, out=out, params=params, **paths)
+
+
+@main.command()
+@click.argument("source", type=FILE)
+@given("tables", "Folder of tables.")
+@given("full", "Folder of the full grid's tables, where there is one.")
+@given("verify", "JSON of the verdicts.")
+@given("pairs", "The checked word list.")
+@given("items", "The scored items.")
+@given("align", "Rows of the stage align.")
+@given("transfer", "Rows of the stage transfer.")
+@given("pipeline", "dvc.yaml.")
+@given("requirements", "The list of packages.")
+@out_option
+def report(source: Path, out: Path, **paths: Path) -> None:
+    """Write the report: one HTML file that needs no network.
+
+    SOURCE holds report.html.j2, report.css and report.js.
+    """
+    from tli.paper import report as module
+
+    with stage(out, source / "report.html.j2", torch=False) as params:
+        module.run(source=source, out=out, params=params, **paths)
+
+
+@main.command()
 @click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV), held against the published.")
 @click.option("--pilot", type=FILE, help="Mean cosine by layer in the author's format (CSV), likewise.")
 @click.option("--pairs", type=FILE, help="A word list to count: TSV, or the author's JSON (the trained set).")
@@ -388,6 +470,23 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 
 @main.command()
+@click.option("--profile", help="Another profile than that of params.yaml.")
+@click.option(
+    "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
+)
+def plan(profile: str | None, pairs: Path) -> None:
+    """Say beforehand what a run will cost.
+
+    By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
+    """
+    from tli.ops import plan as module
+
+    changes = click.get_current_context().find_root().obj
+    params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
+    click.echo(module.page(params, pairs, Path("results") / params.profile))
+
+
+@main.command()
 def costs() -> None:
     """Collect what the last runs took, and the checklist.
 
@@ -399,6 +498,19 @@ def costs() -> None:
     build, results = Path("build") / params.profile, Path("results") / params.profile
     said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
     click.echo(f"costs   {said}")
+
+
+@main.command()
+@click.argument("measured", type=FILE)
+@click.option("--out", type=FILE, default=Path("docs/performance.md"), show_default=True, help="The page to write.")
+def performance(measured: Path, out: Path) -> None:
+    """Write the page of what `make bench-8b` measured.
+
+    MEASURED: the JSON file of pytest-benchmark.
+    """
+    from tli.ops import performance as module
+
+    module.run(measured, out)
 
 
 @main.command()

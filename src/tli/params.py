@@ -137,6 +137,27 @@ class Measure(Section):
     random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
+class Probe(Section):
+    """The translation prompt: how many trained pairs stand in it as examples, and the seed of their draw."""
+
+    shots: Count
+    seed: Seed
+
+
+class Project(Section):
+    """The picture of trained pairs: how many, t-SNE's perplexity, and the seed of their draw and of t-SNE."""
+
+    pairs: Annotated[int, Field(ge=2)]
+    perplexity: Positive
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> Self:
+        if self.perplexity >= 2 * self.pairs:
+            raise ValueError(f"a perplexity below the number of words, {2 * self.pairs}, got {self.perplexity:g}")
+        return self
+
+
 class Bos(Section):
     """The BOS regime (model/bos.py): from hidden_states[layer] on, the BOS state is `ratio` times as long as others."""
 
@@ -257,6 +278,16 @@ class Shape(Section):
         """Output width of k_proj and v_proj."""
         return self.kv_heads * (self.hidden_size // self.heads)
 
+    @property
+    def held(self) -> int:
+        """How many of the first blocks this run has; all, where nothing says otherwise."""
+        return self.blocks
+
+    @property
+    def whole(self) -> bool:
+        """Whether this run has every block, the final norm and the head."""
+        return self.held == self.blocks
+
 
 class EmbeddedModel(Shape):
     """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
@@ -280,10 +311,27 @@ class HubRepo(Section):
 
 
 class HubModel(Shape, HubRepo):
-    """A published checkpoint; `head_from` names a sibling whose lm_head is taken where this one has none."""
+    """A published checkpoint; `head_from` names a sibling whose lm_head is taken where this one has none.
+
+    `span`: only so many of the first blocks are fetched, and of the embeddings the rows of the word list
+    (model/part.py); null: the whole model. Without the head nothing can be scored: benchmarks.source is none then.
+    """
 
     source: Literal["hub"]
     head_from: HubRepo | None
+    span: Annotated[int, Field(ge=2)] | None
+
+    @model_validator(mode="after")
+    def _spans(self) -> Self:
+        if self.span is not None and self.span >= self.blocks:
+            raise ValueError(f"expected span null or below blocks ({self.blocks}), got {self.span}")
+        if self.span is not None and self.head_from is not None:
+            raise ValueError("expected head_from null with a span, which leaves the head out")
+        return self
+
+    @property
+    def held(self) -> int:
+        return self.blocks if self.span is None else self.span
 
 
 class Mix(Shares):
@@ -340,6 +388,12 @@ class HubBenchmarks(Section):
     limit: Annotated[int, Field(ge=10)] | None
 
 
+class NoBenchmarks(Section):
+    """No items: nothing is scored, and every table of scores is left out."""
+
+    source: Literal["none"]
+
+
 class Transfer(Section):
     """Which split is scored: the `default` of the harness for each task (the micro-world's: test), or the one named."""
 
@@ -363,8 +417,14 @@ class Profile(Section):
     """What varies with the profile: the model, its benchmarks, the machine's share."""
 
     model: Annotated[EmbeddedModel | HubModel, Field(discriminator="source")]
-    benchmarks: Annotated[EmbeddedBenchmarks | HubBenchmarks, Field(discriminator="source")]
+    benchmarks: Annotated[EmbeddedBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
     compute: Compute
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> Self:
+        if not self.model.whole and self.benchmarks.source != "none":
+            raise ValueError("expected benchmarks.source none with model.span, which leaves the head out")
+        return self
 
 
 class Params(Section):
@@ -380,6 +440,8 @@ class Params(Section):
     train: Train
     measure: Measure
     transfer: Transfer
+    probe: Probe
+    project: Project
     sweep: Sweep
     bos: Bos
     arms: dict[Annotated[str, Field(pattern=r"^\w+$")], Arm]
@@ -434,10 +496,12 @@ def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = N
     for key, value in (changes or {}).items():
         _change(raw, key, value, path)
     params = _validated(raw, str(path))
-    changed = {name: _arm(raw, name, each, path) for name, each in params.arms.items()}
+    # arms are the full grid's, which needs the whole model
+    tried = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
+    changed = {name: _arm(raw, name, each, path) for name, each in tried.items()}
     for key, names in (("sweep.arms", params.sweep.arms), ("sweep.bos_arms", params.sweep.bos_arms), ("--arm", (arm,))):
-        if unknown := [name for name in names if name is not None and name not in changed]:
-            known = ", ".join(changed)
+        if unknown := [name for name in names if name is not None and name not in params.arms]:
+            known = ", ".join(params.arms)
             raise store.UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it there")
     return params if arm is None else changed[arm]
 
@@ -484,7 +548,7 @@ def _validated(raw: Any, where: str) -> Params:
     return params
 
 
-KINDS = ("pretrain", "hub", "world")
+KINDS = ("pretrain", "hub", "world", "none")
 
 
 def _first(error: ValidationError) -> str:
@@ -511,6 +575,17 @@ def _across(params: Params, path: str) -> None:
         raise store.UserError(
             f"{path}: train.layer: expected 1 to {blocks} (the blocks of profile {params.profile}), "
             f"got {params.train.layer}; set a layer that the model has"
+        )
+    if params.adapted_blocks > params.active.model.held:
+        key, got = ("train.layer", params.train.layer) if params.lora.blocks == "reached" else ("lora.blocks", "all")
+        raise store.UserError(
+            f"{path}: {key}: expected what the first {params.active.model.held} of {blocks} blocks can give, which are "
+            f"all that profile {params.profile} has (model.span), got {got}; set another, or model.span null"
+        )
+    if params.sweep.grid and not params.active.model.whole:
+        raise store.UserError(
+            f"{path}: sweep.grid: expected [] with model.span (profile {params.profile}), got {[*params.sweep.grid]}; "
+            "the full grid needs the whole model"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _fits(params, f"{path}: {key}", ranks)

@@ -6,6 +6,8 @@ Nothing here computes a number that a table shows. Feeds every table, by carryin
 from __future__ import annotations
 
 import csv
+import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -68,14 +70,17 @@ def atomic_write(path: Path | str, newline: str = "\n") -> Iterator[IO[str]]:
     """Opens a temporary file beside `path` and renames it over `path` once it is whole and on disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline=newline) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        sync(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -83,25 +88,61 @@ def atomic_write(path: Path | str, newline: str = "\n") -> Iterator[IO[str]]:
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that takes its place once the block ends without an error."""
+    """Yields a temporary folder beside `path` that takes its place once the block ends without an error.
+
+    A folder that stood there is renamed aside, not emptied first: between two renames there is neither, never a part.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    held = os.open(temporary, os.O_RDONLY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield temporary
-        mask = _umask()
-        temporary.chmod(0o777 & ~mask)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o666 & ~mask)
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+        sync_tree(temporary)
         if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+            aside = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+            os.replace(path, aside)
+            os.replace(temporary, path)
+            shutil.rmtree(aside)
+        else:
+            os.replace(temporary, path)
+        sync(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left beside `path` on their way to it; who is alive holds a lock on its own."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}"):  # as tempfile names them
+        with suppress(FileNotFoundError, PermissionError, BlockingIOError):
+            handle = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            finally:
+                os.close(handle)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes or a folder's names are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(path: Path) -> None:
+    """The same of a folder with all that is in it, or of a file, under the modes that the umask leaves."""
+    mask = _umask()
+    for each in (*path.rglob("*"), path):
+        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
+        sync(each)
 
 
 def _umask() -> int:
@@ -159,6 +200,14 @@ def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
     write_tsv(path, Row._fields, rows)
 
 
+def join_rows(path: Path | str, parts: Iterable[Path]) -> None:
+    """Writes the rows of several row files, one after another, byte by byte as they stand there."""
+    with atomic_write(path) as file:
+        for number, part in enumerate(parts):
+            header, rows = read_text(part).split("\n", 1)
+            file.write(rows if number else f"{header}\n{rows}")
+
+
 def read_rows(path: Path | str) -> Any:
     """The rows of `path` as a pandas data frame; `value` is numeric unless the file holds a text value."""
     import pandas as pd
@@ -184,9 +233,14 @@ MANIFEST = "SHA256SUMS"
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes `folder`/SHA256SUMS in the format of sha256sum, one line a file, sorted by path."""
+    """Writes `folder`/SHA256SUMS, the folder's `manifest`."""
+    write_text(folder / MANIFEST, manifest(folder))
+
+
+def manifest(folder: Path) -> str:
+    """The hashes of a folder's files in the format of sha256sum, one line a file, sorted by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    write_text(folder / MANIFEST, "".join(f"{sha256(file)}  {file.relative_to(folder)}\n" for file in files))
+    return "".join(f"{sha256(file)}  {file.relative_to(folder)}\n" for file in files)
 
 
 def check_manifest(folder: Path) -> None:

@@ -16,7 +16,7 @@ from tli.data import released
 from tli.data.baselines import Question, Trigrams, choice_only
 from tli.data.items import read_sources, write_items
 from tli.data.prompts import Item, Source, render
-from tli.params import HubBenchmarks, Params
+from tli.params import HubBenchmarks, NoBenchmarks, Params
 
 WORLD_SPLIT = {"default": "test", "validation": "dev", "test": "test"}
 
@@ -38,9 +38,15 @@ class Collected(NamedTuple):
 def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
     """The `benchmarks` stage: `out`/items.jsonl, the items that are scored, `out`/baselines.tsv, and `metrics`.
 
-    `world` is the micro-world's folder; a profile that fetches its benchmarks makes no use of it.
+    `world` is the micro-world's folder; a profile that fetches its benchmarks makes no use of it. One that has none
+    gets files without items.
     """
     settings, chosen = params.active.benchmarks, params.transfer.split
+    if isinstance(settings, NoBenchmarks):
+        with store.atomic_dir(out) as folder:
+            write_items(folder / "items.jsonl", [])
+            store.write_rows(folder / "baselines.tsv", [])
+        return store.write_json(metrics, {})
     fetched = isinstance(settings, HubBenchmarks)
     if isinstance(settings, HubBenchmarks):
         found = from_hub(settings, Path(params.fetch.manifest), chosen)

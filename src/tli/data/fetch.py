@@ -87,9 +87,10 @@ def _info(repo: Repo) -> tuple[str, list[str]]:
 
 
 def noted(repo: Repo, manifest: Path) -> list[str]:
-    """The files of `repo` at its revision that the manifest names."""
+    """The files of `repo` at its revision that the manifest names, parts of files left out."""
     prefix = repo.key("")
-    return sorted(key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix))
+    keys = (key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix))
+    return sorted(key for key in keys if pins.PART not in key)
 
 
 def listing(repo: Repo, manifest: Path) -> list[str]:
@@ -106,7 +107,7 @@ def listing(repo: Repo, manifest: Path) -> list[str]:
             )
         return names
     commit, names = _info(repo)
-    _same_commit(repo, commit, repo.key(""))
+    same_commit(repo, commit, repo.key(""))
     for name in names:
         if not name.isprintable() or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise store.UserError(
@@ -150,6 +151,17 @@ def _cached(repo: Repo, name: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
+def whole(repo: Repo, name: str, manifest: Path) -> Path | None:
+    """The file in the cache, held against the manifest, else the hub's own hash; None where the cache has it not.
+
+    Nothing is noted: the manifest names weights only together.
+    """
+    path = _cached(repo, name)
+    if path is not None:
+        _check(repo.key(name), path, pins.read(manifest).get(repo.key(name)), manifest)
+    return path
+
+
 def _make_room(repo: Repo, missing: Sequence[str]) -> None:
     """Asks the hub for commit and size of each file that is to come, before the first byte of any."""
     if missing and constants.is_offline_mode():
@@ -163,12 +175,13 @@ def _make_room(repo: Repo, missing: Sequence[str]) -> None:
         metadata = server.ask(
             repo.key(name), partial(huggingface_hub.get_hf_file_metadata, url, timeout=server.TIMEOUT)
         )
-        _same_commit(repo, metadata.commit_hash, repo.key(name))
+        same_commit(repo, metadata.commit_hash, repo.key(name))
         needed += metadata.size or 0
     check_space(Path(constants.HF_HUB_CACHE), needed, "set HF_HOME to a folder on a larger disk")
 
 
-def _same_commit(repo: Repo, commit: str | None, where: str) -> None:
+def same_commit(repo: Repo, commit: str | None, where: str) -> None:
+    """Raises UserError where the hub's answer is for another commit than the one that was asked for."""
     if commit != repo.revision:
         raise store.UserError(
             f"{where}: expected an answer for commit {repo.revision}, got {commit or 'none'}; "

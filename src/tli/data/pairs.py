@@ -22,8 +22,12 @@ SINGLE_WORDS = 0.9  # the least share of single words on either side
 DEVIATION = 2.0  # pairs: how far the control set may be from the trained set's proportions, in any pos or domain
 
 
-def run(pairs_path: Path, out: Path, audit_path: Path, params: Params) -> None:
-    """The `pairs` stage: the list of `pairs.source` to `out`, in NFC, its audit to `audit_path`; both or neither."""
+def run(pairs_path: Path, out: Path, audit_path: Path, params: Params, words: Path | None = None) -> None:
+    """The `pairs` stage: the list of `pairs.source` to `out`, in NFC, its audit to `audit_path`; both or neither.
+
+    `words` gets the words that the base must have embeddings of, one a line: the list's where only a part of the model
+    is fetched, none where the base has them all, so that it stays as it is whatever the list.
+    """
     if params.pairs.source == "author":
         pairs = of_author(params.author)
     else:
@@ -32,6 +36,9 @@ def run(pairs_path: Path, out: Path, audit_path: Path, params: Params) -> None:
     result = audit.audit(pairs, params.train.batch_size)
     store.write_tsv(out, Pair._fields, pairs)
     store.write_json(audit_path, result)
+    if words is not None:
+        forms = sorted({form for pair in pairs for form in (pair.swahili, pair.english)})
+        store.write_text(words, "".join(f"{form}\n" for form in forms if not params.active.model.whole))
 
 
 def check(pairs: Sequence[Pair], path: Path | str) -> None:

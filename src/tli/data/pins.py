@@ -3,7 +3,11 @@
 Feeds no table. One line a file, and one for each revision that was pinned on first use, sorted, two spaces in between:
 
     <SHA-256>  models/<owner>/<name>@<revision>/<path>
+    <SHA-256>  models/<owner>/<name>@<revision>/<path>#<part>
     <revision>  datasets/<owner>/<name>
+
+A whole file was held against the hub's own hash when it was noted. A part, a tensor of a file say, could not be: the
+hub has no hash of it, so that its line says no more than that the same bytes come again.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from pathlib import Path
 
 from tli import store
 
+PART = ".safetensors#"  # between a file and its part
 SUBJECT = r"(?:model|dataset)s/[^@\s]+"
 LINE = re.compile(rf"([0-9a-f]{{64}})  ({SUBJECT}@[0-9a-f]{{40}}/\S.*)|([0-9a-f]{{40}})  ({SUBJECT})")
 

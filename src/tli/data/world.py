@@ -25,7 +25,7 @@ from tli.data import lexicon
 from tli.data.grammar import Clause, Language, say
 from tli.data.teller import Teller, World, generic
 from tli.data.vocabulary import read_vocabulary
-from tli.params import EmbeddedBenchmarks, HubBenchmarks
+from tli.params import EmbeddedBenchmarks, HubBenchmarks, NoBenchmarks
 
 LANGUAGES: tuple[Language, Language] = ("en", "sw")
 CONNECTORS = {"en": {"cause": "because", "effect": "therefore"}, "sw": {"cause": "kwa sababu", "effect": "kwa hiyo"}}
@@ -179,20 +179,23 @@ def ceiling(records: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
 
 def run(
-    pairs_path: Path, vocabulary_path: Path, out: Path, metrics: Path, settings: EmbeddedBenchmarks | HubBenchmarks
+    pairs_path: Path,
+    vocabulary_path: Path,
+    out: Path,
+    metrics: Path,
+    settings: EmbeddedBenchmarks | HubBenchmarks | NoBenchmarks,
 ) -> None:
     """The `world` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
 
-    Where the benchmarks are fetched there is no micro-world: `out` holds a note that says so, `metrics` nothing.
+    Where the benchmarks are others or none there is no micro-world: `out` holds a note that says so, `metrics` nothing.
 
     Raises:
         UserError: a broken line of the vocabulary or of the word pairs.
     """
-    if isinstance(settings, HubBenchmarks):
+    if not isinstance(settings, EmbeddedBenchmarks):
+        why = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
         with store.atomic_dir(out) as folder:
-            store.write_text(
-                folder / "none.txt", "The benchmarks of this profile are fetched; no micro-world is made.\n"
-            )
+            store.write_text(folder / "none.txt", f"The benchmarks of this profile {why}; no micro-world is made.\n")
         store.write_json(metrics, {})
         return
     pairs = lexicon.read_pairs(pairs_path)

@@ -1,4 +1,4 @@
-"""Runs a span of a decoder's blocks over many short sequences: the whole model, or cut to its first blocks.
+"""Runs a span of a decoder's blocks over many short sequences: a batch through all blocks, or all through one block.
 
 `hidden_states[i]` is the raw output of block i (i = 0: the embeddings); transformers keeps the raw output of the last
 block to itself and returns it after the final norm, so both are taken by hooks here, the latter under the key `norm`.
@@ -7,25 +7,27 @@ Every lexical and transfer table comes through this module.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from tli import store
+from tli.model import checkpoint
+from tli.model.checkpoint import Dequantized as Dequantized
+from tli.model.checkpoint import NoHead as NoHead
+from tli.model.checkpoint import dequantized as dequantized
+from tli.model.checkpoint import keep_unpacked as keep_unpacked
+from tli.model.checkpoint import load as load
+from tli.model.checkpoint import require_head as require_head
+from tli.model.checkpoint import rows as rows
+from tli.model.checkpoint import tokenizer as tokenizer
 
 NORM = "norm"
-HEAD = "lm_head.weight"
-_device = torch.device("cpu")
 
 
 def setup(threads: int, device: str = "cpu") -> None:
@@ -34,128 +36,18 @@ def setup(threads: int, device: str = "cpu") -> None:
     Raises:
         UserError: a CUDA device is asked for and there is none; nothing falls back to the processor unasked.
     """
-    global _device
     if device == "cuda" and not torch.cuda.is_available():
         raise store.UserError(
             "params.yaml: compute.device of the profile: expected a CUDA device, found none; "
             "run it where there is one, or set cpu, which takes long for a large model"
         )
-    _device = torch.device(device)
+    checkpoint.place_on(torch.device(device))
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # peft 0.21.2 asks transformers 5 for gradient checkpointing by its old name: nothing a user could mend
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-
-
-class NoHead(nn.Module):
-    """Stands where a checkpoint has no language-model head, so that no score can come from random weights."""
-
-    def forward(self, _states: Tensor) -> Tensor:
-        raise store.UserError(f"transfer: the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
-
-
-HEAD_ADVICE = (
-    "set model.head_from of the profile to a sibling repository that has it (scan, train and align need no head)"
-)
-
-
-def load(folder: Path, blocks: int | None = None) -> PreTrainedModel:
-    """The checkpoint in `folder`, frozen and in evaluation mode; with `blocks`, cut to that many first blocks.
-
-    Any architecture with Llama's module names. The cut model is still a causal LM, so that adapters keep PEFT's keys;
-    its final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for
-    bit. Where the checkpoint has no head, `NoHead` takes its place.
-
-    Raises:
-        CheckFailed: the checkpoint lacks any other tensor, which transformers would draw at random.
-    """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    whole = config.num_hidden_layers
-    if blocks is not None:
-        config.num_hidden_layers = blocks
-        if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
-            config.layer_types = config.layer_types[:blocks]
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the weights of the blocks cut off are reported as unexpected
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, config=config, local_files_only=True, dtype=config.dtype, output_loading_info=True,
-        **({} if _device.type == "cpu" else {"device_map": {"": _device}}),
-    )  # fmt: skip
-    logging.set_verbosity(verbosity)
-    model: PreTrainedModel = loaded[0]
-    found: dict[str, Any] = loaded[1]
-    missing = sorted(found["missing_keys"])
-    if HEAD in missing:
-        model.lm_head = NoHead()
-        missing.remove(HEAD)
-    if missing:
-        raise store.CheckFailed(
-            f"{folder}: expected every tensor of {type(model).__name__}, got no {missing[0]} "
-            f"({len(missing)} missing); remove the folder and run `dvc repro`"
-        )
-    if blocks is not None and blocks < whole:
-        model.model.norm = nn.Identity()
-    model.config.use_cache = False
-    model.requires_grad_(False)
-    keep_unpacked(model)
-    model.eval()
-    return model
-
-
-def require_head(folder: Path) -> None:
-    """Raises UserError unless the checkpoint's files hold a head, or its configuration ties it to the embeddings."""
-    index = store.read_json(folder / "model.safetensors.index.json")["weight_map"]
-    if HEAD not in index and not store.read_json(folder / "config.json").get("tie_word_embeddings", False):
-        raise store.UserError(
-            f"{folder}: transfer: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
-        )
-
-
-def keep_unpacked(model: nn.Module) -> None:
-    """Stops bitsandbytes from repacking 4-bit weights for AVX512_BF16 processors.
-
-    It would do so at the first forward pass without gradients; from then on every gradient through the layer is None.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
-
-
-class Dequantized(nn.Linear):
-    """A frozen 4-bit projection unpacked once: like bitsandbytes', it computes in one dtype and returns the input's."""
-
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
-
-
-def dequantized(model: nn.Module) -> None:
-    """Replaces each 4-bit weight of `model` by the numbers that bitsandbytes would unpack at every call.
-
-    Outputs and gradients on the processor are the packed model's, bit for bit, for four times the memory. Around a
-    dense layer, though, PEFT adds its product in float32 where around a 4-bit one it rounds it to bfloat16 first: an
-    adapter in PEFT's layers goes on before this, not after.
-    """
-    for parent in [*model.modules()]:
-        for name, child in [*parent.named_children()]:
-            if isinstance(child, Linear4bit):
-                packed: Any = child.weight
-                state = copy.copy(packed.quant_state)
-                state.dtype = child.compute_dtype  # straight to it: half precision in between would round twice
-                dense = Dequantized(child.in_features, child.out_features, bias=False, device="meta")
-                dense.weight = nn.Parameter(dequantize_4bit(packed.data, state), requires_grad=False)
-                if child.bias is not None:
-                    dense.bias = nn.Parameter(child.bias.detach().to(state.dtype), requires_grad=False)
-                setattr(parent, name, dense.train(child.training))
-
-
-def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if loaded.pad_token is None:
-        loaded.pad_token = loaded.eos_token
-    return loaded
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
@@ -202,6 +94,47 @@ def forward(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def run(
+    model: nn.Module, batches: Sequence[Int[Tensor, "batch pos"]]
+) -> Iterator[tuple[str, list[Float[Tensor, "batch pos d_model"]]]]:
+    """Runs all batches through one block, then through the next: each layer's name, and its states for every batch.
+
+    They are what `forward` hands over, bit for bit. A block that is read on demand (see `load`) is read once and not
+    once a batch; what is held between two blocks is the states of all batches.
+    """
+    body = body_of(model)
+    blocks, embedded = body.layers, []
+    notes = [[Note() for _ in blocks] for _ in batches]
+    handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+    try:
+        for own, ids in zip(notes, batches, strict=True):
+            body.layers = nn.ModuleList(own)
+            body(input_ids=ids.to(body.embed_tokens.weight.device), use_cache=False)
+    finally:
+        body.layers = blocks
+        handle.remove()
+    states, given = [own[0].states for own in notes], [[note.given for note in own] for own in notes]
+    del notes
+    yield "0", embedded
+    embedded = []
+    for place, block in enumerate(blocks):
+        for number, kept in enumerate(given):
+            output = block(states[number], **kept[place])
+            states[number] = output[0] if isinstance(output, tuple) else output
+        yield str(place + 1), [*states]
+    if not isinstance(body.norm, nn.Identity):
+        yield NORM, [body.norm(each) for each in states]
+
+
+class Note(nn.Module):
+    """Stands in for a block: notes what the body hands to it, and passes the states on as they are."""
+
+    def forward(self, states: Float[Tensor, "batch pos d_model"], **given: Any) -> Float[Tensor, "batch pos d_model"]:
+        self.states, self.given = states, given
+        return states
 
 
 def body_of(model: nn.Module) -> Any:

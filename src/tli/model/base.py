@@ -6,6 +6,7 @@ position is padding and none sees another document. Feeds every table of the emb
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -14,17 +15,22 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tli import store
+from tli import kept, store
 from tli.params import EmbeddedModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 PREFIXES = "(?:ha)?(?:a|wa|u|i|li|ya|ki|vi|zi)"
 CHUNK = 5000  # documents tokenised at a time: the tokenizer's own records of all of them would take 0.5 GB
+STATE = "state"  # the piece that outlives a run that is cut off
+KEEP = 50  # steps from one kept state to the next: 0.13 s each, 1 % of the embedded profile's training
+MOMENTS = ("exp_avg", "exp_avg_sq")
 CONTEXT = 128  # positions; the longest document of the micro-world has about 50 tokens
 
 
@@ -102,32 +108,72 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 
 def pretrain(
-    model: LlamaForCausalLM, documents: Sequence[Sequence[int]], settings: EmbeddedModel
+    model: LlamaForCausalLM,
+    documents: Sequence[Sequence[int]],
+    settings: EmbeddedModel,
+    finished: kept.Kept | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """Trains `model` in place and yields (step, tokens predicted, mean cross-entropy in nats) after each step.
 
     In float32: bfloat16 is half the time on processors with AVX512_BF16 and eight times as long on those without.
+    With `finished` the state is kept there every KEEP steps; where one is kept already, its steps are yielded as they
+    were and training goes on behind them, bit for bit as if it had never stopped.
     """
     plan = settings.pretraining
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.95), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, plan.steps, plan.warmup_steps))
     stream = batches(documents, plan.batch_tokens, random.Random(f"{settings.seed}:order"))
     model.train()
-    for step, batch in enumerate(islice(stream, plan.steps), start=1):
+    state = finished.get(STATE) if finished else None
+    past = restore(state, model, optimizer) if state else []
+    yield from ((step, tokens, loss) for step, (tokens, loss) in enumerate(past, start=1))
+    for step, batch in enumerate(islice(stream, len(past), plan.steps), start=len(past) + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr * rate(step - 1, plan.steps, plan.warmup_steps)
         logits = model(input_ids=batch, use_cache=False).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         optimizer.zero_grad(set_to_none=True)
         value = loss.item()
         if not math.isfinite(value):
             raise store.CheckFailed(f"base: step {step}: the loss is {value}; lower model.pretraining.lr")
-        yield step, batch[:, 1:].numel(), value
+        past.append((batch[:, 1:].numel(), value))
+        if finished and step % KEEP == 0 and step < plan.steps:
+            finished.put(STATE, lambda folder: save(folder, model, optimizer, past))
+        yield step, *past[-1]
+
+
+def save(
+    folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, past: Sequence[tuple[int, float]]
+) -> None:
+    """Writes all that a training step depends on, weights and AdamW's moments, and (tokens, loss) of the steps so far.
+
+    Rate and batches follow from the number of steps; nothing draws random numbers on the way.
+    """
+    tensors = {f"weight.{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        tensors |= {f"{moment}.{name}": optimizer.state[parameter][moment] for moment in MOMENTS}
+    folder.mkdir()
+    save_file(tensors, folder / "state.safetensors")
+    (folder / "past.json").write_text(json.dumps(past), encoding="utf-8")  # every digit of the losses
+
+
+@torch.no_grad()
+def restore(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> list[tuple[int, float]]:
+    """Puts what `save` wrote into model and optimiser; returns (tokens, loss) of the steps so far."""
+    past = [(tokens, loss) for tokens, loss in store.read_json(folder / "past.json")]
+    with safe_open(folder / "state.safetensors", framework="pt") as tensors:
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors.get_tensor(f"weight.{name}"))
+            # copies into memory of torch's own alignment, on which the order of sums may depend
+            optimizer.state[parameter] = {"step": torch.tensor(float(len(past)))} | {
+                moment: torch.empty_like(parameter).copy_(tensors.get_tensor(f"{moment}.{name}")) for moment in MOMENTS
+            }
+    return past
 
 
 def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> None:
@@ -146,25 +192,27 @@ def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> 
     steps = settings.pretraining.steps
     log: list[tuple[int, float]] = []
     tokens, recent = 0, list[float]()
-    for step, seen, loss in store.progress(pretrain(model, documents, settings), "base", steps):
-        tokens += seen
-        recent.append(loss)
-        if step % max(1, steps // 50) == 0 or step == steps:
-            log.append((step, sum(recent) / len(recent)))
-            recent.clear()
-    with store.atomic_dir(out) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    store.write_json(
-        metrics,
-        {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "blocks": settings.blocks,
-            "documents": len(documents),
-            "tokens_a_pass": sum(map(len, documents)),
-            "tokens_seen": tokens,
-            "steps": steps,
-            "loss": log[-1][1],
-            "log": [{"step": step, "loss": loss} for step, loss in log],
-        },
-    )
+    inputs = (world_path / "corpus.txt", world_path / "verbs.txt")
+    with kept.pieces(out, inputs, model=settings) as finished:
+        for step, seen, loss in store.progress(pretrain(model, documents, settings, finished), "base", steps):
+            tokens += seen
+            recent.append(loss)
+            if step % max(1, steps // 50) == 0 or step == steps:
+                log.append((step, sum(recent) / len(recent)))
+                recent.clear()
+        with store.atomic_dir(out) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        store.write_json(
+            metrics,
+            {
+                "parameters": sum(parameter.numel() for parameter in model.parameters()),
+                "blocks": settings.blocks,
+                "documents": len(documents),
+                "tokens_a_pass": sum(map(len, documents)),
+                "tokens_seen": tokens,
+                "steps": steps,
+                "loss": log[-1][1],
+                "log": [{"step": step, "loss": loss} for step, loss in log],
+            },
+        )

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from tli import store
 from tli.data import fetch
 from tli.data.fetch import Repo
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
+from tli.model.tensors import hold_whole
 from tli.params import HubModel
 
 HEAD = "lm_head.weight"
@@ -59,14 +60,19 @@ def run(out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
         sibling = fetch.pinned(Repo("model", settings.head_from.repo, settings.head_from.revision), manifest)
     with store.atomic_dir(out) as folder:
         found = fetch_checkpoint(repo, folder, manifest, sibling)
-        config = _config(folder)
-        for key, name in SHAPE.items():
-            if (got := getattr(settings, key)) != (held := getattr(config, name)):
-                raise store.UserError(
-                    f"params.yaml: model.{key} of the profile: expected {held}, as in {repo.key('config.json')}, "
-                    f"got {got}; set it so"
-                )
+        check_shape(settings, folder, repo)
     store.write_json(metrics, found)
+
+
+def check_shape(settings: HubModel, folder: Path, repo: Repo) -> None:
+    """Raises UserError unless the shape in params.yaml is that of the checkpoint `repo` in `folder`."""
+    config = _config(folder)
+    for key, name in SHAPE.items():
+        if (got := getattr(settings, key)) != (held := getattr(config, name)):
+            raise store.UserError(
+                f"params.yaml: model.{key} of the profile: expected {held}, as in {repo.key('config.json')}, "
+                f"got {got}; set it so"
+            )
 
 
 def head(folder: Path) -> Literal["own", "tied", "absent"]:
@@ -92,12 +98,13 @@ def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | No
         CheckFailed: a tensor of the causal language model, its head aside, is missing or has another shape; or the
             weights of `head_from` differ in any bit.
     """
-    paths = fetch.fetch(repo, _chosen(repo, manifest), manifest)
-    _place(paths, out)
+    paths = fetch.fetch(repo, chosen(repo, _listed(repo, manifest)), manifest)
+    place(paths, out)
     unlisted, unheld = missing_from_index(out)
     tensors = headers(out)
-    expected = _expected(out)
-    _complete(repo, tensors, expected)
+    expected = expected_shapes(out)
+    complete(repo, tensors, expected)
+    hold_whole(repo, tensors, manifest)
     where: str = head(out)
     if head_from is not None:
         if where != "absent":
@@ -126,14 +133,19 @@ def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | No
     }
 
 
-def _chosen(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]:
-    """The files of a checkpoint: those that the manifest names, or else those of use among what the hub lists.
+def _listed(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]:
+    """The repository's files: those that the manifest names, or else what the hub lists.
 
     `fetch` notes all files of a call together: where the manifest names some weights, it names all.
     """
     names = fetch.noted(repo, manifest)
     if not any(name.endswith(".safetensors") for name in names) or not (weights_only or "config.json" in names):
         names = fetch.listing(repo, manifest)
+    return names
+
+
+def chosen(repo: Repo, names: Sequence[str], weights_only: bool = False) -> list[str]:
+    """The files of a checkpoint among `names`: configuration, tokenizer, safetensors, nothing that could run."""
     weights = [name for name in names if re.fullmatch(r"[^/]+\.safetensors", name)]
     if not weights:
         pickled = [name for name in names if name.endswith(PICKLED)]
@@ -151,14 +163,14 @@ def _chosen(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]
     if weights_only:
         return weights
     tokenizer = TOKENIZER_FILES if "tokenizer.json" in names else (*TOKENIZER_FILES, *OLD_TOKENIZER_FILES)
-    chosen = [name for name in (*CONFIG_FILES, *tokenizer, INDEX) if name in names]
+    wanted = [name for name in (*CONFIG_FILES, *tokenizer, INDEX) if name in names]
     for needed in ("config.json", "tokenizer_config.json", "tokenizer.json"):
-        if needed not in chosen and not (needed == "tokenizer.json" and set(OLD_TOKENIZER_FILES) & set(chosen)):
+        if needed not in wanted and not (needed == "tokenizer.json" and set(OLD_TOKENIZER_FILES) & set(wanted)):
             raise store.UserError(f"{repo.key(needed)}: no such file; choose a repository with config and tokenizer")
-    return [*chosen, *weights]
+    return [*wanted, *weights]
 
 
-def _place(paths: Mapping[str, Path], out: Path) -> None:
+def place(paths: Mapping[str, Path], out: Path) -> None:
     """Links each path of the cache into `out` under its name; copies where the file system will not link."""
     left = sum(path.stat().st_size for path in paths.values())
     for name, path in paths.items():
@@ -194,7 +206,7 @@ def _unknown(folder: Path) -> store.UserError:
     )
 
 
-def _expected(folder: Path) -> dict[str, tuple[int, ...]]:
+def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the config's causal language model, a head only where it is not tied."""
     config = _config(folder)
     try:
@@ -207,7 +219,7 @@ def _expected(folder: Path) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _complete(repo: Repo, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
+def complete(repo: Repo, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(expected):
         if name not in tensors and name != HEAD:
             raise store.CheckFailed(
@@ -228,7 +240,8 @@ def _take_head(
     manifest: Path,
 ) -> None:
     """Writes the sibling's head into `out`, once each tensor that both checkpoints hold is the same in every bit."""
-    paths = fetch.fetch(sibling, _chosen(sibling, manifest, weights_only=True), manifest)
+    names = chosen(sibling, _listed(sibling, manifest, weights_only=True), weights_only=True)
+    paths = fetch.fetch(sibling, names, manifest)
     theirs = headers_of(paths.values(), sibling.key(""))
     advice = "set head_from to a repository with the same weights"
     for name in (*(name for name in expected if name != HEAD), HEAD):

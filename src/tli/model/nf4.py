@@ -1,69 +1,85 @@
 """The 4-bit cache: the base checkpoint quantised block by block with bitsandbytes (stage: quantize).
 
 Writes transformers checkpoints, one safetensors shard a block, in NF4 (training and most views) and in FP4 (the view of
-the public evaluation script), and the evidence of what they are, read off the loaded modules. Feeds the setup table.
+the public evaluation script), and the evidence of what they are, read off the loaded modules, a block at a time. Shards
+that are written outlive a run that is cut off (kept.py). Feeds the setup table.
 """
 
 from __future__ import annotations
 
+import gc
 import json
+import math
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
-from bitsandbytes.functional import quantize_4bit
+from bitsandbytes.functional import QuantState, quantize_4bit, quantize_blockwise
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import BitsAndBytesConfig
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tli import store
-from tli.model import backbone
+from tli import kept, store
+from tli.model import checkpoint, shards
+from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
 from tli.store import Row
 
 COMPUTE_DTYPE = torch.bfloat16
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+ROWS = 256  # of a matrix in full precision at a time: whole chunks of 64 values, whatever the row's length
+EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 
 
 def run(base: Path, out: Path, rows: Path, quantize: Quantize) -> None:
     """The `quantize` stage: OUT/nf4 and OUT/fp4 with a manifest, and the evidence of both as rows."""
     evidence: list[Row] = []
-    with store.atomic_dir(out) as folder:
-        for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
-            write_checkpoint(base, folder / kind, kind, settings)
-            evidence += inspect(folder / kind, kind)
-        store.write_manifest(folder)
-    store.write_rows(rows, evidence)
+    with kept.pieces(out, [base], quantize=quantize) as finished:
+        with store.atomic_dir(out) as folder:
+            for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
+                write_checkpoint(base, folder / kind, kind, settings, finished)
+                evidence += inspect(folder / kind, kind)
+            store.write_manifest(folder)
+        store.write_rows(rows, evidence)
 
 
-def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit) -> None:
+def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finished: kept.Kept | None = None) -> None:
     """Writes the checkpoint `base` with every projection of every block packed in 4 bits of type `kind`.
 
     Weights are cast to `settings.load_dtype` first, as transformers does on loading, then packed in chunks of 64
     values, each with its largest magnitude as scale (2305.14314, section 3; `double_quant` packs the scales too).
-    Embeddings, norms and head keep `load_dtype`. One block at a time is held in full precision.
+    Embeddings, norms and head keep `load_dtype`. A few rows of one tensor at a time are held in full precision, and
+    one shard as it is written.
 
     Args:
         base: a transformers checkpoint folder with safetensors files, sharded or not.
         out: the folder to write; its parent exists.
         kind: `nf4` or `fp4`.
         settings: the dtype before packing and whether scales are packed.
+        finished: where shards are kept once written, and taken from where they are already.
+
+    Raises:
+        UserError: `base` holds no safetensors file.
+        CheckFailed: it lacks a tensor of its architecture, other than a head.
     """
+    held = _held(base)
     out.mkdir(parents=True)
-    dtype = getattr(torch, settings.load_dtype)
     index: dict[str, str] = {}
-    for name, tensors in _shards(base):
-        packed = {
-            key: value
-            for weight, tensor in tensors.items()
-            for key, value in _packed(weight, tensor.to(dtype), kind, settings.double_quant).items()
-        }
-        save_file(packed, out / f"{name}.safetensors", metadata={"format": "pt"})
-        index |= dict.fromkeys(packed, f"{name}.safetensors")
+    for shard, tensors in store.progress(_shards(held).items(), f"quantize {kind}"):
+        file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings)
+        if finished is None:
+            write(file)
+        else:
+            _link(finished.piece(f"{kind}-{file.name}", write), file)
+        index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings)), file.name)
     store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     config = json.loads((base / "config.json").read_text())
     config["dtype"] = settings.load_dtype
@@ -75,103 +91,225 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit) -> Non
         bnb_4bit_use_double_quant=settings.double_quant,
     ).to_dict()
     store.write_json(out / "config.json", config)
-    for file in TOKENIZER_FILES:
-        if (base / file).exists():
-            shutil.copy(base / file, out / file)
+    for name in TOKENIZER_FILES:
+        if (base / name).exists():
+            shutil.copy(base / name, out / name)
 
 
-def _shards(base: Path) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """The tensors of `base` grouped as they will be stored: embeddings, block after block, then norm and head.
+def _write_shard(tensors: Mapping[str, TensorInfo], kind: str, settings: FourBit, path: Path) -> None:
+    stored: dict[str, Tensor] = {}
+    for name, info in tensors.items():
+        stored |= _stored(name, info, kind, settings)
+    save_file(stored, path, metadata={"format": "pt"})
 
-    What stands in the shards' own headers counts, not the index beside them, which may be older than a shard (as the
-    published model's is). A classifier's head, `score.weight`, is no part of a language model and is left out.
+
+def _link(piece: Path, file: Path) -> None:
+    """The same bytes under both names: the piece stays until the output is in place."""
+    try:
+        os.link(piece, file)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(piece, file)
+
+
+def _held(folder: Path) -> dict[str, TensorInfo]:
+    """Tensor name -> where it lies, of all that belongs to a language model and stands in the shards' own headers.
+
+    The index beside them does not count: it may be older than a shard (as the published model's is). A classifier's
+    head, `score.weight`, is no part of a language model and is left out.
     """
-    where: dict[str, Path] = {}
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            names = [name for name in tensors.keys() if name.startswith(("model.", "lm_head."))]  # noqa: SIM118
-            where |= dict.fromkeys(names, file)
-    if not where:
-        raise store.UserError(f"{base}: expected a checkpoint in safetensors files, found none; run `dvc repro base`")
-    groups: dict[str, list[str]] = {}
-    for name in where:
-        parts = name.split(".")
-        if parts[:2] == ["model", "layers"]:
-            shard = f"block-{int(parts[2]):03d}"
-        else:
-            shard = "embeddings" if parts[:2] == ["model", "embed_tokens"] else "head"
-        groups.setdefault(shard, []).append(name)
-    _complete(base, groups)
-    for shard in sorted(groups, key=lambda shard: (shard != "embeddings", shard == "head", shard)):
-        loaded = {}
-        for name in sorted(groups[shard]):
-            with safe_open(where[name], framework="pt") as tensors:
-                loaded[name] = tensors.get_tensor(name)
-        yield shard, loaded
-
-
-def _complete(base: Path, groups: dict[str, list[str]]) -> None:
-    """Raises CheckFailed, naming the tensor, unless every block of the configuration holds what any of them holds."""
-    blocks = [f"block-{number:03d}" for number in range(store.read_json(base / "config.json")["num_hidden_layers"])]
-    held = [{name.split(".", 3)[3] for name in groups.get(block, [])} for block in blocks]
-    for number, names in enumerate(held):
-        if lacking := sorted(set().union(*held) - names):
+    if not any(folder.glob("*.safetensors")):
+        raise store.UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro base`")
+    held = {
+        name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))
+    }  # fmt: skip
+    for name in _architecture(folder).state_dict():
+        if name not in held and name != checkpoint.HEAD:
             raise store.CheckFailed(
-                f"{base}: expected model.layers.{number}.{lacking[0]} in a safetensors file, found none; "
+                f"{folder}: expected {name} in a safetensors file, found none; "
                 "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
             )
+    return held
 
 
-def _packed(name: str, tensor: torch.Tensor, kind: str, double_quant: bool) -> dict[str, torch.Tensor]:
-    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor as it is."""
-    if not (name.startswith("model.layers.") and name.endswith("_proj.weight")):
-        return {name: tensor.contiguous()}
-    packed, state = quantize_4bit(tensor, quant_type=kind, compress_statistics=double_quant)
-    return {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
+def _architecture(folder: Path) -> Any:
+    """The language model of the folder's configuration, its tensors without memory or values."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
+def _shards(held: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:
+    """Shard -> its tensors, sorted by name: embeddings, block after block, then norm and head."""
+    groups: dict[str, dict[str, TensorInfo]] = {EMBEDDINGS: {}}
+    last: dict[str, TensorInfo] = {}
+    for name in sorted(held):
+        parts = name.split(".")
+        if parts[:2] == ["model", "layers"]:
+            groups.setdefault(f"block-{int(parts[2]):03d}", {})[name] = held[name]
+        else:
+            (groups[EMBEDDINGS] if parts[:2] == ["model", "embed_tokens"] else last)[name] = held[name]
+    return dict(sorted(groups.items(), key=lambda item: (item[0] != EMBEDDINGS, item[0]))) | {OTHERS: last}
+
+
+def _rows(name: str, info: TensorInfo) -> Iterator[Tensor]:
+    """A tensor's rows, ROWS at a time. The file is opened for each part: what is mapped of it counts as memory."""
+    for start in range(0, info.shape[0], ROWS):
+        with safe_open(info.file, framework="pt") as tensors:
+            yield tensors.get_slice(name)[start : start + ROWS]
+
+
+def _is_packed(name: str) -> bool:
+    return name.startswith("model.layers.") and name.endswith("_proj.weight")
+
+
+def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit) -> dict[str, Tensor]:
+    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor cast."""
+    dtype = getattr(torch, settings.load_dtype)
+    parts = (part.to(dtype) for part in _rows(name, info))
+    if _is_packed(name):
+        return _packed(name, info.shape, parts, kind, settings.double_quant)
+    whole = torch.empty(info.shape, dtype=dtype)
+    for target, part in zip(whole.split(ROWS), parts, strict=True):
+        target.copy_(part)
+    return {name: whole}
+
+
+def _packed(
+    name: str, shape: tuple[int, ...], parts: Iterable[Tensor], kind: str, double_quant: bool
+) -> dict[str, Tensor]:
+    """What bitsandbytes makes of the whole matrix on one thread: chunks of 64 are packed each for itself, their scales
+    together.
+    """
+    codes, scales = [], []
+    for part in parts:
+        code, state = quantize_4bit(part.contiguous(), quant_type=kind)
+        codes.append(code)
+        scales.append(state.absmax)
+    absmax, nested = torch.cat(scales), dict[str, Any]()
+    if double_quant:
+        with _one_thread():  # two would add in another order
+            nested["offset"] = absmax.mean()
+        absmax, nested["state2"] = quantize_blockwise(absmax - nested["offset"], blocksize=256)
+    whole = QuantState(
+        absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=state.dtype, **nested
+    )
+    return {name: torch.cat(codes)} | {f"{name}.{key}": value for key, value in whole.as_dict(packed=True).items()}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _keys(name: str, kind: str, settings: FourBit) -> Iterable[str]:
+    """The keys under which a tensor is stored, in bitsandbytes' order."""
+    if not _is_packed(name):
+        return (name,)
+    part = torch.zeros(1, 64, dtype=getattr(torch, settings.load_dtype))
+    return _packed(name, (1, 64), [part], kind, settings.double_quant)
 
 
 def inspect(folder: Path, kind: str) -> list[Row]:
     """What a 4-bit checkpoint is once loaded: types, dtypes, counts, bytes, as rows of set `kind`.
 
+    Projections are read off the modules that transformers and bitsandbytes load, one block at a time; what is not
+    packed off the files' headers.
+
     Raises:
-        CheckFailed: a module was loaded with another quantisation type than `kind`, or a projection was left unpacked.
+        CheckFailed: a tensor is missing, a module was loaded with another quantisation type than `kind`, or a
+            projection was left unpacked.
     """
-    model = backbone.load(folder)
-    packed = [module for module in model.modules() if isinstance(module, Linear4bit)]
-    expected = len(model.model.layers) * 7
-    states: list[Any] = [cast(Any, module.weight).quant_state for module in packed]
-    types = {str(state.quant_type) for state in states}
-    if types != {kind} or len(packed) != expected:
+    held, model = _held(folder), _architecture(folder)
+    config, blocks = model.config, model.config.num_hidden_layers
+    found: list[Projection] = []
+    for number in range(blocks):
+        found += _projections(type(model), folder, held, number)
+        gc.collect()  # weights and modules of bitsandbytes refer to each other: blocks would pile up
+    types = {each.quant_type for each in found}
+    if types != {kind} or len(found) != blocks * 7:
         raise store.CheckFailed(
-            f"{folder}: expected {expected} projections of type {kind}, "
-            f"got {len(packed)} of {', '.join(sorted(types)) or 'none'}; remove {folder.parent} and run `dvc repro`"
+            f"{folder}: expected {blocks * 7} projections of type {kind}, "
+            f"got {len(found)} of {', '.join(sorted(types)) or 'none'}; remove {folder.parent} and run `dvc repro`"
         )
-    inside = {id(parameter) for module in packed for parameter in module.parameters()}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    config = model.config
-    head = "absent" if isinstance(model.lm_head, backbone.NoHead) else "loaded"
-    found: list[tuple[str, str, float | str]] = [
+    tied = config.tie_word_embeddings
+    others = [
+        info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)
+    ]  # fmt: skip
+    head = "loaded" if checkpoint.HEAD in held else "absent"
+    values: list[tuple[str, str, float | str]] = [
         ("model", "class", type(model).__name__),
-        ("model", "blocks", len(model.model.layers)),
+        ("model", "blocks", blocks),
         ("model", "hidden_size", config.hidden_size),
         ("model", "intermediate_size", config.intermediate_size),
         ("model", "heads", config.num_attention_heads),
         ("model", "kv_heads", config.num_key_value_heads),
-        ("model", "vocab_size", model.model.embed_tokens.num_embeddings),
-        ("model", "head", "tied to the embeddings" if config.tie_word_embeddings else head),
+        ("model", "vocab_size", held["model.embed_tokens.weight"].shape[0]),
+        ("model", "head", "tied to the embeddings" if tied else head),
         ("projections", "quant_type", kind),
-        ("projections", "modules", len(packed)),
-        ("projections", "parameters", sum(state.shape.numel() for state in states)),
-        ("projections", "bytes", sum(module.weight.numel() * module.weight.element_size() for module in packed)),
-        ("projections", "blocksize", states[0].blocksize),
-        ("projections", "double_quant", str(bool(states[0].nested)).lower()),
-        ("projections", "loaded_dtype", _name({state.dtype for state in states})),
-        ("projections", "compute_dtype", _name({module.compute_dtype for module in packed})),
-        ("others", "dtype", _name({parameter.dtype for parameter in others})),
-        ("others", "parameters", sum(parameter.numel() for parameter in others)),
-        ("others", "bytes", sum(parameter.numel() * parameter.element_size() for parameter in others)),
+        ("projections", "modules", len(found)),
+        ("projections", "parameters", sum(each.parameters for each in found)),
+        ("projections", "bytes", sum(each.nbytes for each in found)),
+        ("projections", "blocksize", found[0].blocksize),
+        ("projections", "double_quant", str(found[0].double_quant).lower()),
+        ("projections", "loaded_dtype", _name({each.loaded for each in found})),
+        ("projections", "compute_dtype", _name({each.compute for each in found})),
+        ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
+        ("others", "parameters", sum(math.prod(info.shape) for info in others)),
+        ("others", "bytes", sum(info.nbytes for info in others)),
     ]
-    return [Row("base", "-", 0, "-", kind, item, "-", measure, value) for item, measure, value in found]
+    return [Row("base", "-", 0, "-", kind, item, "-", measure, value) for item, measure, value in values]
+
+
+class Projection(NamedTuple):
+    """What a loaded Linear4bit says of itself: `nbytes` of packed codes, dtypes before packing and of arithmetic."""
+
+    quant_type: str
+    parameters: int
+    nbytes: int
+    blocksize: int
+    double_quant: bool
+    loaded: torch.dtype
+    compute: torch.dtype
+
+
+def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], number: int) -> list[Projection]:
+    """The packed projections of one block, loaded as the only block of a model without a vocabulary."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 1, None
+    if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
+        config.layer_types = [config.layer_types[number]]
+    own, alone, tensors = f"model.layers.{number}.", "model.layers.0.", {}
+    for name, info in held.items():
+        if name.startswith(own):
+            with safe_open(info.file, framework="pt") as file:
+                tensors[alone + name.removeprefix(own)] = file.get_tensor(name)
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = architecture.from_pretrained(
+        None, config=config, state_dict=tensors, dtype=config.dtype, output_loading_info=True
+    )
+    if lacking := sorted(name for name in loaded[1]["missing_keys"] if name.startswith(alone)):
+        raise store.CheckFailed(
+            f"{folder}: expected every tensor of block {number}, got no {lacking[0]}; "
+            f"remove {folder.parent} and run `dvc repro`"
+        )
+    found = []
+    for module in loaded[0].modules():
+        if isinstance(module, Linear4bit):
+            weight: Any = module.weight
+            state = weight.quant_state
+            found.append(
+                Projection(
+                    state.quant_type, state.shape.numel(), weight.numel() * weight.element_size(), state.blocksize,
+                    bool(state.nested), state.dtype, module.compute_dtype,
+                )
+            )  # fmt: skip
+    return found
+
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # as safetensors' headers name them
 
 
 def _name(dtypes: set[torch.dtype]) -> str:

@@ -6,6 +6,7 @@ leave a tensor at random values; the headers cannot be out of date.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -103,6 +104,16 @@ def same(ours: TensorInfo, theirs: TensorInfo) -> bool:
             if a.read(size) != b.read(size):
                 return False
     return True
+
+
+def digest(info: TensorInfo) -> str:
+    """SHA-256 of a tensor's bytes."""
+    found = hashlib.sha256()
+    with info.file.open("rb") as file:
+        file.seek(info.start)
+        for done in range(0, info.nbytes, CHUNK):
+            found.update(file.read(min(CHUNK, info.nbytes - done)))
+    return found.hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:

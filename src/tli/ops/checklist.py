@@ -54,7 +54,8 @@ def _models(params: Params, measured: Mapping[str, Any], tables: str) -> Iterato
     if isinstance(model, EmbeddedModel):
         what = f"a Llama of {model.blocks} blocks, hidden size {model.hidden_size}, pre-trained here"
     else:
-        what = f"{model.repo} at {model.revision}, {model.blocks} blocks, hidden size {model.hidden_size}"
+        blocks = f"{model.blocks} blocks" if model.whole else f"the first {model.held} of {model.blocks} blocks"
+        what = f"{model.repo} at {model.revision}, {blocks}, hidden size {model.hidden_size}"
     counts = f"{_count(measured, 'setup.parameters')} parameters; adapter: "
     counts += f"{_count(measured, 'setup.train.trainable_parameters')}"
     yield Answer("setting, algorithm, model", what, f"`src/tli/model`, [setup]({tables}/setup.md)")

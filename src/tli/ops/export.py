@@ -37,6 +37,8 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
 
     acc is the share of right predictions, acc_stderr = sqrt(sum (x - acc)^2 / (n - 1)) / sqrt(n) over the items.
     """
+    if params.active.benchmarks.source == "none":
+        raise store.UserError(f"export: expected scores, got none: profile {params.profile} has no benchmarks")
     if cell not in rows.cells:
         raise store.UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; name such a cell")
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}

@@ -1,4 +1,4 @@
-"""Arms over several bases: rank by arm on alignment and on transfer, and what of the gain survives each control.
+"""Arms over several bases: rank by arm on alignment and on transfer.
 
 An arm changes one thing of the paper's cell. Every number is the mean over bases of the mean over seeds; SD, t and
 intervals are over bases (n = number of bases), so that they speak of bases like these. Feeds the full grid's tables.
@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 from tli.paper import stats
 from tli.paper.cells import Source
+from tli.paper.equivalence import tost
+from tli.paper.families import holm
 from tli.paper.regime import NAMES
-from tli.paper.render import Cell, Column, Made, Table, shown
+from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, cell
 from tli.paper.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, trained_view
@@ -142,34 +144,47 @@ def alignment(found: Sequence[Arm], params: Params) -> Made:
 
 
 def transfer(found: Sequence[Arm], params: Params) -> Made:
-    """Rank by arm: change of each set's accuracy, and its difference from the first arm at the same rank."""
+    """Rank by arm: change of each set's accuracy, and its difference from the first arm at the same rank.
+
+    Holm's correction is within the table and a task, over all its p: of changes, of differences, of equivalence.
+    """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     notes = []
+    tasks: list[str] = []
     reference = found[0]
     for one in found:
         for rank in one.ranks:
             for (_, set_), values in ((key, value) for key, value in one.transfer.items() if key[0] == rank):
-                test = _over_bases(values, params)
+                test = over_bases(values, params)
                 task, language = item_name(set_.partition(".")[0], params), language_name(set_, params)
                 row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank}
                 row |= {"items": f"{task}, {language}", "change": test.gain, "sd": test.gain_sd}
                 row |= {"low": test.low, "high": test.high, "log10_p": test.log10_p}
                 if one is not reference and one.regime == reference.regime and rank in reference.ranks:
                     beside = reference.transfer[rank, set_]
-                    against = _over_bases([a - b for a, b in zip(values, beside, strict=True)], params)
-                    row |= {"against": against.gain, "against_log10_p": against.log10_p}
-                    notes.append(against.note)
+                    apart = [a - b for a, b in zip(values, beside, strict=True)]
+                    against = over_bases(apart, params)
+                    alike = tost(apart, params.stats.margins.accuracy, params.stats.alpha)
+                    row |= {"against": against.gain, "against_low": alike.low, "against_high": alike.high}
+                    row |= {"against_log10_p": against.log10_p, "alike_log10_p": alike.log10_p}
+                    notes += [against.note, alike.note]
                 rows.append(row)
+                tasks.append(task)
                 notes.append(test.note)
                 measured[f"arms.{one.name}.r{rank}.change.{set_}"] = test.gain
+    for task in dict.fromkeys(tasks):
+        correct([row for row, of in zip(rows, tasks, strict=True) if of == task], P_VALUES, params)
     low, high = (column._replace(kind="points") for column in interval(params))
+    level = f"{100 * (1 - 2 * params.stats.alpha):.9g} %"
     table = Table(
         "arms_transfer",
         "Rank by arm, transfer",
         "Change of accuracy against rank 0 of the same base, in points: mean over bases of the mean over seeds, SD, "
         f"Student's interval and p over {len(params.sweep.base_seeds)} bases; and the difference from the arm "
-        f"`{reference.name}` at the same rank, base by base, with its p. No p here is corrected for their number. "
+        f"`{reference.name}` at the same rank, base by base, with its {level} interval, the p that it is 0, and the p "
+        f"that it is {params.stats.margins.accuracy:g} points or more (two one-sided tests, the declared margin). "
+        "Every p is corrected by Holm over those of its task in this table; intervals are not. "
         f"{said_of_items(params)}".rstrip(),
         (
             Column("base", "base"),
@@ -180,9 +195,12 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
             Column("sd", "SD", "percent"),
             low,
             high,
-            Column("log10_p", "p", "p"),
+            Column("log10_p", "p, Holm", "p"),
             Column("against", f"less that of {reference.name}", "points"),
-            Column("against_log10_p", "p", "p"),
+            Column("against_low", f"{level} low", "points"),
+            Column("against_high", f"{level} high", "points"),
+            Column("against_log10_p", "p, Holm", "p"),
+            Column("alike_log10_p", "p of equivalence, Holm", "p"),
         ),
         rows,
         view=SCORING,
@@ -191,104 +209,25 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
     return Made(table, measured)
 
 
-class Control(NamedTuple):
-    """One row: what is changed against `as trained`, and where to read it."""
-
-    name: str
-    arm: Arm
-    set: str
-    view: str
-    measure: str = "cosine"
+def common_rank(params: Params) -> int:
+    """The rank at which arms are held against each other: the paper's, or else the highest that every arm has, or else
+    the last of the first arm."""
+    each = [params.arms[name].ranks for name in (*params.sweep.arms, *params.sweep.bos_arms)]
+    shared = set(each[0]).intersection(*each)
+    return params.lora.rank if params.lora.rank in shared else max(shared, default=each[0][-1])
 
 
-def _controls(found: Sequence[Arm], rank: int, layer: str) -> list[Control]:
-    """The controls that the arms at hand allow, the arm `found[0]` as trained."""
-    by_name = {one.name: one for one in found if rank in one.ranks}
-    trained = found[0]
-    bare = str(View(layer, "content", "nf4"))
-    rows = [
-        Control("as trained", trained, "trained", trained.view),
-        Control("unseen pairs", trained, "control", trained.view),
-        Control("centred", trained, "trained", trained.view, "centred"),
-        Control("standardised", trained, "trained", trained.view, "standardised"),
-        Control("linear CKA", trained, "trained", trained.view, "cka"),
-        Control("BOS out of the pool", trained, "trained", bare),
-        Control("BOS out of the pool, unseen pairs", trained, "control", bare),
-    ]
-    for name, one in by_name.items():
-        if one is not trained and (name in ("shuffled", "content") or one.regime == "bos"):
-            what = f"arm {name}" if one.regime == "plain" else f"arm {name}, BOS state massive"
-            rows += [Control(what, one, "trained", view) for view in dict.fromkeys([trained.view, bare])]
-    return rows
-
-
-def common_rank(found: Sequence[Arm], params: Params) -> int:
-    """The rank at which arms are held against each other: the paper's, or else the last of the first arm."""
-    return params.lora.rank if params.lora.rank in found[0].ranks else found[0].ranks[-1]
-
-
-def controls(found: Sequence[Arm], params: Params) -> Made:
-    """What of the gain survives each control, over bases."""
-    rank = common_rank(found, params)
-    rows: list[dict[str, Cell]] = []
-    measured: Measured = {}
-    notes: list[str] = []
-    whole = stats.mean(found[0].left(rank, "trained", found[0].view, "cosine"))
-    for one in _controls(found, rank, found[0].view.partition(".")[0]):
-        gain, random = (one.arm.gain(rank, one.set, one.view, key) for key in (one.measure, f"{one.measure}.random"))
-        left = _over_bases(one.arm.left(rank, one.set, one.view, one.measure), params)
-        row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": one.measure}
-        row |= {"gain": stats.mean(gain), "random": stats.mean(random), "left": left.gain}
-        row |= {"low": left.low, "high": left.high, "log10_p": left.log10_p}
-        if one.measure == "cosine" and left.gain is not None and whole:
-            row["share"] = 100 * left.gain / whole
-        for way in WAYS:
-            row[f"p1_{way}"] = stats.mean(one.arm.gain(rank, "all", one.view, way))
-        rows.append(row)
-        notes.append(left.note)
-        where = f"{one.arm.name}.{one.set}.{one.measure}.{one.view}"
-        measured |= {f"controls.left.{where}": left.gain, f"controls.log10_p.{where}": left.log10_p}
-    table = Table(
-        "controls",
-        "Controls, over bases",
-        f"What of the gain of translations survives each control, at rank {rank}: gain against rank 0, the gain of "
-        "random pairs, and what is left of the one less the other, with Student's interval and p over "
-        f"{len(params.sweep.base_seeds)} bases (not corrected), and as a share of the first row's. P@1: its change "
-        "among all pairs at that view. CKA has no pairs: its random value is that of permuted rows. Nothing of this "
-        "was published.",
-        (
-            Column("control", "control"),
-            Column("set", "pairs"),
-            Column("view", "view"),
-            Column("measure", "measure"),
-            Column("gain", "gain", "change"),
-            Column("random", "random", "change"),
-            Column("left", "left", "change"),
-            *interval(params),
-            Column("log10_p", "p", "p"),
-            Column("share", "share, %", "percent"),
-            *(Column(f"p1_{way}", f"P@1 {arrow}", "change") for way, arrow in WAYS.items()),
-        ),
-        rows,
-        notes=[_said(rows, params), *notes],
-    )
-    return Made(table, measured)
-
-
-def _said(rows: Sequence[Mapping[str, Cell]], params: Params) -> str:
-    """Which controls leave a gain above 0, in one sentence with the numbers."""
-    alpha = params.stats.alpha
-    parts = []
-    for row in rows[1:]:
-        left, p = row["left"], row["log10_p"]
-        if isinstance(left, float):
-            apart = isinstance(p, float) and 10**p < alpha
-            name = f"{row['control']} at {row['view']}"
-            parts.append(f"{name} {shown(left, 'change')}" + ("" if apart else " (not told apart from 0)"))
-    first = rows[0]["left"]
-    return f"left as trained {shown(first, 'change')}; " + ", ".join(parts).replace("-", "−")
-
-
-def _over_bases(values: Sequence[float], params: Params) -> stats.Paired:
+def over_bases(values: Sequence[float], params: Params) -> stats.Paired:
     """Student's t of the mean of one value a base."""
     return stats.paired([0.0] * len(values), values, params.stats.confidence)
+
+
+P_VALUES = ("log10_p", "against_log10_p", "alike_log10_p")
+
+
+def correct(rows: Sequence[dict[str, Cell]], keys: Sequence[str], params: Params) -> None:
+    """Puts Holm's corrected log10 p in the place of each p of these rows, all of them one family."""
+    places = [(row, key) for row in rows for key in keys if key in row]
+    given = [value if isinstance(value := row[key], float) else None for row, key in places]
+    for (row, key), value in zip(places, holm(given, params.stats.alpha).adjusted, strict=True):
+        row[key] = value

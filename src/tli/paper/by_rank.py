@@ -6,14 +6,20 @@ import math
 from collections.abc import Sequence
 
 from tli.paper import stats
+from tli.paper.cells import Source, by_item, tidy
+from tli.paper.changes import bootstrap
+from tli.paper.premises import of_items
 from tli.paper.render import Cell, Column, Made, Table
+from tli.paper.resample import Bootstrap, paired_bootstrap
 from tli.paper.rows import Measured, Rows, Sweep, cell
 from tli.paper.scores import (
     SCORING,
+    Shown,
     accuracy,
     cells,
     columns,
     correct,
+    each,
     flips,
     item_name,
     notes,
@@ -108,28 +114,34 @@ def _adapter(sweep: Sweep, rank: int, params: Params) -> dict[str, Cell]:
     }
 
 
-def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, params: Params) -> Made:
+def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params) -> Made:
     """Accuracy by language and rank, and the change against rank 0 item by item.
 
     `counts` are the metrics of the stage `benchmarks`, which say what split is scored.
     """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    alpha = 1 - params.stats.confidence
+    alpha = params.stats.alpha
+    transfer = source.transfer
+    notes_ = []
     tabled = shown(transfer, counts, params, task)
     sizes = {one.set: len(correct(transfer, "base", one.set)) for one in tabled}
     alike = len(set(sizes.values())) == 1
     for one in tabled:
         set_, first = one.set, cells(one, tabled) | ({} if alike else {"n": sizes[one.set]})
         base = accuracy(transfer, "base", set_)
+        values = by_item([source], set_, "correct", params)
+        groups = of_items(source.premises, set_, each(transfer, "base", set_, "correct"))
+        notes_.append(_premises(one, groups))
         rows.append({**first, "cell": "base", "rank": 0, **_single(transfer, "base", set_, params)})
         measured[f"transfer.{set_}.base.accuracy"] = base
         for rank in params.sweep.ranks:
-            found = sweep.transfer[rank]
+            found = source.sweep.transfer[rank]
             names = [cell(rank, seed) for seed in params.sweep.seeds]
             scores = [accuracy(found, which, set_) for which in names]
             over = stats.spread(scores)
             tests = [flips(transfer, found, which, set_) for which in names]
+            drawn = bootstrap(values, rank, 100.0, params)
             rows.append(
                 {
                     **first,
@@ -138,7 +150,7 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, 
                     "seeds": len(names),
                     "accuracy": over.mean,
                     "sd": over.sd,
-                    **_change([score - base for score in scores], tests, alpha),
+                    **_change([score - base for score in scores], tests, drawn, alpha),
                 }
             )
             measured[f"sweep.r{rank}.accuracy_mean.{set_}"] = over.mean
@@ -146,7 +158,8 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, 
         test = flips(transfer, transfer, "main", set_)
         main = accuracy(transfer, "main", set_)
         row = {**first, "cell": "paper's cell", "rank": params.lora.rank, "seeds": 1}
-        rows.append(row | _single(transfer, "main", set_, params) | _change([main - base], [test], alpha))
+        drawn = _of_one(transfer, set_, groups, params)
+        rows.append(row | _single(transfer, "main", set_, params) | _change([main - base], [test], drawn, alpha))
         measured |= {
             f"transfer.{set_}.main.{key}": value for key, value in (("accuracy", main), ("change", main - base))
         }
@@ -157,9 +170,11 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, 
         task,
         f"{item_name(task, params)} items by language and rank",
         f"Accuracy in percent on the {split(tabled)}{many}, mean and SD over seeds, with Wilson's "
-        f"{percent} interval for the base and the paper's cell; change against rank 0 in points, with the exact "
-        f"McNemar test of each seed: the median of the seeds' p, how many seeds have p < {alpha:.2g} (not corrected "
-        f"for the number of tests), and the items won and lost, summed over seeds. {said_of_items(params)}".rstrip(),
+        f"{percent} interval for the base and the paper's cell; change against rank 0 in points, item by item, "
+        "with the interval of the bootstrap over seeds and the items' premises (of the paper's cell, one adapter: over "
+        "premises), and the exact McNemar test of each seed: the median of the seeds' p, how many seeds have p < "
+        f"{alpha:.2g} (not corrected for the number of tests), and the items won and lost, summed over seeds. "
+        f"{said_of_items(params)}".rstrip(),
         (
             *columns(tabled),
             *([] if alike else [Column("n", "n", "count")]),
@@ -172,6 +187,8 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, 
             Column("high", f"{percent} high", "percent"),
             Column("change", "change", "points"),
             Column("change_sd", "SD", "percent"),
+            Column("change_low", f"{percent} low", "points"),
+            Column("change_high", f"{percent} high", "points"),
             Column("log10_p", "median p", "p"),
             Column("significant", "seeds below", "count"),
             Column("won", "won", "count"),
@@ -181,6 +198,7 @@ def transfer_by_rank(task: str, transfer: Rows, sweep: Sweep, counts: Measured, 
         view=SCORING,
         notes=[
             "`-`: not defined (an SD of one seed, a p where no item flips) or not given (an interval over seeds)",
+            *notes_,
             *notes(tabled, counts, params, task),
         ],
     )
@@ -195,15 +213,48 @@ def _single(rows: Rows, which: str, set_: str, params: Params) -> dict[str, Cell
     return {"accuracy": accuracy(rows, which, set_), "low": low, "high": high}
 
 
-def _change(changes: Sequence[float], tests: Sequence[stats.McNemar], alpha: float) -> dict[str, Cell]:
-    """Change in points, and the seeds' McNemar tests in short."""
-    over, defined = stats.spread(changes), [test.p for test in tests if test.p is not None]
-    middle = stats.median(defined)
+def _of_one(transfer: Rows, set_: str, groups: Sequence[str], params: Params) -> Bootstrap:
+    """The paired bootstrap of the paper's cell against the base, in points."""
+    before, after = (each(transfer, which, set_, "correct") for which in ("base", "main"))
+    drawn = params.stats.bootstrap
+    return paired_bootstrap(
+        [100 * right for right in before.values()], [100 * after[item] for item in before],
+        draws=drawn.draws, seed=drawn.seed, confidence=params.stats.confidence, groups=groups,
+    )  # fmt: skip
+
+
+def _premises(one: Shown, groups: Sequence[str]) -> str:
+    """How far the items of a set are not independent."""
+    found = len(set(groups))
+    if found == len(groups):
+        return ""
+    return (
+        f"{one.language}: {len(groups):,} items stand on {found:,} premises; McNemar's test takes the items as "
+        "independent, the intervals of the change do not"
+    )
+
+
+def _change(
+    changes: Sequence[float], tests: Sequence[stats.McNemar], drawn: Bootstrap, alpha: float
+) -> dict[str, Cell]:
+    """Change in points with its interval, and the seeds' McNemar tests in short."""
+    over, defined = stats.spread(changes), [test.log10_p for test in tests if test.log10_p is not None]
     return {
         "change": over.mean,
         "change_sd": over.sd,
-        "log10_p": None if middle is None else math.log10(middle),
-        "significant": sum(p < alpha for p in defined),
+        "change_low": tidy(drawn.low),
+        "change_high": tidy(drawn.high),
+        "log10_p": _median(defined),
+        "significant": sum(p < math.log10(alpha) for p in defined),
         "won": sum(test.won for test in tests),
         "lost": sum(test.lost for test in tests),
     }
+
+
+def _median(log10_p: Sequence[float]) -> float | None:
+    """log10 of the median p, of an even number the mean of the two middle ones, where p itself may underflow."""
+    ordered = sorted(log10_p)
+    if not ordered:
+        return None
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return high + math.log10((1 + 10 ** (low - high)) / 2)

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tli import store
+from tli.paper.premises import Premises, of_items
+from tli.paper.resample import Groups
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import SCORING, TASKS, each, item_name, language_name, languages
 from tli.paper.similarity import PAIR_SETS, WAYS, trained_view
@@ -29,6 +31,7 @@ class Source(NamedTuple):
     align: Rows
     transfer: Rows
     sweep: Sweep
+    premises: Premises
 
 
 class Values(NamedTuple):
@@ -36,6 +39,7 @@ class Values(NamedTuple):
 
     start: Mapping[int, Array]  # base -> (items,)
     tuned: Mapping[Key, Array]  # (base, seed, rank > 0) -> (items,)
+    groups: Groups | None = None  # of answers: each item's premise; every base has items of its own
 
     def changes(self, *ranks: int) -> dict[tuple[int, int], Array]:
         """(base, seed) -> change of each item against rank 0, the mean over `ranks`, by default all."""
@@ -80,14 +84,15 @@ def main_base(params: Params) -> int:
 
 def by_item(sources: Sequence[Source], set_: str, measure: str, params: Params) -> Values:
     """A measure of every item of a benchmark's set. Raises UserError where a cell has other items than its base."""
-    start, tuned = {}, {}
+    start, tuned, groups = {}, {}, {}
     for source in sources:
         before = each(source.transfer, "base", set_, measure)
+        groups[source.base] = of_items(source.premises, set_, before)
         start[source.base] = np.array([*before.values()])
         for rank, rows in source.sweep.transfer.items():
             for seed in params.sweep.seeds:
                 tuned[source.base, seed, rank] = _aligned(before, each(rows, cell(rank, seed), set_, measure), rows)
-    return Values(start, tuned)
+    return Values(start, tuned, groups)
 
 
 def by_pair(sources: Sequence[Source], set_: str, view: str, measure: str, params: Params) -> Values:
@@ -144,7 +149,7 @@ def accuracies(sources: Sequence[Source], params: Params) -> Iterator[Outcome]:
         for language in languages(sources[0].transfer, task):
             set_ = f"{task}.{language}"
             right = by_item(sources, set_, "correct", params)
-            values = Values(_percent(right.start), _percent(right.tuned))
+            values = Values(_percent(right.start), _percent(right.tuned), right.groups)
             name = f"{item_name(task, params)}, {language_name(set_, params)}"
             yield _outcome(task, set_, name, SCORING, params.stats.margins.accuracy, values, params)
 

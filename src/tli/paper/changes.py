@@ -63,19 +63,28 @@ Drawn = dict[tuple[str, int], Bootstrap]  # (set, rank) -> the change of accurac
 def drawn(found: Sequence[Task], params: Params) -> Drawn:
     """The cluster bootstrap of every rank's change of accuracy, for the table and the figure."""
     return {
-        (f"{one.task}.{language}", rank): _bootstrap(values, rank, 100.0, params)
+        (f"{one.task}.{language}", rank): bootstrap(values, rank, 100.0, params)
         for one in found
         for language, values in one.right.items()
         for rank in values.ranks
     }
 
 
-def _bootstrap(values: Values, rank: int, scale: float, params: Params) -> Bootstrap:
+def bootstrap(values: Values, rank: int, scale: float, params: Params) -> Bootstrap:
+    """The cluster bootstrap of a rank's mean change, times `scale`: over bases, seeds and the items' premises."""
     chosen = params.stats
-    changes = {key: scale * x for key, x in values.changes(rank).items()}
     return cluster_bootstrap(
-        changes, draws=chosen.bootstrap.draws, seed=chosen.bootstrap.seed, confidence=chosen.confidence
+        {key: scale * x for key, x in values.changes(rank).items()},
+        draws=chosen.bootstrap.draws,
+        seed=chosen.bootstrap.seed,
+        confidence=chosen.confidence,
+        groups=values.groups,
     )
+
+
+def flipped(changes: Mapping[tuple[int, int], Array], way: int) -> float:
+    """Percent of the items of a model that flip to right (1) or to wrong (-1), the mean over models."""
+    return 100 * float(np.mean([np.maximum(way * x, 0.0).mean() for x in changes.values()]))
 
 
 def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
@@ -87,9 +96,10 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
         for language, right in one.right.items():
             set_ = f"{one.task}.{language}"
             for rank in right.ranks:
-                accuracy, margin = intervals[set_, rank], _bootstrap(one.margin[language], rank, 1.0, params)
-                flipped = float(np.mean([np.abs(x).mean() for x in right.changes(rank).values()]))
-                smallest = detectable_flips(accuracy.items, flipped, params.stats.alpha, params.stats.power)
+                accuracy, margin = intervals[set_, rank], bootstrap(one.margin[language], rank, 1.0, params)
+                won, lost = (flipped(right.changes(rank), way) for way in (1, -1))
+                each = next(iter(right.start.values())).size
+                smallest = detectable_flips(each, (won + lost) / 100, params.stats.alpha, params.stats.power)
                 seen = None if smallest.effect is None else 100 * smallest.effect
                 row: dict[str, Cell] = {"task": item_name(one.task, params), "language": language_name(set_, params)}
                 row |= {
@@ -98,7 +108,7 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
                     "low": tidy(accuracy.low),
                     "high": tidy(accuracy.high),
                 }
-                row |= {"flipped": 100 * flipped, "detectable": seen, "margin": margin.estimate}
+                row |= {"won": won, "lost": lost, "detectable": seen, "margin": margin.estimate}
                 rows.append(row | {"margin_low": margin.low, "margin_high": margin.high})
                 notes += [*scope(accuracy.note), *scope(margin.note), smallest.note]
                 measured[f"sweep.r{rank}.margin_change.{set_}"] = margin.estimate
@@ -109,8 +119,9 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
         "Transfer by language and rank, with intervals",
         f"Change against rank 0, the mean over {over}, with the {percent} interval of the cluster bootstrap over "
         f"{over} and items: of the accuracy in points, and of the margin, log p(right option) − highest log p of the "
-        "others, in nats. Flipped: percent of items whose answer changes between right and wrong, a seed; detectable: "
-        "the smallest change that the exact McNemar test of one seed would have found with as many flips, power "
+        "others, in nats. Items that share a premise are drawn together. Won, lost: percent of items that turn right, "
+        "that turn wrong, a model; detectable: the smallest change that the exact McNemar test of one model, which "
+        "takes items as independent, would have found with as many flips, power "
         f"{params.stats.power:g}. Intervals are not corrected for their number. {said_of_items(params)}".rstrip(),
         (
             Column("task", "task"),
@@ -119,7 +130,8 @@ def changes(found: Sequence[Task], intervals: Drawn, params: Params) -> Made:
             Column("change", "change", "points"),
             Column("low", f"{percent} low", "points"),
             Column("high", f"{percent} high", "points"),
-            Column("flipped", "flipped", "percent"),
+            Column("won", "won", "percent"),
+            Column("lost", "lost", "percent"),
             Column("detectable", "detectable", "percent"),
             Column("margin", "margin change", "change"),
             Column("margin_low", f"{percent} low", "change"),

@@ -14,6 +14,7 @@ from tli.paper.render import Column, Kind, Table, shown
 from tli.paper.rows import Measured, Value
 from tli.paper.similarity import PAIR_SETS, points
 from tli.params import Params
+from tli.study.views import names
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"
 OTHERWISE, NEEDS = "implemented otherwise", "needs profile=paper"
@@ -37,7 +38,8 @@ class Claim(NamedTuple):
 def places(measured: Measured, params: Params) -> dict[str, str]:
     """What the names in braces of reported.yaml stand for: views, and layers of the profile's model."""
     last_but_one, final = params.active.model.blocks - 1, measured.get("setup.final_hidden_state")
-    return {**points(params), "last_but_one": str(last_but_one), "final": str(final)}
+    views = {name: str(view) for name, view in names(params.active.model.blocks).items()}
+    return {**views, **points(params), "last_but_one": str(last_but_one), "final": str(final)}
 
 
 def study_claims(measured: Measured, reported: Mapping[str, Any], params: Params) -> list[Claim]:
@@ -47,18 +49,18 @@ def study_claims(measured: Measured, reported: Mapping[str, Any], params: Params
     configuration: whether what this run loaded is so, which says nothing of the paper's run. data: counted on this
     run's word list. recomputed: from the published numbers.
     """
-    names = places(measured, params) | {"recomputed": shown(_pooled_before(reported), "similarity")}
+    named = places(measured, params) | {"recomputed": shown(_pooled_before(reported), "similarity")}
     found = []
     for entry in reported["claims"]:
-        keys = {name: key.format_map(names) for name, key in entry.get("look_up", {}).items()}
+        keys = {name: key.format_map(named) for name, key in entry.get("look_up", {}).items()}
         there = {name: key for name, key in keys.items() if measured.get(key) is not None}
         here = "; ".join(_here(name if len(there) > 1 else "", key, measured[key]) for name, key in there.items())
-        verdict, said = _verdict(entry, keys, measured, names, params)
+        verdict, said = _verdict(entry, keys, measured, named, params)
         if entry["about"] == "published":
             again = recomputed(reported)
             here = "; ".join(f"{one.statistic}: {shown(one.recomputed, one.kind)}" for one in again)
             verdict = HOLDS if all(one.agrees for one in again) else FAILS
-        reason = " ".join(filter(None, (str(entry.get("reason", "")).format_map(names), said)))
+        reason = " ".join(filter(None, (str(entry.get("reason", "")).format_map(named), said)))
         text, given, evidence = str(entry["claim"]), entry["published"], str(entry["evidence"])
         source, tolerance = (bool(entry["verified"]), float(entry["confidence"])), entry.get("tolerance")
         found.append(Claim(entry["id"], text, *source, given, evidence, here or "-", tolerance, verdict, reason))
@@ -66,7 +68,7 @@ def study_claims(measured: Measured, reported: Mapping[str, Any], params: Params
 
 
 def _verdict(
-    entry: Mapping[str, Any], keys: Mapping[str, str], measured: Measured, names: Mapping[str, str], params: Params
+    entry: Mapping[str, Any], keys: Mapping[str, str], measured: Measured, named: Mapping[str, str], params: Params
 ) -> tuple[str, str]:
     """The verdict on a claim, and a sentence where it needs one; the published arithmetic is judged elsewhere.
 
@@ -79,7 +81,10 @@ def _verdict(
             NEEDS,
             "It was measured on the author's word lists, and this run's are others: pairs.source=author as well.",
         )
-    wanted = {keys[name]: str(value).format_map(names) for name, value in entry.get("expects", {}).items()}
+    lacking = [key for key in keys.values() if measured.get(key) is None]
+    if not params.active.model.whole and (lacking or entry["about"] == "final_layer"):
+        return NEEDS, _of_the_rest(entry, keys, measured, params)
+    wanted = {keys[name]: str(value).format_map(named) for name, value in entry.get("expects", {}).items()}
     so = all(str(_of(measured, key)) == value for key, value in wanted.items())
     if entry["evidence"] == "measured":
         close = {
@@ -93,6 +98,18 @@ def _verdict(
     if entry["about"] == "final_layer" or (entry["about"] == "pairs" and params.pairs.source == "author"):
         return HOLDS if so else FAILS, ""
     return IMPLEMENTED if so else OTHERWISE, ""
+
+
+def _of_the_rest(entry: Mapping[str, Any], keys: Mapping[str, str], measured: Measured, params: Params) -> str:
+    """Why a cut model cannot judge a claim, and what its other values say of a measured one."""
+    model = params.active.model
+    said = [f"This run has the first {model.held} of {model.blocks} blocks."]
+    if entry["evidence"] == "measured" and not entry.get("expects"):
+        for key in keys.values():
+            if (value := measured.get(key)) is not None:
+                close = abs(float(str(value)) - entry["published"]) <= entry["tolerance"]
+                said.append(f"Read at {_view(key)} it {HOLDS if close else FAILS}.")
+    return " ".join(said)
 
 
 def _of(measured: Measured, key: str) -> Any:

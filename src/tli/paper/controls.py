@@ -1,7 +1,9 @@
 """The controls table: what of the gain in cosine survives each control, one row a control.
 
 The gain is the paper's cell against the base. A control takes away one thing that could make cosines grow without any
-word meeting its translation: that a pair was trained on, that any two words draw nearer, that BOS is in the pool.
+word meeting its translation: that a pair was trained on, that any two words draw nearer, that BOS is in the pool, that
+all vectors share a mean or a few large dimensions. That other pairs would do as well (shuffled pairs) needs adapters of
+its own: an arm of the full grid.
 """
 
 from __future__ import annotations
@@ -12,10 +14,16 @@ from typing import NamedTuple
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import PAIR_SETS, WAYS, interval, points
+from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
 from tli.params import Params
 from tli.study.views import View
 
+# how a measure that has one value a set is called, for translations and for random pairs, in the rows
+SCALED = {
+    "centred": ("centred_cosine_mean", "centred_random_cosine_mean"),
+    "standardised": ("standardised_cosine_mean", "standardised_random_cosine_mean"),
+    "linear CKA": ("cka", "random_cka"),
+}
 AGAINST = ("more", "less", "not told apart", "undefined")
 
 
@@ -33,7 +41,8 @@ def controls(params: Params) -> list[Control]:
     bare = trained._replace(pooling="content" if trained.pooling == "mask" else "mask")
     names = {str(trained): "as trained", str(bare): "BOS out" if bare.pooling == "content" else "BOS in"}
     for name in ("as_scripted", "as_described", "final"):
-        names.setdefault(points(params)[name], f"at `{name}`")
+        if name in points(params):
+            names.setdefault(points(params)[name], f"at `{name}`")
     return [
         Control(name if set_ == "trained" else f"{name}, unseen pairs", set_, view)
         for view, name in names.items()
@@ -53,7 +62,8 @@ def table(align: Rows, params: Params) -> Made:
         before, after = (_minus(x, y) for x, y in zip(pairs, random, strict=True))
         left = stats.paired(before, after, params.stats.confidence)
         gains = [stats.mean(_minus(end, start)) for start, end in (pairs, random)]
-        row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "gain": gains[0]}
+        row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": "cosine"}
+        row["gain"] = gains[0]
         row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "log10_p": left.log10_p}
         for way in WAYS:
             start, end = (align.one(which, one.set, one.view, f"p_at_1.{way}") for which in ("base", "main"))
@@ -62,17 +72,28 @@ def table(align: Rows, params: Params) -> Made:
         measured[f"controls.{one.set}.left.{one.view}"] = left.gain
         rows.append(row)
         notes.append(left.note)
+    tested = len(rows)
+    for one in controls(params)[: 2 * len(PAIR_SETS)]:
+        for measure, names in SCALED.items():
+            whole, others = (_change(align, one, name) for name in names)
+            name = one.name.replace("as trained", measure) if "as trained" in one.name else f"{measure}, {one.name}"
+            row = {"control": name, "set": one.set, "view": one.view, "measure": measure, "gain": whole}
+            rows.append(row | {"random": others, "left": whole - others})
+            measured[f"controls.{one.set}.left_{measure.rpartition(' ')[2]}.{one.view}"] = whole - others
     made = Table(
         "controls",
         "Controls",
         f"What of the gain in cosine of the paper's cell (rank {params.lora.rank}, seed {params.train.seed}) survives "
         "each control. Random: the gain of the same Swahili words with another pair's English word; left: gain − "
         "random, pair by pair, with its interval and the p of a paired t-test, uncorrected. P@1 of the set's words "
-        "among the words of all pairs, base and change. Nothing of this was published.",
+        "among the words of all pairs, base and change. Centred: cosines once each language's mean is taken out; "
+        "standardised: and each dimension brought to unit variance; CKA: between the two languages' embeddings, random "
+        "of permuted rows; they have one value a set, and so no interval. Nothing of this was published.",
         (
             Column("control", "control"),
             Column("set", "pairs"),
             Column("view", "view"),
+            Column("measure", "measure"),
             Column("gain", "gain", "change"),
             Column("random", "random", "change"),
             Column("left", "left", "change"),
@@ -88,7 +109,14 @@ def table(align: Rows, params: Params) -> Made:
             ),
         ),
         rows,
-        notes=[said(rows, params), *notes],
+        notes=[
+            said(rows[:tested], params),
+            said_of_scaled(rows[tested:]),
+            "shuffled pairs: what an adapter gains that is trained on the same words with their translations permuted "
+            "is the arm `shuffled` of the full grid (full/dvc.yaml), in the table `controls` there",
+            *notes,
+            left_out(params),
+        ],
     )
     return Made(made, measured)
 
@@ -109,6 +137,19 @@ def said(rows: list[dict[str, Cell]], params: Params) -> str:
         return text
     shares = (f"{row['control']} {float(str(row['left'])) / left:.0%}" for row in rows[1:4])
     return f"{text}; left, as a share of the first row's: {', '.join(shares).replace('%', ' %')}"
+
+
+def said_of_scaled(rows: list[dict[str, Cell]]) -> str:
+    """What is left of the trained pairs' gain under each scaling, BOS in the pool and out."""
+    parts = [
+        f"{row['control']} {shown(row['left'], 'change')}".replace("-", "−") for row in rows if row["set"] == "trained"
+    ]
+    return f"left of trained pairs where the scale of the space is taken out: {', '.join(parts)}"
+
+
+def _change(align: Rows, one: Control, measure: str) -> float:
+    """The paper's cell less the base."""
+    return align.one("main", one.set, one.view, measure) - align.one("base", one.set, one.view, measure)
 
 
 def _against_random(row: dict[str, Cell], alpha: float) -> str:

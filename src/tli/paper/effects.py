@@ -84,14 +84,18 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
     ranks = values.ranks
     doublings = math.log2(ranks[-1] / ranks[0])
     drawn = cluster_bootstrap(
-        of_seed, draws=chosen.bootstrap.draws, seed=chosen.bootstrap.seed, confidence=chosen.confidence
+        of_seed,
+        draws=chosen.bootstrap.draws,
+        seed=chosen.bootstrap.seed,
+        confidence=chosen.confidence,
+        groups=values.groups,
     )
     change, low, high = drawn.estimate or 0.0, drawn.low, drawn.high
     odds: Gee | None = None
     tests: dict[str, float | None] = {}
     if outcome.answers:
         cells = {(base, 0, 0): x > 0 for base, x in values.start.items()}
-        odds = gee({**cells, **{key: x > 0 for key, x in values.tuned.items()}}, confidence=chosen.confidence)
+        odds = gee({**cells, **{key: x > 0 for key, x in values.tuned.items()}}, values.groups, chosen.confidence)
         tests["change"] = odds.adapter.log10_p
         notes += [drawn.note, odds.note]
     elif drawn.items > 1:
@@ -119,6 +123,7 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
         draws=chosen.bootstrap.draws,
         seed=chosen.bootstrap.seed,
         confidence=1 - 2 * chosen.alpha,
+        groups=values.groups,
     )
     by_rank = {rank: values.of_rank(rank) - values.at_zero for rank in ranks}
     note = "; ".join(dict.fromkeys(part for text in [*notes, line.note] for part in text.split("; ") if part))

@@ -44,6 +44,10 @@ _DEPENDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         r"lengths\.(?!r\w*_before)",
         _CELL,
     ),
+    (r"probe\.before\.", (*_BASE, "quantize.nf4.", "probe.")),
+    (r"probe\.", (*_CELL, "probe.")),
+    (r"projection\.before\.", (*_BASE, "quantize.nf4.", "train.layer", "train.pooling", "project.")),
+    (r"projection\.", (*_CELL, "project.")),
     (r"transfer\.|class\.|baseline\.|setup\.padding_drift", (*_BASE, "quantize.", "transfer.")),
     (r"", (*_BASE, "quantize.")),
 )
@@ -101,8 +105,14 @@ def changed(key: str, recorded: Measured, now: Measured) -> list[str]:
 
 
 def load(path: Path, params: Params) -> dict[str, Any]:
-    """The section of paper/expected.yaml for params.profile; empty where nothing is recorded."""
-    section: dict[str, Any] = load_yaml(path).get("profiles", {}).get(params.profile) or {}
+    """The section of paper/expected.yaml for params.profile; empty where nothing is recorded.
+
+    Of a part of the published model is expected what was published and stands at a layer that it has.
+    """
+    sections = load_yaml(path).get("profiles", {})
+    section: dict[str, Any] = sections.get(params.profile) or {}
+    if published.is_published_model(params) and not params.active.model.whole:
+        section = {"published": published.within((sections.get("paper") or {}).get("published", []), params)} | section
     return section
 
 

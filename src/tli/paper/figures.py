@@ -1,26 +1,22 @@
 """The figures, as SVG: layer scan, before and after per pair, retrieval against cosine, accuracy against rank.
 
-The same rows give the same bytes: glyphs are drawn as paths of the font that matplotlib ships, identifiers are salted
-with a constant, and no date is written. Colours are Okabe and Ito's, which colour-blind readers tell apart; shapes and
-line styles say the same once more.
+Drawn with paper/drawing.py; the pairs in two dimensions have a module of their own, paper/projection.py.
 """
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib import style
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from tli import store
-from tli.paper import published, stats
+from tli.paper import projection, published, stats
 from tli.paper.changes import Drawn
+from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
@@ -29,25 +25,6 @@ from tli.params import Params
 from tli.study.views import POOLINGS, layers
 
 COSINE_AND_HITS = ("cosine_mean", "p_at_1.sw_en")
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#767676"
-STYLE: Any = {
-    "svg.hashsalt": "tli",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.grid": True,
-    "grid.color": "#E0E0E0",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.5,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-}
 
 
 def write(
@@ -60,7 +37,8 @@ def write(
 ) -> list[Figure]:
     """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them.
 
-    `found` holds the rows `scan`, `align` and `transfer`; `intervals` the bootstrap of each rank's change of accuracy.
+    `found` holds the rows `scan`, `align`, `transfer` and `project`; `intervals` the bootstrap of each rank's change of
+    accuracy.
     """
     made: list[Figure] = []
     with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
@@ -68,27 +46,14 @@ def write(
             "scan": scan_figure(found["scan"], reported, params),
             "before_after": pairs_figure(found["align"], params),
             "retrieval": retrieval_figure(found["align"], params),
-            "ranks": ranks_figure(found["transfer"], sweep, intervals, params),
+            "projection": projection.figure(found["project"], params),
         }
+        if found["transfer"].sets("correct"):
+            drawn["ranks"] = ranks_figure(found["transfer"], sweep, intervals, params)
         for name, (canvas, caption, alt) in drawn.items():
             store.write_text(into / f"{name}.svg", svg(canvas))
             made.append(Figure(f"{name}.svg", caption, alt))
     return made
-
-
-def svg(canvas: Canvas) -> str:
-    """The figure as SVG text, without a date and without matplotlib's version."""
-    text = io.StringIO()
-    canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
-
-
-@contextmanager
-def panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
-    """A figure of rows x columns panels, sizes in inches, laid out when the block ends."""
-    canvas = Canvas(figsize=(width, height), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False)
-    yield canvas, [*axes.flat]
 
 
 def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tuple[Canvas, str, str]:
@@ -96,7 +61,7 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
 
     The published pilot stands beside mask pooling, at the layers whose number means the same.
     """
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     given = published.pilot(reported, params)
     pilot = {names.index(layer): value for layer, value in given.items() if layer in names}
     places = range(len(names))
@@ -184,7 +149,7 @@ def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
 
 def retrieval_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:
     """P@1 against the mean cosine, a line from before to after a layer; mask pooling left, content right."""
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     said = []
     with panels(1, len(POOLINGS), 6.6, 3.2) as (canvas, axes):
         for panel, pooling in zip(axes, POOLINGS, strict=True):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from tli.paper.resample import Groups
 from tli.paper.stats import log10_p_normal
 from tli.paper.trend import Key
 
@@ -43,14 +44,15 @@ class Gee(NamedTuple):
 NONE = Odds(None, None, None, None, None, None)
 
 
-def gee(correct: Mapping[Key, Answers], groups: Sequence[str] | None = None, confidence: float = 0.95) -> Gee:
-    """Generalised estimating equations over {(base, seed, rank): whether each item is right}, items aligned.
+def gee(correct: Mapping[Key, Answers], groups: Groups | None = None, confidence: float = 0.95) -> Gee:
+    """Generalised estimating equations over {(base, seed, rank): whether each item is right}, items aligned in a base.
 
     logit P(right) = b_0 + b_base + b_a [rank > 0] + b_r [rank > 0] (log2 rank - mean), the mean over the adapters;
     binomial variance, exchangeable correlation within an item (Liang & Zeger 1986; statsmodels GEE), covariance with
     the small-sample correction of Mancl & DeRouen (2001), z = b / se, ratio = exp(b). Bases are fixed effects here:
-    the inference is over items, for these bases and seeds; `trend` is the one over bases. `groups` names what items
-    share (a premise of XNLI), and clusters are then these groups.
+    the inference is over items, for these bases and seeds; `trend` is the one over bases. Without `groups` all bases
+    answer the same items, each a cluster. With `groups` every base has items of its own, and what items of a base share
+    (a premise of XNLI) is a cluster.
 
     Undefined, with a note: nothing varies, or the answers are separated, so that a maximum likelihood estimate does not
     exist (Albert & Anderson 1984; found by linear programming as in Konis 2007). Raises ValueError for rows of
@@ -58,16 +60,24 @@ def gee(correct: Mapping[Key, Answers], groups: Sequence[str] | None = None, con
     """
     keys = sorted(correct)
     sizes = {len(correct[key]) for key in keys}
-    if len(sizes) > 1 or any(rank < 0 for _, _, rank in keys) or (groups is not None and {len(groups)} != sizes):
+    bases = sorted({base for base, _, _ in keys})
+    of_base = {} if groups is None else {base: groups[base] for base in bases}
+    if len(sizes) > 1 or any(rank < 0 for _, _, rank in keys) or {len(some) for some in of_base.values()} - sizes:
         raise ValueError(f"expected as many items in each cell and ranks of at least 0, got {sorted(sizes)}")
-    items = sizes.pop() if sizes else 0
-    if not items:
+    if not sizes or sizes == {0}:
         return Gee(0, 0, len(keys), NONE, NONE, None, "no answers")
     right = np.array([np.asarray(correct[key], dtype=bool) for key in keys])
-    order = np.lexsort(right)  # so that the order in which items come cannot matter
-    right = right[:, order]
-    names = np.arange(items) if groups is None else np.unique(np.asarray(groups)[order], return_inverse=True)[1]
-    clusters = int(names.max()) + 1
+    whole = np.arange(len(keys))
+    parts = [whole] if groups is None else [whole[[key[0] == base for key in keys]] for base in bases]
+    names, clusters = [], 0
+    for part, shared in zip(parts, [None] if groups is None else of_base.values(), strict=True):
+        order = np.lexsort(right[part])  # so that the order in which items come cannot matter
+        right[part] = right[np.ix_(part, order)]
+        number: dict[object, int] = {}  # by first appearance, so that what they are called cannot matter either
+        own = [number.setdefault(at if shared is None else shared[at], len(number)) for at in order]
+        names.append(clusters + np.array(own))
+        clusters += len(number)
+    items = right.shape[1] * len(parts)
     design, at = _design(keys)
 
     def undefined(note: str) -> Gee:
@@ -79,11 +89,11 @@ def gee(correct: Mapping[Key, Answers], groups: Sequence[str] | None = None, con
         return undefined("every answer is right" if right.all() else "every answer is wrong")
     if clusters < 2:
         return undefined("one cluster of items: its error is unknown")
-    if (right == right[0]).all():
+    if all((right[part] == right[part[0]]).all() for part in parts):
         return undefined("no item's answer differs between cells: the odds ratios are 1 without error")
     if _separated(design, right):
         return undefined("the answers are separated: an odds ratio is 0 or infinite")
-    fit = _fit(design, right, names)
+    fit = _fit(design, right, parts, names)
     if fit is None:
         return undefined("the estimating equations do not converge or are singular")
     params, errors, correlation = fit
@@ -119,19 +129,24 @@ def _separated(design: NDArray[np.float64], right: NDArray[np.bool_]) -> bool:
 
 
 def _fit(
-    design: NDArray[np.float64], right: NDArray[np.bool_], names: NDArray[np.int64]
+    design: NDArray[np.float64],
+    right: NDArray[np.bool_],
+    parts: Sequence[NDArray[np.int64]],
+    names: Sequence[NDArray[np.int64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-    """Coefficients, their errors and the correlation; None where they do not converge or are singular."""
+    """Coefficients, their errors and the correlation; None where they do not converge or are singular.
+
+    `parts` are the cells that answer one list of items, `names` the clusters of these items.
+    """
     from statsmodels.genmod.cov_struct import Exchangeable
     from statsmodels.genmod.families import Binomial
     from statsmodels.genmod.generalized_estimating_equations import GEE
     from statsmodels.tools.sm_exceptions import ModelWarning
 
-    cells, items = right.shape
     model = GEE(
-        right.T.ravel().astype(np.float64),
-        np.tile(design, (items, 1)),
-        np.repeat(names, cells),
+        np.concatenate([right[part].T.ravel() for part in parts]).astype(np.float64),
+        np.concatenate([np.tile(design[part], (right.shape[1], 1)) for part in parts]),
+        np.concatenate([np.repeat(some, part.size) for part, some in zip(parts, names, strict=True)]),
         family=Binomial(),
         cov_struct=Exchangeable(),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tli.paper.render import Cell, Column, Kind, Made, Table
 from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, at, grid
+from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, at
 from tli.params import Params
 from tli.study.views import POOLINGS, layers
 
@@ -30,7 +30,7 @@ def geometry(align: Rows, params: Params) -> Made:
     """Every layer and pooling: random cosine, translations less random under three scalings, CKA, participation."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for layer in layers(params.active.model.blocks):
+    for layer in layers(params.active.model):
         for pooling in POOLINGS:
             view = f"{layer}.{pooling}.nf4"
             row = at(view, params)
@@ -77,10 +77,10 @@ def _one(align: Rows, which: str, view: str) -> dict[str, float]:
 
 
 def pools(align: Rows, params: Params) -> Made:
-    """Retrieval of each set among all pairs' words and among its own, both directions, before and after."""
+    """Every layer: retrieval of each set among all pairs' words and its own, both directions, before and after."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for view in grid(params, "nf4"):
+    for view in (f"{layer}.{pooling}.nf4" for layer in layers(params.active.model) for pooling in POOLINGS):
         for set_ in PAIR_SETS:
             for pool, prefix in (("all", ""), ("own", "own_")):
                 for way, arrow in WAYS.items():
@@ -95,8 +95,8 @@ def pools(align: Rows, params: Params) -> Made:
     table = Table(
         "pools",
         "Retrieval by pool of candidates",
-        "Finding the translation of each set's words among the forms of all pairs, or of the set's own alone: a small "
-        "pool makes every score higher, so that only scores over one pool can be compared.",
+        "At every layer, finding the translation of each set's words among the forms of all pairs, or of the set's own "
+        "alone: a small pool makes every score higher, so that only scores over one pool can be compared.",
         (
             *VIEW,
             Column("set", "queries"),

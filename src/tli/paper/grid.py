@@ -12,10 +12,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tli import store
-from tli.paper import arms, cells, changes, effects, grid_figures, regime, render, summary
+from tli.paper import (
+    arm_controls,
+    arms,
+    cells,
+    changes,
+    classes,
+    effects,
+    grid_figures,
+    premises,
+    regime,
+    render,
+    summary,
+    verdicts,
+)
 from tli.paper.cells import Source
 from tli.paper.rows import Measured, Rows, Sweep, cell
 from tli.params import Params
+
+KINDS = ("align", "transfer")
 
 
 class Kept(NamedTuple):
@@ -23,6 +38,7 @@ class Kept(NamedTuple):
 
     summary: arms.Arm
     effects: Sequence[effects.Effect]  # of an arm with several ranks
+    trained: regime.Trained | None  # of an arm of the BOS regime, and of one like it on the base as it is
 
 
 def run(
@@ -31,7 +47,8 @@ def run(
     """The stage.
 
     Args:
-        folder: holds sBASE/{plain,bos}/{scan.tsv,rows/base,rows/ARM}, as full/dvc.yaml writes them.
+        folder: holds sBASE/benchmarks/items.jsonl and sBASE/{plain,bos}/{scan.tsv,rows/base,rows/ARM}, as full/dvc.yaml
+            writes them.
         tables, figures_out: folders to write, replaced as wholes.
         measured: JSON file to write, flat key -> value.
         each: the parameters of every arm.
@@ -42,19 +59,27 @@ def run(
     first = params.sweep.arms[0]
     read: dict[str, Kept] = {}
     made: list[render.Made] = []
+    bases: dict[str, list[Source]] = {}
+    beside, rank = _beside(each, params), arms.common_rank(params)
     names = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
     for name, where in store.progress(names, "tables full", len(names)):
         own = _of_arm(each[name], name)
-        found = sources(folder, where, name, own)
+        if where not in bases:
+            bases[where] = starts(folder, where, params)
+        found = sources(folder, where, name, bases[where], own)
         several = len(own.sweep.ranks) > 1
         tested = effects.effects(cells.outcomes(found, own), own) if several else []
-        read[name] = Kept(arms.summarise(found, name, where, own), tested)
+        layered = None
+        if name in beside and rank in own.sweep.ranks:
+            layered = regime.trained(found, name, where, rank, own)
+        read[name] = Kept(arms.summarise(found, name, where, own), tested, layered)
         if name == first:
             tasks = changes.tasks(found, own)
             made += [
                 changes.changes(tasks, changes.drawn(tasks, own), own),
                 changes.gap(tasks, own),
                 changes.calibration(tasks, own),
+                classes.table(tasks, found, own),
             ]
     for name, kept in read.items():
         if kept.effects:
@@ -62,11 +87,15 @@ def run(
     summaries = [kept.summary for kept in read.values()]
     scans = {where: [_rows(folder / f"s{base}" / where / "scan.tsv") for base in params.sweep.base_seeds]
              for where in ("plain", "bos")}  # fmt: skip
+    layers = [kept.trained for kept in read.values() if kept.trained is not None]
+    tested_arms = {name: kept.effects for name, kept in read.items() if kept.effects}
     made = [
-        arms.controls(summaries, params),
+        arm_controls.controls(summaries, params),
         arms.alignment(summaries, params),
         arms.transfer(summaries, params),
         regime.table(scans, params),
+        *([regime.trained_table(layers, rank, params)] if layers else []),
+        *([verdicts.table(tested_arms, _of_arm(each[first], first))] if tested_arms else []),
         *made,
     ]
     values: Measured = {}
@@ -76,6 +105,13 @@ def run(
     shown = [one.table for one in made]
     render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
     store.write_json(measured, values)
+
+
+def _beside(each: Mapping[str, Params], params: Params) -> set[str]:
+    """The arms of the BOS regime, and those on the bases as they are that train the same way."""
+    bos = params.sweep.bos_arms
+    ways = [(each[name].lora, each[name].train) for name in bos]
+    return {*bos, *(name for name in params.sweep.arms if (each[name].lora, each[name].train) in ways)}
 
 
 def _of_arm(params: Params, name: str) -> Params:
@@ -98,17 +134,32 @@ def _tests(found: Sequence[effects.Effect], params: Params, name: str, whole: bo
     return result
 
 
-def sources(folder: Path, where: str, arm: str, params: Params) -> list[Source]:
-    """An arm's rows on every base of params.sweep.base_seeds, in the regime `where`.
+def starts(folder: Path, where: str, params: Params) -> list[Source]:
+    """The rows of every base of params.sweep.base_seeds itself in the regime `where`, and its items; no adapters.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    nothing = Sweep({}, {}, {})
+    found = []
+    for base in params.sweep.base_seeds:
+        aligned, scored = (_rows(folder / f"s{base}" / where / "rows" / "base" / f"{kind}.tsv") for kind in KINDS)
+        shared = premises.read_premises(folder / f"s{base}" / "benchmarks" / "items.jsonl")
+        found.append(Source(base, aligned, scored, nothing, shared))
+    return found
+
+
+def sources(folder: Path, where: str, arm: str, bases: Sequence[Source], params: Params) -> list[Source]:
+    """The bases with an arm's rows, in the regime `where`.
 
     Raises:
         UserError: a file is missing, or lacks a rank and seed of the arm.
     """
     found = []
-    for base in params.sweep.base_seeds:
-        rows = folder / f"s{base}" / where / "rows"
-        aligned, scored = (_rows(rows / arm / f"{kind}.tsv") for kind in ("align", "transfer"))
-        trained = _rows(folder / f"s{base}" / where / "train" / f"{arm}.tsv")
+    for start in bases:
+        at = folder / f"s{start.base}" / where
+        aligned, scored = (_rows(at / "rows" / arm / f"{kind}.tsv") for kind in KINDS)
+        trained = _rows(at / "train" / f"{arm}.tsv")
         for one in (aligned, scored, trained):
             wanted = [cell(rank, seed) for rank in params.sweep.ranks for seed in params.sweep.seeds]
             missing = [name for name in wanted if name not in one.cells]
@@ -118,8 +169,7 @@ def sources(folder: Path, where: str, arm: str, params: Params) -> list[Source]:
                 )
         ranks = params.sweep.ranks
         sweep = Sweep(dict.fromkeys(ranks, aligned), dict.fromkeys(ranks, scored), dict.fromkeys(ranks, trained))
-        start = rows / "base"
-        found.append(Source(base, _rows(start / "align.tsv"), _rows(start / "transfer.tsv"), sweep))
+        found.append(start._replace(sweep=sweep))
     return found
 
 

@@ -1,6 +1,6 @@
 """The full grid's figures: rank by scaling on alignment and on transfer, the arms at one rank, the BOS regime.
 
-Drawn as the default's figures are (figures.py): the same style, SVG without a date, shape and line saying what colour
+Drawn as the default's figures are (drawing.py): the same style, SVG without a date, shape and line saying what colour
 says. Dots and lines are means over bases, bars Student's interval over bases.
 """
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure as Canvas
 from tli import store
 from tli.paper import stats
 from tli.paper.arms import Arm, common_rank
-from tli.paper.figures import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
+from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.paper.regime import NAMES, means
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows
@@ -131,7 +131,7 @@ def transfer_figure(arms: Sequence[Arm], params: Params) -> Drawn:
 
 def arms_figure(arms: Sequence[Arm], params: Params) -> Drawn:
     """Every arm at the paper's rank: gain left after random pairs at the view of its own loss, and change of P@1."""
-    rank = common_rank(arms, params)
+    rank = common_rank(params)
     chosen = [one for one in arms if rank in one.ranks]
     places = range(len(chosen), 0, -1)
     said = []
@@ -165,7 +165,7 @@ def arms_figure(arms: Sequence[Arm], params: Params) -> Drawn:
 
 def bos_figure(scans: Mapping[str, Sequence[Rows]], params: Params) -> Drawn:
     """Cosine of translations and of random pairs by layer, in both regimes, BOS in; beside it BOS out."""
-    names = layers(params.active.model.blocks)
+    names = layers(params.active.model)
     places = range(len(names))
     said = []
     with panels(1, 2, 6.6, 2.8) as (canvas, axes):

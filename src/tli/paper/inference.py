@@ -108,7 +108,8 @@ def odds(effects: Sequence[Effect], params: Params) -> Made:
     for one in effects:
         if one.odds is None:
             continue
-        row: dict[str, Cell] = {"outcome": one.outcome.name, "n": one.odds.items, "cells": one.odds.cells}
+        row: dict[str, Cell] = {"outcome": one.outcome.name, "n": one.odds.items}
+        row |= {"clusters": one.odds.clusters, "cells": one.odds.cells}
         pairs: tuple[tuple[str, str, Odds], ...] = (
             ("any", "change", one.odds.adapter),
             ("doubling", "odds", one.odds.doubling),
@@ -123,13 +124,14 @@ def odds(effects: Sequence[Effect], params: Params) -> Made:
     table = Table(
         "odds",
         "Odds of a right answer",
-        "Odds ratios by generalised estimating equations with items as clusters (exchangeable, small-sample "
-        f"covariance): any rank against rank 0, and per doubling of the rank; p corrected by Holm within the declared "
-        f"family. They hold for items like these and for {'this base' if bases == 1 else f'these {bases} bases'} and "
-        f"these seeds. {said_of_items(params)}".rstrip(),
+        "Odds ratios by generalised estimating equations with the items of a premise, in every model, as a cluster "
+        "(exchangeable, small-sample covariance): any rank against rank 0, and per doubling of the rank; p corrected "
+        "by Holm within the declared family. They hold for items like these and for "
+        f"{'this base' if bases == 1 else f'these {bases} bases'} and these seeds. {said_of_items(params)}".rstrip(),
         (
             Column("outcome", "items"),
             Column("n", "n", "count"),
+            Column("clusters", "premises", "count"),
             Column("cells", "models", "count"),
             *(
                 column
@@ -141,7 +143,7 @@ def odds(effects: Sequence[Effect], params: Params) -> Made:
                     Column(f"{name}_log10_p", "p, Holm", "p"),
                 )
             ),
-            Column("correlation", "correlation within items", "score"),
+            Column("correlation", "correlation within premises", "score"),
         ),
         rows,
         view=effects[0].outcome.view if effects else "-",

@@ -11,7 +11,7 @@ from typing import Any
 from tli.paper import published, stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, points
+from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, left_out, points
 from tli.params import Params
 from tli.study.views import POOLINGS, layers
 
@@ -21,7 +21,7 @@ def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     given = published.pilot(reported, params)
-    for layer in layers(params.active.model.blocks):
+    for layer in layers(params.active.model):
         norms = {key: scan.one("base", "all", f"{layer}.-.nf4", key) for key in NORMS}
         measured |= {f"scan.all.{key}.{layer}": norm for key, norm in norms.items()}
         for pooling in POOLINGS:
@@ -38,8 +38,10 @@ def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:
             row: dict[str, Cell] = {"view": view, "name": ", ".join(names), **both, **hits}
             row |= {"trained": cosine["trained"], "published": given.get(layer) if pooling == "mask" else None}
             rows.append(row | {"norm_ratio": _ratio(norms["bos_norm"], norms["content_norm"])})
-    read = range(params.active.model.blocks)  # the pilot reads 0 to L - 1
-    peak = max(read, key=lambda layer: scan.one("base", "trained", f"{layer}.mask.nf4", "cosine_mean"))
+    peak = None  # which only a scan of all layers shows
+    if params.active.model.whole:
+        read = range(params.active.model.blocks)  # the pilot reads 0 to L - 1
+        peak = max(read, key=lambda layer: scan.one("base", "trained", f"{layer}.mask.nf4", "cosine_mean"))
     said, first = massive(scan, "base", params)
     measured |= {"scan.trained.peak_layer.mask.nf4": peak, "scan.massive.first_layer": first, **_loaded(scan)}
     seeds = len(params.measure.random_seeds)
@@ -62,7 +64,7 @@ def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:
             Column("norm_ratio", "BOS ÷ content", "number"),
         ),
         rows,
-        notes=[said],
+        notes=[said, left_out(params)],
     )
     return Made(table, measured)
 
@@ -86,7 +88,8 @@ def _loaded(scan: Rows) -> Measured:
     for key in ("hidden_states", "final_hidden_state"):
         text = scan.text("base", "model", "-", key)
         found[f"setup.{key}"] = int(text) if text.isdigit() else text
-    found["setup.scanned"] = f"{min(numbers)} to {max(numbers)}, norm"
+    norm = ", norm" if any(view.startswith("norm.") for view in views) else ""
+    found["setup.scanned"] = f"{min(numbers)} to {max(numbers)}{norm}"
     return found | {"setup.pooling": ", ".join(poolings), "setup.measure": "cosine"}
 
 
@@ -96,7 +99,7 @@ LEAST, TIMES = 100, 1000  # of a massive activation: its magnitude, and how ofte
 def massive(rows: Rows, cell: str, params: Params) -> tuple[str, int | None]:
     """The line on massive activations of the BOS state by the criterion of 2402.17762, and the first block with one."""
     found = {}
-    for layer in range(1, params.active.model.blocks + 1):
+    for layer in range(1, params.active.model.held + 1):
         _, _, peak, dimension, median = (rows.one(cell, "all", f"{layer}.-.nf4", key) for key in NORMS)
         found[layer] = (peak, int(dimension), _ratio(peak, median) or 0.0)
     meet = [layer for layer, (peak, _, times) in found.items() if peak > LEAST and times >= TIMES]
@@ -110,14 +113,14 @@ def massive(rows: Rows, cell: str, params: Params) -> tuple[str, int | None]:
     )
     if not meet:
         return f"{start}: none by this criterion; relative to the median the largest is at {where}", None
-    return f"{start}: first at {where}; met at {len(meet)} of the layers 1 to {params.active.model.blocks}", which
+    return f"{start}: first at {where}; met at {len(meet)} of the layers 1 to {params.active.model.held}", which
 
 
 def norms(align: Rows, params: Params) -> Made:
     """Per layer, before and after training: norm of the BOS state and of content states, and the BOS state's peak."""
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
-    for layer in layers(params.active.model.blocks):
+    for layer in layers(params.active.model):
         row: dict[str, Cell] = {"view": f"{layer}.-.nf4"}
         for when, which in MOMENTS.items():
             found = {key: align.one(which, "all", f"{layer}.-.nf4", key) for key in NORMS}

@@ -7,20 +7,21 @@ which expects them of a run of the published model on the author's word lists.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tli import store
 from tli.paper import stats
 from tli.params import HubModel, Params
-from tli.study.views import named
+from tli.study.views import layers, named, names
 
 SETS = ("trained", "control")
+PROFILES = ("paper", "headline")  # of the published model, whole or its first blocks
 
 
 def is_published_model(params: Params) -> bool:
     """Whether this run's model is the one whose values were published."""
-    return params.profile == "paper"
+    return params.profile in PROFILES
 
 
 def whose(params: Params) -> str:
@@ -43,14 +44,17 @@ def pilot(reported: Mapping[str, Any], params: Params) -> dict[str, float]:
 
 
 def readings(params: Params) -> dict[str, str]:
-    """The two views at which the one published before/after value may be read: of the text, of the public scripts."""
-    views = named(params.active.model.blocks)
-    return {name: str(views[name]) for name in ("as_described", "as_scripted")}
+    """The two views at which the one published before/after value may be read: of the text, of the public scripts.
+
+    Where the model is cut, that of the scripts alone.
+    """
+    views = named(params.active.model)
+    return {name: str(views[name]) for name in ("as_described", "as_scripted") if name in views}
 
 
 def own_view(name: str, reported: Mapping[str, Any]) -> str:
     """The view of that name in the published model, whose number of blocks the setup section gives."""
-    return str(named(int(reported["setup"]["blocks"]["paper"]))[name])
+    return str(names(int(reported["setup"]["blocks"]["paper"]))[name])
 
 
 READ_AS = (
@@ -120,6 +124,20 @@ def expectations(reported: Mapping[str, Any], params: Params) -> list[dict[str, 
         {"under": fp4 | {"adapter.source": "author"}, "keys": _after(reported, params)},
         {"under": fp4 | nf4 | {"adapter.source": "trained"} | recipe, "keys": _after_own(reported, params)},
     ]
+
+
+WHOLE = ("setup.blocks", "scan.trained.peak_layer.mask.nf4")  # what only a run of every block can read
+
+
+def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str, Any]]:
+    """Those of `expectations` that a run of the model's first blocks can meet: at its layers, of no other."""
+    held = layers(params.active.model)
+
+    def has(key: str) -> bool:
+        layer = key.split(".")[-3:][0]
+        return key not in WHOLE and (layer in held or not (layer.isdigit() or layer == "norm"))
+
+    return [{**part, "keys": {key: value for key, value in part["keys"].items() if has(key)}} for part in parts]
 
 
 def _entry(value: Any, tolerance: float | None, why: str) -> dict[str, Any]:

@@ -181,14 +181,14 @@ _TEX = {
 }
 
 
-def _tex(text: str) -> str:
+def tex_text(text: str) -> str:
     """Text with LaTeX's characters escaped and `code` in typewriter."""
     escaped = "".join(_TEX.get(char, char) for char in text)
     pieces = escaped.split("`")
     return "".join(rf"\texttt{{{piece}}}" if index % 2 else piece for index, piece in enumerate(pieces))
 
 
-def _math(number: str) -> str:
+def tex_number(number: str) -> str:
     """A formatted number in math mode, an exponent as a power of ten."""
     mantissa, _, exponent = number.partition("e")
     return f"${mantissa}$" if not exponent else rf"${mantissa}\times 10^{{{exponent}}}$"
@@ -205,7 +205,7 @@ def to_tex(table: Table) -> str:
     body = []
     for line in lines:
         cells = [
-            _math(cell) if _negative(cell, column) or (column.kind == "p" and cell != "-") else _tex(cell)
+            tex_number(cell) if _negative(cell, column) or (column.kind == "p" and cell != "-") else tex_text(cell)
             for cell, column in zip(line, table.columns, strict=True)
         ]
         body.append("    " + " & ".join(cells) + r" \\")
@@ -216,12 +216,12 @@ def to_tex(table: Table) -> str:
         [
             r"\begin{table}",
             r"  \centering",
-            rf"  \caption{{{_tex(caption.replace('..', '.'))}}}",
+            rf"  \caption{{{tex_text(caption.replace('..', '.'))}}}",
             rf"  \label{{tab:{table.name}}}",
             r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"  \begin{{tabular}}{{{align}}}",
             r"    \toprule",
-            "    " + " & ".join(_tex(column.title) for column in table.columns) + r" \\",
+            "    " + " & ".join(tex_text(column.title) for column in table.columns) + r" \\",
             r"    \midrule",
             *body,
             r"    \bottomrule",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from tli.paper.stats import Floats, finite
 
 CELLS = 4_000_000  # numbers held at once: 32 MB
+Groups = Mapping[int, Sequence[str]]  # base -> what each of its items belongs to
 
 
 class Bootstrap(NamedTuple):
@@ -44,7 +46,8 @@ def paired_bootstrap(
     x, y = finite(before), finite(after)
     if x.shape != y.shape:
         raise ValueError(f"expected as many items before as after, got {x.size} and {y.size}")
-    found = cluster_bootstrap({(0, 0): y - x}, draws=draws, seed=seed, confidence=confidence, groups=groups)
+    of_base = None if groups is None else {0: groups}
+    found = cluster_bootstrap({(0, 0): y - x}, draws=draws, seed=seed, confidence=confidence, groups=of_base)
     return found._replace(note="; ".join(note for note in found.note.split("; ") if not note.startswith("one base")))
 
 
@@ -54,70 +57,83 @@ def cluster_bootstrap(
     draws: int,
     seed: int,
     confidence: float = 0.95,
-    groups: Sequence[str] | None = None,
+    groups: Groups | None = None,
 ) -> Bootstrap:
     """The mean over bases of the mean over seeds of the mean over items, from {(base, seed): change of each item}.
 
     Each draw takes, with replacement, as many bases as there are, within each drawn base as many of its seeds as it has
-    (Davison & Hinkley 1997, 3.8), and one sample of the items for all of them, since every adapter answers the same
-    items (the pigeonhole bootstrap, Owen 2007: on the safe side, as it counts what neither side shares three times).
-    With `groups` (a premise of XNLI shared by three items) whole groups are drawn, and the mean is their sum over their
-    size. The interval is the percentile one: quantiles (1 -+ confidence) / 2 of the draws (Efron & Tibshirani 1993,
-    13.3). A level of one unit is not resampled, and where k bases dominate the variance the interval covers about
+    (Davison & Hinkley 1997, 3.8), and items. Without `groups` every base answers the same items (word pairs): one
+    sample of them for all (the pigeonhole bootstrap, Owen 2007: on the safe side, as it counts what neither side shares
+    three times). With `groups` every base has items of its own, which may differ in number: a sample for each base that
+    is drawn, all its seeds sharing it. Whole groups are drawn (items of one premise), and the mean is their sum over
+    their size. The interval is the percentile one: quantiles (1 -+ confidence) / 2 of the draws (Efron & Tibshirani
+    1993, 13.3). A level of one unit is not resampled, and where k bases dominate the variance the interval covers about
     P(|t_{k-1}| < z sqrt((k - 1) / k)), less than its name (Cameron, Gelbach & Miller 2008).
 
     Units are put in an order of their values first, so that the order and the names they come with change nothing (two
     seeds of one base that have the same values in another order keep the order of their names).
-    Raises ValueError where rows differ in length or hold what is not finite.
+    Raises ValueError where rows that share items differ in length, or hold what is not finite.
     """
     rows = {key: finite(values) for key, values in changes.items()}
-    sizes = {row.size for row in rows.values()}
-    if len(sizes) > 1 or (groups is not None and {len(groups)} != sizes) or draws < 1:
-        raise ValueError(f"expected as many items in each row, and a draw at least, got {sorted(sizes)}, {draws}")
-    items = sizes.pop() if sizes else 0
-    if not items:
+    if draws < 1:
+        raise ValueError(f"expected a draw at least, got {draws}")
+    tables = _ordered(rows, groups)
+    if not tables or not all(table.values.size for table in tables):
         return Bootstrap(None, None, None, None, 0, 0, 0, draws, "no items")
-    values, starts = _ordered(rows)
-    sums, weight = _grouped(values, groups)
-    adapters = np.diff(starts)
-    share = np.repeat(1 / (len(adapters) * adapters), adapters)
-    estimate = float(share @ values.mean(axis=1))
-    note = _note(adapters)
-    alike = np.ptp(values) <= 1e-12 * np.abs(values).max()
-    if alike or sums.shape[1] < 2:
+    adapters = [count for table in tables for count in table.adapters]
+    count = len(adapters)
+    share = np.repeat(1 / (count * np.array(adapters)), adapters)
+    estimate = float(share @ np.concatenate([table.values.mean(axis=1) for table in tables]))
+    items = sum(table.values.shape[1] for table in tables)
+    flat = np.concatenate([table.values.ravel() for table in tables])
+    alike = np.ptp(flat) <= 1e-12 * np.abs(flat).max()
+    if alike or all(table.weight.size < 2 for table in tables):
         reason = "no change varies" if alike and items > 1 else f"one {'item' if groups is None else 'group'}: no error"
-        return Bootstrap(estimate, None, None, None, len(adapters), len(values), items, draws, reason)
-    rng = np.random.default_rng(seed)
-    found = np.empty(draws)
-    step = max(1, CELLS // max(sums.shape))
-    for first in range(0, draws, step):
-        some = min(step, draws - first)
-        of_rows, of_items = _row_weights(rng, starts, some), _counts(rng, sums.shape[1], some)
-        found[first : first + some] = ((of_rows @ sums) * of_items).sum(axis=1) / (of_items @ weight)
+        return Bootstrap(estimate, None, None, None, count, sum(adapters), items, draws, reason)
+    found = _shared(tables[0], draws, seed) if len(tables) == 1 else _nested(tables, draws, seed)
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     se = float(found.std(ddof=1)) if draws > 1 else None
-    return Bootstrap(estimate, float(low), float(high), se, len(adapters), len(values), items, draws, note)
+    return Bootstrap(estimate, float(low), float(high), se, count, sum(adapters), items, draws, _note(adapters))
 
 
-def _note(adapters: NDArray[np.int64]) -> str:
+def _note(adapters: Sequence[int]) -> str:
     """What the interval does not cover, or covers too little."""
     bases = len(adapters)
     base = "one base: holds for it only" if bases == 1 else ""
     few = f"{bases} bases: a percentile interval over so few is too narrow" if 1 < bases < 10 else ""
-    seed = "one seed: holds for it only" if adapters.max() == 1 else ""
+    seed = "one seed: holds for it only" if max(adapters) == 1 else ""
     return "; ".join(note for note in (base, few, seed) if note)
 
 
-def _ordered(rows: Mapping[tuple[int, int], NDArray[np.float64]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The rows (seeds by base, items in columns) in an order that their values decide, and where each base starts."""
+class _Items(NamedTuple):
+    """Rows over one list of items, and the groups that are drawn."""
+
+    values: NDArray[np.float64]  # (rows, items)
+    adapters: tuple[int, ...]  # the rows of each base
+    sums: NDArray[np.float64]  # (rows, groups)
+    weight: NDArray[np.float64]  # items of each group
+
+
+def _ordered(rows: Mapping[tuple[int, int], NDArray[np.float64]], groups: Groups | None) -> list[_Items]:
+    """The rows by list of items: one of all bases, or with `groups` one a base; in an order of their values."""
     bases: dict[int, list[tuple[list[float], int]]] = {}
     for (base, seed), row in rows.items():
         bases.setdefault(base, []).append((np.sort(row).tolist(), seed))
     for members in bases.values():
         members.sort()
     names = sorted(bases, key=lambda base: ([values for values, _ in bases[base]], base))
-    values = np.array([rows[base, seed] for base in names for _, seed in bases[base]])
-    return values, np.cumsum([0, *(len(bases[base]) for base in names)])
+    found = []
+    for together in [names] if groups is None else [[base] for base in names]:
+        some = [rows[base, seed] for base in together for _, seed in bases[base]]
+        sizes = {row.size for row in some}
+        of_items = None if groups is None else groups[together[0]]
+        if len(sizes) > 1 or (of_items is not None and {len(of_items)} != sizes):
+            raise ValueError(f"expected as many items in each row, and as many groups, got {sorted(sizes)}")
+        if not some:
+            continue
+        values = np.array(some)
+        found.append(_Items(values, tuple(len(bases[base]) for base in together), *_grouped(values, of_items)))
+    return found
 
 
 def _grouped(
@@ -131,6 +147,47 @@ def _grouped(
         np.add.at(into, names, row)
     order = np.lexsort([weight, *sums])
     return sums[:, order], weight[order]
+
+
+def _shared(table: _Items, draws: int, seed: int) -> NDArray[np.float64]:
+    """The mean of each draw where all rows share the items."""
+    groups = table.weight.size
+    step = max(1, CELLS // max(table.sums.shape))
+    if draws <= step:
+        parts: Iterable[_Weights] = [_kept(table.adapters, groups, draws, seed)]
+    else:
+        rng = np.random.default_rng(seed)
+        parts = (_weights(rng, table.adapters, groups, min(step, draws - first)) for first in range(0, draws, step))
+    return np.concatenate([((rows @ table.sums) * items).sum(axis=1) / (items @ table.weight) for rows, items in parts])
+
+
+def _nested(tables: Sequence[_Items], draws: int, seed: int) -> NDArray[np.float64]:
+    """The mean of each draw where every base has items of its own: a sample of them each time that it is drawn."""
+    rng = np.random.default_rng(seed)
+    count = len(tables)
+    found = np.zeros(draws)
+    step = max(1, CELLS // max(max(table.sums.shape) for table in tables))
+    for first in range(0, draws, step):
+        chosen = rng.integers(count, size=(min(step, draws - first), count))
+        for place in range(count):
+            for base, table in enumerate(tables):
+                where = first + np.flatnonzero(chosen[:, place] == base)
+                rows, items = _weights(rng, (len(table.sums),), table.weight.size, where.size)
+                found[where] += ((rows @ table.sums) * items).sum(axis=1) / (items @ table.weight) / count
+    return found
+
+
+_Weights = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _weights(rng: np.random.Generator, adapters: tuple[int, ...], groups: int, draws: int) -> _Weights:
+    """(draws, rows): the weight of each base's each seed in the mean; (draws, groups): how often each is drawn."""
+    return _row_weights(rng, np.cumsum([0, *adapters]), draws), _counts(rng, groups, draws)
+
+
+@lru_cache(maxsize=2)  # rank after rank has the same shape, and the same seed draws the same
+def _kept(adapters: tuple[int, ...], groups: int, draws: int, seed: int) -> _Weights:
+    return _weights(np.random.default_rng(seed), adapters, groups, draws)
 
 
 def _row_weights(rng: np.random.Generator, starts: NDArray[np.int64], draws: int) -> NDArray[np.float64]:

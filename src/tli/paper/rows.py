@@ -106,14 +106,16 @@ def cell(rank: int, seed: int) -> str:
 def read_sweep(folder: Path, params: Params) -> Sweep:
     """Reads folder/rows/rR/{align,transfer}.tsv and folder/train/rR.tsv for the ranks of params.sweep and no others.
 
-    Raises UserError for the first missing file, or for the first cell rank x seed that a file lacks.
+    Raises UserError for the first missing file, or for the first cell rank x seed that a file lacks; without benchmarks
+    the files of transfer have none.
     """
+    scored = params.active.benchmarks.source != "none"
 
-    def read(path: Path, rank: int) -> Rows:
+    def read(path: Path, rank: int, filled: bool = True) -> Rows:
         if not path.is_file():
             raise store.UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
         rows = Rows(path)
-        for seed in params.sweep.seeds:
+        for seed in params.sweep.seeds if filled else ():
             if cell(rank, seed) not in rows.cells:
                 raise store.UserError(
                     f"{path}: no rows of {cell(rank, seed)}, though sweep.seeds lists {seed}; run `dvc repro`"
@@ -123,7 +125,7 @@ def read_sweep(folder: Path, params: Params) -> Sweep:
     ranks = params.sweep.ranks
     return Sweep(
         align={rank: read(folder / "rows" / f"r{rank}" / "align.tsv", rank) for rank in ranks},
-        transfer={rank: read(folder / "rows" / f"r{rank}" / "transfer.tsv", rank) for rank in ranks},
+        transfer={rank: read(folder / "rows" / f"r{rank}" / "transfer.tsv", rank, scored) for rank in ranks},
         train={rank: read(folder / "train" / f"r{rank}.tsv", rank) for rank in ranks},
     )
 

@@ -34,7 +34,7 @@ def said_of_items(params: Params) -> str:
     benchmarks = params.active.benchmarks
     if benchmarks.source == "world":
         return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
-    if benchmarks.limit is not None:
+    if benchmarks.source == "hub" and benchmarks.limit is not None:
         return f"Only the first {benchmarks.limit} items of each language are scored: these are not full scores."
     return ""
 

@@ -10,7 +10,7 @@ from tli.paper.by_rank import factor
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
 from tli.paper.scores import TASKS, item_name, language_name, notes, said_of_items
-from tli.paper.similarity import PAIR_SETS, points, trained_view
+from tli.paper.similarity import PAIR_SETS, left_out, trained_view
 from tli.params import HubModel, Params
 
 NO_VIEW = "none (configuration and counts, no similarity)"
@@ -30,6 +30,9 @@ LOADED = {
 }
 
 
+HELD = {"blocks": "the first", "vocab_size": "the word list's"}  # of a cut model: which part of the shape it has
+
+
 class Line(NamedTuple):
     """A line of the setup table; `origin` says where the value was read: on loaded objects, in rows, in params.yaml."""
 
@@ -45,11 +48,12 @@ def setup(
     """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each."""
     lines = [*_model(quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
     lines += [
-        Line(f"pairs.{set_}", f"{set_} pairs", len(align.each("base", set_, points(params)["final"], "cosine")), "rows")
+        Line(f"pairs.{set_}", f"{set_} pairs", len(align.each("base", set_, trained_view(params), "cosine")), "rows")
         for set_ in PAIR_SETS
     ]
-    drift = transfer.one("base", "drift", "-", "padding_drift")
-    lines.append(Line("padding_drift", "largest change of a log-likelihood by padding, nats", drift, "rows"))
+    if transfer.has("base", "drift", "-", "padding_drift"):
+        drift = transfer.one("base", "drift", "-", "padding_drift")
+        lines.append(Line("padding_drift", "largest change of a log-likelihood by padding, nats", drift, "rows"))
     rows: list[dict[str, Cell]] = []
     for line in lines:
         published = reported["setup"].get(line.key, {})
@@ -71,7 +75,7 @@ def setup(
         ),
         rows,
         view=NO_VIEW,
-        notes=["`-`: not said"],
+        notes=["`-`: not said", left_out(params)],
     )
     return Made(table, measured)
 
@@ -91,7 +95,11 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
         ("vocab_size", "vocabulary"),
         ("head", "language-model head"),
     ):
-        yield Line(key, title, _number(quantize.text("base", "nf4", "model", key)), "loaded modules")
+        value = _number(quantize.text("base", "nf4", "model", key))
+        if model.whole or key not in HELD:
+            yield Line(key, title, value, "loaded modules")
+        else:  # under a key of its own: what was published is the whole
+            yield Line(f"{key}_held", f"{title}, {HELD[key]} of {getattr(model, key):,}", value, "loaded modules")
 
 
 def _loaded(quantize: Rows) -> Iterator[Line]:

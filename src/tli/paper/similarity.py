@@ -13,7 +13,7 @@ from tli.paper import published, stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.params import Params
-from tli.study.views import POOLINGS, View, layers, named, per_pair
+from tli.study.views import POOLINGS, View, layers, named, names, per_pair
 
 PAIR_SETS = ("trained", "control")
 WAYS = {"sw_en": "sw→en", "en_sw": "en→sw"}
@@ -28,9 +28,21 @@ def trained_view(params: Params) -> str:
 
 
 def points(params: Params) -> dict[str, str]:
-    """Every view that has a name but `pilot`, which is each layer under mask pooling and NF4."""
-    blocks = params.active.model.blocks
-    return {"trained_on": trained_view(params)} | {key: str(view) for key, view in named(blocks).items()}
+    """Every view that has a name, where it has its layer, but `pilot`, each layer under mask pooling and NF4."""
+    views = named(params.active.model)
+    return {"trained_on": trained_view(params)} | {key: str(view) for key, view in views.items()}
+
+
+def left_out(params: Params) -> str:
+    """What a run of a cut model does not measure; nothing to say of a whole one."""
+    model = params.active.model
+    if model.whole:
+        return ""
+    lost = " and ".join(f"`{name}`" for name in names(model.blocks) if name not in named(model))
+    return (
+        f"left out: this run has the first {model.held} of {model.blocks} blocks, so that layers {model.held + 1} to "
+        f"{model.blocks} and norm, the views {lost}, and transfer, which needs the head, are not measured"
+    )
 
 
 def label(view: str, params: Params) -> str:
@@ -45,9 +57,9 @@ def at(view: str, params: Params) -> dict[str, Cell]:
 
 def grid(params: Params, *quantizations: str) -> list[str]:
     """The named views and their neighbours, by layer."""
-    blocks, layer = params.active.model.blocks, params.train.layer
-    views = [view for quantization in quantizations for view in per_pair(blocks, layer, quantization)]
-    order = {name: index for index, name in enumerate(layers(blocks))}
+    model, layer = params.active.model, params.train.layer
+    views = [view for quantization in quantizations for view in per_pair(model, layer, quantization)]
+    order = {name: index for index, name in enumerate(layers(model))}
     return [str(view) for view in sorted(views, key=lambda view: (order[view.layer], POOLINGS.index(view.pooling)))]
 
 
@@ -111,7 +123,7 @@ def before_after(align: Rows, reported: Mapping[str, Any], params: Params) -> Ma
             Column("decreased", "pairs down", "count"),
         ),
         rows,
-        notes=[*notes, "the .csv gives log10 of p, which stays finite where p underflows"],
+        notes=[*notes, left_out(params), "the .csv gives log10 of p, which stays finite where p underflows"],
     )
     return Made(table, measured)
 
@@ -165,7 +177,7 @@ def gains(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
             Column("left_control", "left, control", "change"),
         ),
         rows,
-        notes=notes,
+        notes=[*notes, left_out(params)],
     )
     return Made(table, measured)
 
@@ -203,5 +215,6 @@ def retrieval(align: Rows, params: Params) -> Made:
             ),
         ),
         rows,
+        notes=[left_out(params)],
     )
     return Made(table, measured)

@@ -53,7 +53,7 @@ class McNemar(NamedTuple):
 
     won: int  # wrong before, right after
     lost: int  # right before, wrong after
-    p: float | None
+    log10_p: float | None
     note: str
 
 
@@ -94,12 +94,6 @@ def mean(values: Floats) -> float:
     if not x.size:
         raise ValueError("the mean of no values")
     return float(x.mean())
-
-
-def median(values: Floats) -> float | None:
-    """The middle value, of an even number the mean of the two middle ones (numpy.median); None where there is none."""
-    x = finite(values)
-    return float(np.median(x)) if x.size else None
 
 
 def spread(values: Floats) -> Spread:
@@ -250,20 +244,17 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
 
 def mcnemar(before: Sequence[bool] | NDArray[np.bool_], after: Sequence[bool] | NDArray[np.bool_]) -> McNemar:
-    """Exact McNemar test on the same items (statsmodels mcnemar, exact=True; McNemar 1947).
+    """Exact McNemar test on the same items, two-sided (McNemar 1947; statsmodels mcnemar, exact=True, in logarithms).
 
     With b lost and c won, p = min(1, 2 P(X <= min(b, c))), X ~ Binomial(b + c, 1/2); items that keep do not count.
+    Items are taken as independent of one another.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as exact_test
-
     x, y = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     if x.shape != y.shape:
         raise ValueError(f"expected as many items before as after, got {x.size} and {y.size}")
     won, lost = int((~x & y).sum()), int((x & ~y).sum())
-    if won + lost == 0:
-        return McNemar(0, 0, None, "no item flips: McNemar's p is undefined")
-    table = [[int((x & y).sum()), lost], [won, int((~x & ~y).sum())]]
-    return McNemar(won, lost, min(1.0, float(exact_test(table, exact=True).pvalue)), "")
+    note = "" if won + lost else "no item flips: McNemar's p is undefined"
+    return McNemar(won, lost, log10_p_mcnemar(won, lost), note)
 
 
 def log10_p_mcnemar(won: int, lost: int) -> float | None:

@@ -108,14 +108,15 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
 
 def counted(effects: Sequence[Effect], params: Params) -> str:
     """The verdicts in one sentence."""
-    ways = Counter("undefined" if (way := _way(one, params)) is None else way for one in effects)
+    ways = Counter(way(one, params) or "undefined" for one in effects)
     found = Counter(SHORT[verdict(one, params.stats.alpha)] for one in effects)
-    first = ", ".join(f"{way} in {ways[way]}" for way in ("below", "above", "not told apart", "undefined") if ways[way])
+    order = ("below", "above", "not told apart", "undefined")
+    first = ", ".join(f"{where} in {ways[where]}" for where in order if ways[where])
     second = ", ".join(f"{word} in {found[word]}" for word in SHORT.values() if found[word])
     return f"Of {len(effects)} outcomes, mean of the ranks against rank 0: {first}; verdict on the rank: {second}"
 
 
-def _way(one: Effect, params: Params) -> str | None:
+def way(one: Effect, params: Params) -> str | None:
     """Where the mean of the ranks lies against rank 0: by the corrected test, which takes the adapters as given, and by
     the interval, which resamples them too; apart where both say so."""
     p = one.adjusted["change"]
@@ -127,15 +128,15 @@ def _way(one: Effect, params: Params) -> str | None:
 
 def said(one: Effect, params: Params) -> str:
     """The verdict on an outcome as a sentence, filled with its numbers."""
-    number, way = _Numbers(one.outcome), _way(one, params)
+    number, lies = _Numbers(one.outcome), way(one, params)
     name = one.outcome.name[:1].upper() + one.outcome.name[1:]
     interval = number.interval(one.low, one.high, params.stats.confidence)
-    if way is None:
+    if lies is None:
         first = f"the mean of the ranks against rank 0 is {number(one.change)}, without a test"
-    elif way == "not told apart":
+    elif lies == "not told apart":
         first = f"the mean of the ranks is not told apart from rank 0: {number(one.change)}{interval}"
     else:
-        first = f"the mean of the ranks lies {number.size(one.change)} {way} rank 0{interval}"
+        first = f"the mean of the ranks lies {number.size(one.change)} {lies} rank 0{interval}"
     worst = f"lowest at rank {one.worst} ({number(one.by_rank[one.worst])})"
     return f"{name}: {first}, {worst}; {_of_rank(one, number, params)}."
 

@@ -13,17 +13,23 @@ from tli.paper import (
     cells,
     changes,
     claims,
+    classes,
     controls,
     effects,
     figures,
     geometry,
     layers,
     lengths,
+    premises,
+    projection,
     render,
     scores,
     setup,
     similarity,
     summary,
+)
+from tli.paper import (
+    probe as probing,
 )
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.params import Params
@@ -41,7 +47,10 @@ def run(
     train: Path,
     align: Path,
     transfer: Path,
+    probe: Path,
+    project: Path,
     baselines: Path,
+    items: Path,
     sweep: Path,
     reported: Path,
     tables: Path,
@@ -55,14 +64,15 @@ def run(
     Args:
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
-        quantize, scan, train, align, transfer, baselines: row files; train holds the cell `main`.
+        quantize, scan, train, align, transfer, probe, project, baselines: row files; train holds the cell `main`.
+        items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
         tables, figures_out: folders to write, replaced as wholes.
         headline, measured: JSON files to write: a few numbers for `dvc exp show`; flat key -> value for `verify`.
     """
     published = load_yaml(reported)
-    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer}
+    inputs = {"scan": scan, "train": train, "align": align, "transfer": transfer, "project": project}
     found = {name: Rows(path) for name, path in inputs.items()}
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
@@ -72,7 +82,9 @@ def run(
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": flat(store.read_json(base)),
     }
-    bases = [cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed)]
+    shared = premises.read_premises(items)
+    own = cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed, shared)
+    bases = [own]
     tasks = changes.tasks(bases, params)
     drawn = changes.drawn(tasks, params)
     made = [
@@ -86,22 +98,26 @@ def run(
         similarity.retrieval(found["align"], params),
         geometry.pools(found["align"], params),
         geometry.geometry(found["align"], params),
+        projection.table(found["project"], params),
         adapter.table(found["train"], params),
         by_rank.ranks(found["align"], by_seed, params),
         *(
-            by_rank.transfer_by_rank(task, found["transfer"], by_seed, counts, params)
+            by_rank.transfer_by_rank(task, own, counts, params)
             for task in scores.TASKS
             if scores.languages(found["transfer"], task)
         ),
         changes.changes(tasks, drawn, params),
         changes.gap(tasks, params),
         changes.calibration(tasks, params),
+        classes.table(tasks, bases, params),
         *summary.tables(effects.effects(cells.outcomes(bases, params), params), params),
+        probing.table(Rows(probe), params),
         accuracy.per_class(found["transfer"], counts, params),
         accuracy.baselines(found["transfer"], Rows(baselines), ceilings, counts, params),
         setup.audit(parts, params),
         setup.items(counts, params),
     ]
+    made = [one for one in made if one.table.rows]  # those of scores have none where there are no benchmarks
     values: Measured = {"inputs.pairs": store.sha256(pairs)}
     for one in made:
         values |= one.measured
@@ -140,6 +156,7 @@ def _headline(values: Measured, params: Params) -> dict[str, Value]:
 def intro(params: Params) -> list[str]:
     """The README's opening: what this folder is, what it was made with, how to read it."""
     lora, train, sweep = params.lora, params.train, params.sweep
+    left_out = similarity.left_out(params)
     names = "\n".join(f"| `{name}` | `{view}` |" for name, view in similarity.points(params).items())
     return [
         f"# Tables, profile `{params.profile}`",
@@ -151,6 +168,7 @@ def intro(params: Params) -> list[str]:
         f"learning rate {train.lr:g}, {train.epochs} epochs, batch {train.batch_size}, seed {train.seed}; sweep over "
         f"ranks {', '.join(map(str, sweep.ranks))} with seeds {', '.join(map(str, sweep.seeds))}; word pairs: "
         f"`{params.pairs.source}`.",
+        *([f"{left_out[0].upper()}{left_out[1:]}."] if left_out else []),
         "A similarity is read at a view, `layer.pooling.quantisation`: layer 0 is the embeddings, i the raw output of "
         f"block i of {params.active.model.blocks}, `norm` what follows the final norm; `mask` pooling averages over "
         "every token that is not padding, BOS included, `content` leaves BOS and EOS out. `pilot` is every layer under "

@@ -7,6 +7,7 @@ adapters with the same functions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli import store
+from tli import kept, store
 from tli.data.lexicon import Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params
@@ -28,15 +29,24 @@ from tli.study.views import BASE, POOLINGS, Cell, View, layers, main_cell, per_p
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `align` stage: rows of the base and of the paper's cell, under NF4 and, merged, under FP4."""
-    pairs = read_pairs(pairs_path)
-    found: list[Row] = []
-    for quantization in ("nf4", "fp4"):
+    pairs, main = read_pairs(pairs_path), main_cell(params)
+
+    def write(cell: Cell, quantization: str, path: Path) -> None:
         folder = quantized / quantization
-        tokenizer = backbone.tokenizer(folder)
-        found += measure(BASE, pairs, backbone.load(folder), tokenizer, params, quantization)
-        tuned = lora.load(backbone.load(folder), adapter, merge=quantization == "fp4")
-        found += measure(main_cell(params), pairs, tuned, tokenizer, params, quantization)
-    store.write_rows(out, found)
+        model = backbone.load(folder)
+        measured: nn.Module = model if cell == BASE else lora.load(model, adapter, merge=quantization == "fp4")
+        store.write_rows(path, measure(cell, pairs, measured, backbone.tokenizer(folder), params, quantization))
+
+    settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
+    with kept.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
+        store.join_rows(
+            out,
+            [
+                finished.piece(f"{cell.cell}-{quantization}", partial(write, cell, quantization))
+                for quantization in ("nf4", "fp4")
+                for cell in (BASE, main)
+            ],
+        )
 
 
 def measure(
@@ -54,12 +64,12 @@ def measure(
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
-    blocks = params.active.model.blocks
-    views = per_pair(blocks, params.train.layer, quantization)
+    shape = params.active.model
+    views = per_pair(shape, params.train.layer, quantization)
     found = [*_pair_rows(cell, pairs, swahili, english, views)]
     if quantization == "nf4":
-        views = [View(layer, pooling, quantization) for layer in layers(blocks) for pooling in POOLINGS]
-        found += norm_rows(cell, swahili, english, layers(blocks))
+        views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
+        found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]
 
 
@@ -69,16 +79,13 @@ def _pair_rows(
     """cosine of each pair, and of its Swahili form with a random English form of the same set."""
     items = item_names(pairs)
     for view in views:
-        x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
+        u, v = (metrics.unit(side.pooled[view.layer, view.pooling]) for side in (swahili, english))
+        at = str(view)
         for set_ in SETS[:2]:
             chosen = members(pairs, set_)
-            other = y[chosen][metrics.derangement(len(chosen), 0)]
-            for name, values in (
-                ("cosine", metrics.cosine(x[chosen], y[chosen])),
-                ("random_cosine", metrics.cosine(x[chosen], other)),
-            ):
-                for index, value in zip(chosen, values, strict=True):
-                    yield Row(*cell, set_, items[index], str(view), name, float(value))
+            for name, others in (("cosine", chosen), ("random_cosine", chosen[metrics.derangement(len(chosen), 0)])):
+                for index, value in zip(chosen, metrics.dots(u[chosen], v[others]).tolist(), strict=True):
+                    yield Row(*cell, set_, items[index], at, name, value)
 
 
 def _aggregate_rows(
@@ -94,24 +101,28 @@ def _aggregate_rows(
     `own_…`: retrieval where the pool holds the set's own pairs only. `centred_…`, `standardised_…`: cosines of vectors
     less the mean of their side over all pairs, and over its SD too; they and CKA have the first random pairing only.
     """
+    true = np.arange(len(pairs))
+    sets = {set_: members(pairs, set_) for set_ in SETS}
+    pairings = {
+        set_: [chosen[metrics.derangement(len(chosen), seed)] for seed in seeds] for set_, chosen in sets.items()
+    }
     for view in views:
         x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
         similarity = metrics.similarities(x, y)
         local = metrics.csls(similarity)
-        true = np.arange(len(pairs))
         ranked = {
             way: (metrics.ranks(plain, true), metrics.ranks(scaled, true))
             for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T))
         }
+        plain_x, plain_y = metrics.unit(x), metrics.unit(y)
         moved = {
             "centred": (metrics.unit(metrics.centred(x)), metrics.unit(metrics.centred(y))),
             "standardised": (metrics.unit(metrics.standardised(x)), metrics.unit(metrics.standardised(y))),
         }
-        for set_ in SETS:
-            chosen = members(pairs, set_)
-            values = {"cosine_mean": float(metrics.cosine(x[chosen], y[chosen]).mean())}
-            pairings = [metrics.derangement(len(chosen), seed) for seed in seeds]
-            random = [metrics.cosine(x[chosen], y[chosen][pairing]).mean() for pairing in pairings]
+        for set_, chosen in sets.items():
+            first = pairings[set_][0]
+            values = {"cosine_mean": float(metrics.dots(plain_x[chosen], plain_y[chosen]).mean())}
+            random = [metrics.dots(plain_x[chosen], plain_y[others]).mean() for others in pairings[set_]]
             values["random_cosine_mean"] = float(np.mean(random))
             for way, (plain, scaled) in ranked.items():
                 values[f"p_at_1.{way}"] = metrics.precision_at(plain[chosen], 1)
@@ -119,16 +130,24 @@ def _aggregate_rows(
                 values[f"mrr.{way}"] = metrics.reciprocal_rank(plain[chosen])
                 values[f"csls_at_1.{way}"] = metrics.precision_at(scaled[chosen], 1)
             for name, (a, b) in moved.items():
-                values[f"{name}_cosine_mean"] = float(metrics.cosine(a[chosen], b[chosen]).mean())
-                values[f"{name}_random_cosine_mean"] = float(metrics.cosine(a[chosen], b[chosen][pairings[0]]).mean())
-            values["cka"] = metrics.cka(x[chosen], y[chosen])
-            values["random_cka"] = metrics.cka(x[chosen], y[chosen][pairings[0]])
-            for side, z in (("sw", x), ("en", y)):
-                values[f"participation_ratio.{side}"] = metrics.participation_ratio(z[chosen])
+                values[f"{name}_cosine_mean"] = float(metrics.dots(a[chosen], b[chosen]).mean())
+                values[f"{name}_random_cosine_mean"] = float(metrics.dots(a[chosen], b[first]).mean())
+            values |= _shape(metrics.centred(x[chosen]), metrics.centred(y[chosen]), metrics.centred(y[first]))
             if set_ != "all":
                 values |= _own_pool(similarity[np.ix_(chosen, chosen)])
             for name, value in values.items():
                 yield Row(*cell, set_, "-", str(view), name, value)
+
+
+def _shape(a: Float[ndarray, "n d"], b: Float[ndarray, "n d"], paired: Float[ndarray, "n d"]) -> dict[str, float]:
+    """CKA of centred rows with those of their translations and of a random pairing of these; spread of each side."""
+    own_a, own_b = a.T @ a, b.T @ b
+    return {
+        "cka": metrics.alignment(own_a, own_b, b.T @ a),
+        "random_cka": metrics.alignment(own_a, own_b, paired.T @ a),
+        "participation_ratio.sw": metrics.spread(own_a),
+        "participation_ratio.en": metrics.spread(own_b),
+    }
 
 
 def _own_pool(similarity: Float[ndarray, "n n"]) -> dict[str, float]:

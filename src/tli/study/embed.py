@@ -5,7 +5,8 @@ Feeds every lexical table: scan, align and the sweep's alignment all read what `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tli import store
 from tli.model import backbone
+from tli.study.views import POOLINGS
 
 
 class Massive(NamedTuple):
@@ -93,49 +95,85 @@ def pool(
     return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-@torch.no_grad()
+def medians(size: Float[ndarray, "batch pos d_model"], lengths: Int[ndarray, " batch"]) -> Float[ndarray, " batch"]:
+    """Each word's median over its tokens and their dimensions; of an even number, the lower of the middle two."""
+    middle = np.empty(len(size), dtype=size.dtype)
+    for length in np.unique(lengths):
+        rows = lengths == length
+        flat = size[rows, :length].reshape(int(rows.sum()), -1)
+        place = (flat.shape[1] - 1) // 2
+        middle[rows] = np.partition(flat, place, axis=1)[:, place]
+    return middle
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> set[int]:
+    """Every token id that `embed` asks the model for with these words: theirs, and that of padding."""
+    return {tokenizer.pad_token_id, *chain.from_iterable(tokens(tokenizer, words))}
+
+
+class Batch(NamedTuple):
+    """Words that go through the model together: which list they are of, their places in it, and their tokens."""
+
+    part: int
+    indices: list[int]
+    ids: Int[Tensor, "batch pos"]
+    real: Bool[Tensor, "batch pos"]
+    own: Bool[Tensor, "batch pos"]
+    lengths: Int[ndarray, " batch"]
+
+
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
     """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
-    sequences = tokens(tokenizer, words)
+    found = Embedded({}, {}, {}, {})
+    for _, (one,) in by_layer(model, tokenizer, [words], batch_size):
+        found.pooled.update(one.pooled)
+        found.bos_norm.update(one.bos_norm)
+        found.content_norm.update(one.content_norm)
+        found.massive.update(one.massive)
+    return found
+
+
+def by_layer(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, lists: Sequence[Sequence[str]], batch_size: int
+) -> Iterator[tuple[str, list[Embedded]]]:
+    """Layer after layer, what `embed` gives there for each list of words: no layer is held beside another."""
     device = next(model.parameters()).device
-    pooled: dict[tuple[str, str], Float[ndarray, "word d_model"]] = {}
-    scalars: dict[str, dict[str, Float[ndarray, " word"]]] = {}
-    for indices in backbone.batches(sequences, batch_size):
-        ids, real = (
-            tensor.to(device)
-            for tensor in backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
-        )
-        own = content(ids, real, tokenizer)
+    batches: list[Batch] = []
+    for part, words in enumerate(lists):
+        sequences = tokens(tokenizer, words)
+        for indices in backbone.batches(sequences, batch_size):
+            ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
+            lengths = np.array([len(sequences[index]) for index in indices])
+            own = content(ids, real, tokenizer)
+            batches.append(Batch(part, indices, ids.to(device), real.to(device), own.to(device), lengths))
+    for layer, states in backbone.run(model, [batch.ids for batch in batches]):
+        found = []
+        for part, words in enumerate(lists):
+            own_batches = [(batch, each) for batch, each in zip(batches, states, strict=True) if batch.part == part]
+            found.append(_pooled(layer, len(words), own_batches))
+        yield layer, found
 
-        def visit(
-            layer: str,
-            states: Float[Tensor, "batch pos d_model"],
-            indices: list[int] = indices,
-            real: Tensor = real,
-            own: Tensor = own,
-        ) -> None:
-            for pooling, chosen in (("mask", real), ("content", own)):
-                target = pooled.setdefault((layer, pooling), np.zeros((len(words), states.shape[-1]), dtype=np.float32))
-                target[indices] = pool(states, chosen).cpu().numpy()
-            length = states.float().norm(dim=-1, keepdim=True)
-            size = states.float().abs()
-            largest = size[:, 0].max(dim=-1)
-            kept = scalars.setdefault(layer, {})
-            for name, value in {
-                "bos": length[:, 0, 0],
-                "content": pool(length, own)[:, 0],
-                "magnitude": largest.values,
-                "dimension": largest.indices,
-                "median": torch.stack([word[where].median() for word, where in zip(size, real, strict=True)]),
-            }.items():
-                kept.setdefault(name, np.zeros(len(words)))[indices] = value.cpu().numpy()
 
-        backbone.forward(model, ids, visit)
+def _pooled(layer: str, n: int, batches: Sequence[tuple[Batch, Float[Tensor, "batch pos d_model"]]]) -> Embedded:
+    """`n` words at one layer, from their batches."""
+    means = {pooling: np.zeros((n, batches[0][1].shape[-1]), dtype=np.float32) for pooling in POOLINGS}
+    kept = {name: np.zeros(n) for name in ("bos", "content", "magnitude", "dimension", "median")}
+    for batch, own in batches:
+        states = own.float()
+        for pooling, chosen in zip(POOLINGS, (batch.real, batch.own), strict=True):
+            means[pooling][batch.indices] = pool(states, chosen).cpu().numpy()
+        length, size = states.norm(dim=-1, keepdim=True), states.abs()
+        largest = size[:, 0].max(dim=-1)
+        kept["bos"][batch.indices] = length[:, 0, 0].cpu().numpy()
+        kept["content"][batch.indices] = pool(length, batch.own)[:, 0].cpu().numpy()
+        kept["magnitude"][batch.indices] = largest.values.cpu().numpy()
+        kept["dimension"][batch.indices] = largest.indices.cpu().numpy()
+        kept["median"][batch.indices] = medians(size.cpu().numpy(), batch.lengths)
     return Embedded(
-        pooled,
-        {layer: float(kept["bos"].mean()) for layer, kept in scalars.items()},
-        {layer: float(kept["content"].mean()) for layer, kept in scalars.items()},
-        {layer: _massive(kept) for layer, kept in scalars.items()},
+        {(layer, pooling): mean for pooling, mean in means.items()},
+        {layer: float(kept["bos"].mean())},
+        {layer: float(kept["content"].mean())},
+        {layer: _massive(kept)},
     )
 
 

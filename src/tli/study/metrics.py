@@ -6,6 +6,7 @@ Rows of X (Swahili) and Y (English) are embeddings; row i of one translates row 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from numpy import ndarray
 
@@ -20,7 +21,12 @@ def unit(x: Float[ndarray, "n d"]) -> Float[ndarray, "n d"]:
 
 def cosine(x: Float[ndarray, "n d"], y: Float[ndarray, "n d"]) -> Float[ndarray, " n"]:
     """Row by row, cos(x_i, y_i) = x_i . y_i / (||x_i|| ||y_i||), in [-1, 1]; 0 where a row is zero."""
-    value: Float[ndarray, " n"] = np.clip(np.sum(unit(x) * unit(y), axis=-1), -1.0, 1.0)
+    return dots(unit(x), unit(y))
+
+
+def dots(u: Float[ndarray, "n d"], v: Float[ndarray, "n d"]) -> Float[ndarray, " n"]:
+    """u_i . v_i, row by row: the cosine where all rows have length 1, as `unit` makes them."""
+    value: Float[ndarray, " n"] = np.clip(np.sum(u * v, axis=-1), -1.0, 1.0)
     return value
 
 
@@ -52,10 +58,13 @@ def csls(similarity: Float[ndarray, "n m"], k: int = 10) -> Float[ndarray, "n m"
     r(x) is the mean cosine of x to its k nearest y, r(y) that of y to its k nearest x; k is cut to what there is.
     """
     k_y, k_x = min(k, similarity.shape[1]), min(k, similarity.shape[0])
-    # the k largest are found first and only they are sorted, for a sum that is the same to the last bit
-    nearest_y = np.sort(np.partition(similarity, -k_y, axis=1)[:, -k_y:], axis=1).mean(axis=1)
-    nearest_x = np.sort(np.partition(similarity, -k_x, axis=0)[-k_x:, :], axis=0).mean(axis=0)
-    scaled: Float[ndarray, "n m"] = 2 * similarity - nearest_y[:, None] - nearest_x[None, :]
+    # summed from the smallest up, as a full sort would have them: the same to the last bit
+    table = torch.from_numpy(similarity)
+    nearest_y = table.topk(k_y, dim=1).values.numpy()[:, ::-1].mean(axis=1)
+    nearest_x = table.topk(k_x, dim=0).values.numpy()[::-1, :].mean(axis=0)
+    scaled: Float[ndarray, "n m"] = 2 * similarity
+    scaled -= nearest_y[:, None]
+    scaled -= nearest_x[None, :]
     return scaled
 
 
@@ -105,8 +114,13 @@ def cka(x: Float[ndarray, "n d"], y: Float[ndarray, "n e"]) -> float:
     where all rows of a side are one.
     """
     a, b = centred(x), centred(y)
-    own = float(np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
-    return float(np.linalg.norm(b.T @ a) ** 2 / own) if own > 0 else 0.0
+    return alignment(a.T @ a, b.T @ b, b.T @ a)
+
+
+def alignment(xx: Float[ndarray, "d d"], yy: Float[ndarray, "e e"], yx: Float[ndarray, "e d"]) -> float:
+    """CKA of X'X, Y'Y and Y'X of centred rows, where these are there already."""
+    own = float(np.linalg.norm(xx) * np.linalg.norm(yy))
+    return float(np.linalg.norm(yx) ** 2 / own) if own > 0 else 0.0
 
 
 def participation_ratio(x: Float[ndarray, "n d"]) -> float:
@@ -116,6 +130,10 @@ def participation_ratio(x: Float[ndarray, "n d"]) -> float:
     anisotropy, Rudman et al. 2022, 2108.07344). tr(C)^2 / tr(C^2), without eigenvalues; 0 where all rows are one.
     """
     a = centred(x)
-    covariance = a.T @ a
-    squared = float(np.sum(covariance**2))
-    return float(np.trace(covariance) ** 2 / squared) if squared > 0 else 0.0
+    return spread(a.T @ a)
+
+
+def spread(xx: Float[ndarray, "d d"]) -> float:
+    """The participation ratio of X'X of centred rows, where that is there already: C's scale cancels."""
+    squared = float(np.sum(xx**2))
+    return float(np.trace(xx) ** 2 / squared) if squared > 0 else 0.0

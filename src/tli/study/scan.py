@@ -21,23 +21,30 @@ from tli.model import backbone
 from tli.params import Params
 from tli.store import Row
 from tli.study import metrics
-from tli.study.embed import Embedded, content, embed, tokens
-from tli.study.views import BASE, POOLINGS, Cell, View, layers
+from tli.study.embed import Embedded, by_layer, content, tokens, vocabulary
+from tli.study.views import BASE, POOLINGS, Cell, View
 
 SETS = ("trained", "control", "all")
 
 
 def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
-    """The `scan` stage: rows of cell `base` for every layer, 0 to L and norm, under both poolings, on the NF4 cache."""
+    """The `scan` stage: rows of cell `base` for every layer, 0 to L and norm, under both poolings, on the NF4 cache.
+
+    One block is in memory at a time, unpacked while all words go through it.
+    """
     pairs = read_pairs(pairs_path)
-    model, tokenizer = backbone.load(quantized / "nf4"), backbone.tokenizer(quantized / "nf4")
-    size = params.active.compute.batch_size
-    swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
-    english = embed(model, tokenizer, [pair.english for pair in pairs], size)
-    names = layers(params.active.model.blocks)
-    found = [*rows(pairs, swahili, english, names, params.measure.random_seeds)]
-    found += norm_rows(BASE, swahili, english, names)
-    found += evidence(model, tokenizer, [pair.swahili for pair in pairs], size, swahili)
+    lists = [pair.swahili for pair in pairs], [pair.english for pair in pairs]
+    tokenizer, size = backbone.tokenizer(quantized / "nf4"), params.active.compute.batch_size
+    used = vocabulary(tokenizer, [*lists[0], *lists[1]])
+    model = backbone.load(quantized / "nf4", vocabulary=used, head=False, weights="dequantized", resident=0)
+    found: list[Row] = []
+    norms: list[Row] = []
+    for layer, (swahili, english) in by_layer(model, tokenizer, lists, size):
+        found += rows(pairs, swahili, english, [layer], params.measure.random_seeds)
+        norms += norm_rows(BASE, swahili, english, [layer])
+        if layer == "1":
+            first = swahili
+    found += [*norms, *evidence(model, tokenizer, lists[0], size, first)]
     store.write_rows(out, found)
 
 
@@ -101,8 +108,6 @@ def evidence(
     body = backbone.body_of(model)
     config: Any = model.config
     placed = ids.to(body.embed_tokens.weight.device)
-    kept: dict[str, Any] = {}
-    backbone.forward(model, placed, lambda layer, states: kept.update({layer: states} if layer == "0" else {}))
     output: Any = body(input_ids=placed, use_cache=False, output_hidden_states=True)
     hidden = output.hidden_states
     final = [number for number, states in enumerate(hidden) if torch.equal(states, output.last_hidden_state)]
@@ -119,7 +124,7 @@ def evidence(
         "architecture": f"{config.model_type}, rope {rope}",
         "hidden_states": len(hidden),
         "final_hidden_state": final[-1] if final else "no",
-        "layer_0": "embeddings" if torch.equal(kept["0"], body.embed_tokens.weight[placed]) else "no",
+        "layer_0": "embeddings" if torch.equal(hidden[0], backbone.rows(body.embed_tokens, placed)) else "no",
         "mask_pooling": "mean of all tokens" if is_mean("mask", real) else "no",
         "content_pooling": "mean of the word's own tokens" if is_mean("content", own) else "no",
         "cosine": "dot product at length 1" if np.allclose(metrics.cosine(x, y), dots, rtol=0, atol=1e-9) else "no",

@@ -7,14 +7,15 @@ its rows there, `sweep-base` here. Feeds the rank-sweep, transfer-by-rank and co
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from tli import store
-from tli.data.items import read_items
+from tli import kept, store
 from tli.data.lexicon import read_pairs
 from tli.model import backbone, lora
 from tli.model.stack import stacked
@@ -22,6 +23,8 @@ from tli.params import Params
 from tli.store import Row
 from tli.study import align, train, transfer
 from tli.study.views import BASE, Cell
+
+ALIGN, TRANSFER = "align.tsv", "transfer.tsv"
 
 
 def cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
@@ -40,18 +43,26 @@ def run_train(
     """
     pairs = train.trained_pairs(pairs_path)
     folder, blocks, seeds = quantized / "nf4", params.adapted_blocks, params.sweep.seeds
-    model, tokenizer = train.frozen(folder, params), backbone.tokenizer(folder)
-    found: list[Row] = []
-    with store.atomic_dir(out) as temporary:
-        for rank, place in ranks.items():
-            settings = params.lora.model_copy(update={"rank": rank})
-            with stacked(model, settings, blocks, seeds, params.train.layer) as stack:
-                trained = train.train(stack, tokenizer, pairs, params.train)
-            for adapter, seed in enumerate(seeds):
-                target = temporary / place / f"s{seed}"
-                lora.save(stack.tensors(adapter), settings, blocks, target, base=folder.as_posix())
-                found += train.rows(cell(params, rank, seed, arm), trained[adapter], params.train)
-    store.write_rows(rows, found)
+    model, tokenizer = train.frozen(folder, params, pairs), backbone.tokenizer(folder)
+
+    def write(rank: int, piece: Path) -> None:
+        settings = params.lora.model_copy(update={"rank": rank})
+        with stacked(model, settings, blocks, seeds, params.train.layer) as stack:
+            trained = train.train(stack, tokenizer, pairs, params.train)
+        found: list[Row] = []
+        for adapter, seed in enumerate(seeds):
+            target = piece / "adapters" / f"s{seed}"
+            lora.save(stack.tensors(adapter), settings, blocks, target, base=folder.as_posix())
+            found += train.rows(cell(params, rank, seed, arm), trained[adapter], params.train)
+        store.write_rows(piece / "train.tsv", found)
+
+    choices = {"arm": arm, "lora": params.lora, "train": params.train, "seeds": seeds, "compute": params.active.compute}
+    with kept.pieces(out, (pairs_path, quantized), **choices) as finished:
+        made = {rank: finished.piece(f"r{rank}", partial(write, rank)) for rank in ranks}
+        with store.atomic_dir(out) as temporary:
+            for rank, place in ranks.items():
+                shutil.copytree(made[rank] / "adapters", temporary / place, dirs_exist_ok=True)
+        store.join_rows(rows, [piece / "train.tsv" for piece in made.values()])
 
 
 def run_eval(
@@ -84,17 +95,24 @@ def _measure(
     cells: Mapping[Cell, Path | None], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params
 ) -> None:
     """Alignment and transfer rows of the model with each cell's adapter, or of the model alone."""
-    pairs, items = read_pairs(pairs_path), read_items(items_path)
-    folder = quantized / "nf4"
+    pairs, items = read_pairs(pairs_path), transfer.asked_items(items_path, params)
+    folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
-    aligned: list[Row] = []
-    scored: list[Row] = []
-    ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
-    for name, adapter in store.progress(cells.items(), f"sweep-eval r={ranks}", len(cells)):
+    exam = transfer.prepare(items, tokenizer, compute.batch_size)
+
+    def write(name: Cell, adapter: Path | None, piece: Path) -> None:
         measured: nn.Module = model if adapter is None else lora.load(model, adapter)
-        aligned += align.measure(name, pairs, measured, tokenizer, params, "nf4")
-        scored += transfer.measure(name, items, measured, tokenizer, params.active.compute.batch_size)
-        model = model if adapter is None else lora.unload(measured)
-    store.write_rows(out / "align.tsv", aligned)
-    store.write_rows(out / "transfer.tsv", scored)
+        store.write_rows(piece / ALIGN, align.measure(name, pairs, measured, tokenizer, params, "nf4"))
+        store.write_rows(piece / TRANSFER, transfer.measure(name, exam, measured))
+        if adapter is not None:
+            lora.unload(measured)
+
+    inputs = (pairs_path, items_path, quantized, *(adapter for adapter in cells.values() if adapter is not None))
+    choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
+    ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
+    with kept.pieces(out, inputs, **choices) as finished:
+        told = store.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))
+        made = [finished.piece(name.cell, partial(write, name, adapter)) for name, adapter in told]
+        for file in (ALIGN, TRANSFER):
+            store.join_rows(out / file, [piece / file for piece in made])

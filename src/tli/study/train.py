@@ -52,21 +52,22 @@ class Trained(NamedTuple):
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
     """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive."""
     folder = quantized / "nf4"
-    model, tokenizer = frozen(folder, params), backbone.tokenizer(folder)
+    pairs, tokenizer = trained_pairs(pairs_path), backbone.tokenizer(folder)
+    model = frozen(folder, params, pairs)
     with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
-        (trained,) = train(stack, tokenizer, trained_pairs(pairs_path), params.train)
+        (trained,) = train(stack, tokenizer, pairs, params.train)
         lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, base=folder.as_posix())
     summary = rows(main_cell(params), trained, params.train)
     store.write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
     write_curves(log, trained.steps)
 
 
-def frozen(folder: Path, params: Params) -> PreTrainedModel:
-    """The 4-bit checkpoint in `folder` as training needs it: the adapted blocks, weights as `compute.weights` says."""
-    model = backbone.load(folder, blocks=params.adapted_blocks)
-    if params.active.compute.weights == "dequantized":
-        backbone.dequantized(model)
-    return model
+def frozen(folder: Path, params: Params, pairs: Sequence[Pair]) -> PreTrainedModel:
+    """What training needs of the 4-bit checkpoint in `folder`: the adapted blocks and the embeddings of these words."""
+    words = embed.vocabulary(backbone.tokenizer(folder), [form for pair in pairs for form in pair[:2]])
+    return backbone.load(
+        folder, blocks=params.adapted_blocks, vocabulary=words, head=False, weights=params.active.compute.weights
+    )
 
 
 def write_curves(log: Path, steps: Sequence[Step]) -> None:

@@ -6,21 +6,28 @@ is the prediction (lm-evaluation-harness 0.4.13, metric acc). Feeds the transfer
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tli import store
+from tli import kept, store
 from tli.data.items import read_items
 from tli.data.prompts import Item
 from tli.model import backbone, lora
 from tli.params import EmbeddedModel, Params
 from tli.store import Row
+from tli.study import trie
 from tli.study.views import BASE, Cell, main_cell
+
+SHARD = 32  # batches whose scores are kept together
 
 
 class Request(NamedTuple):
@@ -32,20 +39,29 @@ class Request(NamedTuple):
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
-    folder = quantized / "nf4"
+    items, folder = asked_items(items_path, params), quantized / "nf4"
+    if not items:
+        return store.write_rows(out, [])
     backbone.require_head(folder)
     tokenizer = backbone.tokenizer(folder)
-    items = read_items(items_path)
     size = params.active.compute.batch_size
     base = backbone.load(folder)
-    found = measure(BASE, items, base, tokenizer, size)
-    found.append(drift(items, base, tokenizer, size))
-    found += measure(main_cell(params), items, lora.load(base, adapter), tokenizer, size)
-    if isinstance(params.active.model, EmbeddedModel):
-        random: nn.Module = _untrained(folder, params.active.model.seed)
-        untrained = Cell("untrained", "-", 0, str(params.active.model.seed))
-        found += measure(untrained, items, random.to(base.device), tokenizer, size)
-    store.write_rows(out, found)
+    exam = prepare(items, tokenizer, size)
+    inputs, model = (items_path, quantized, adapter), params.active.model
+    with kept.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
+        found = measure(BASE, exam, base, finished)
+        found.append(drift(items, base, tokenizer, size))
+        found += measure(main_cell(params), exam, lora.load(base, adapter), finished)
+        if isinstance(model, EmbeddedModel):
+            random: nn.Module = _untrained(folder, model.seed)
+            untrained = Cell("untrained", "-", 0, str(model.seed))
+            found += measure(untrained, exam, random.to(base.device), finished)
+        store.write_rows(out, found)
+
+
+def asked_items(path: Path, params: Params) -> list[Item]:
+    """The items to score: those of the file, and none where the profile has no benchmarks."""
+    return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
 def _untrained(folder: Path, seed: int) -> LlamaForCausalLM:
@@ -76,43 +92,130 @@ def requests(tokenizer: PreTrainedTokenizerBase, item: Item) -> list[Request]:
     return [Request(ids, len(ids) - start) for ids in whole]
 
 
-@torch.no_grad()
-def log_likelihoods(model: nn.Module, asked: Sequence[Request], pad_id: int, batch_size: int) -> list[float]:
-    """Sum of log p of each request's scored tokens, in nats: log-softmax in float32, the sum in float64, where a
-    thousand nats leave every digit of float32. Padding never enters.
+class Batch(NamedTuple):
+    """Trees that run together, and what is read off them: each state once, each token's log p once.
 
-    The head is applied to the scored positions alone.
+    `trees` is `trie.stack`'s. Of each state read, `states`: its place in the flattened batch. Of each token scored:
+    which of those states foretells it, `before`, and which token it is, `token`. Of each term of a sum: which token
+    scored, `term`, in which request's sum, `owner`. `requests`: how many have their sum here.
     """
-    scores = [0.0] * len(asked)
+
+    requests: int
+
+    trees: Int[Tensor, "3 tree node"]
+    states: Int[Tensor, " state"]
+    before: Int[Tensor, " token"]
+    token: Int[Tensor, " token"]
+    term: Int[Tensor, " term"]
+    owner: Int[Tensor, " term"]
+
+
+def plan(asked: Sequence[Request], pad_id: int, batch_size: int) -> list[Batch]:
+    """The batches that score `asked`, `batch_size` requests each at most: the same for every model of a tokenizer."""
+    return [
+        _batch(batch, asked, trie.stack(batch, pad_id))
+        for batch in trie.batches([request.ids for request in asked], batch_size)
+    ]
+
+
+def _batch(batch: Sequence[trie.Tree], asked: Sequence[Request], trees: Int[Tensor, "3 tree node"]) -> Batch:
+    states: dict[int, int] = {}
+    tokens: dict[int, tuple[int, int]] = {}
+    numbers: dict[int, int] = {}
+    terms: list[tuple[int, int]] = []
+    for row, tree in enumerate(batch):
+        start = row * trees.shape[2]
+        for index, path in tree.paths.items():
+            for parent, node in pairwise(path[-asked[index].scored - 1 :]):
+                place = numbers.setdefault(start + node, len(numbers))
+                tokens[place] = states.setdefault(start + parent, len(states)), tree.ids[node]
+                terms.append((place, index))
+    before, token = _columns(tokens.values())
+    term, owner = _columns(terms)
+    places = torch.tensor([*states], dtype=torch.int64)
+    return Batch(sum(len(tree.paths) for tree in batch), trees, places, before, token, term, owner)
+
+
+def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    first, second = torch.tensor([*pairs], dtype=torch.int64).view(-1, 2).T
+    return first, second
+
+
+def log_likelihoods(
+    model: nn.Module, batches: Sequence[Batch], finished: kept.Kept | None = None, name: str = "scores"
+) -> list[float]:
+    """Sum of log p of each planned request's scored tokens, in nats: log-softmax in float32, the sum in float64, where
+    a thousand nats leave every digit of float32. Padding never enters.
+
+    What several requests begin with runs once (`trie`), and the head is applied to the states alone that foretell a
+    scored token, once each. With `finished` the sums of every SHARD batches are kept there under `name`, and taken from
+    there where they are already.
+
+    Raises:
+        CheckFailed: the model attends to a window shorter than a sequence, which a tree's mask would widen.
+    """
+    found = [0.0] * sum(batch.requests for batch in batches)
+    shards = {start: batches[start : start + SHARD] for start in range(0, len(batches), SHARD)}
+    if finished is None:
+        pieces = map(partial(_sums, model), shards.values())
+    else:
+        told = store.progress(shards.items(), f"transfer {name}", len(shards))
+        files = (finished.piece(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
+        pieces = map(store.read_json, files)
+    for index, value in chain.from_iterable(pieces):
+        found[index] = value
+    return found
+
+
+def _write_sums(model: nn.Module, shard: Sequence[Batch], path: Path) -> None:
+    path.write_text(json.dumps(_sums(model, shard)), encoding="utf-8")  # every digit
+
+
+@torch.no_grad()
+def _sums(model: nn.Module, batches: Sequence[Batch]) -> list[tuple[int, float]]:
+    """(request, its sum) of each request that has a token scored in these batches."""
     body, head, device = backbone.body_of(model), backbone.head_of(model), next(model.parameters()).device
-    for indices in backbone.batches([request.ids for request in asked], batch_size):
-        ids = backbone.pad([asked[index].ids for index in indices], pad_id)[0].to(device)
-        states = body(input_ids=ids, use_cache=False).last_hidden_state
-        places = [
-            (row, position)
-            for row, index in enumerate(indices)
-            for position in range(len(asked[index].ids) - asked[index].scored, len(asked[index].ids))
-        ]
-        rows, positions = (torch.tensor(column, device=device) for column in zip(*places, strict=True))
-        logits = head(states[rows, positions - 1]).float()
-        chosen = torch.log_softmax(logits, dim=-1).gather(1, ids[rows, positions][:, None])[:, 0]
-        sums = torch.zeros(len(indices), dtype=torch.float64).index_add(0, rows.cpu(), chosen.double().cpu())
-        for index, value in zip(indices, sums.tolist(), strict=True):
-            scores[index] = value
-    return scores
+    dtype, window = body.embed_tokens.weight.dtype, getattr(body.config, "sliding_window", None)
+    found: list[tuple[int, float]] = []
+    for batch in batches:
+        ids, depth, end = batch.trees.to(device)
+        if window is not None and int(depth.max()) >= window:
+            raise store.CheckFailed(
+                f"transfer: expected sequences within the model's attention window of {window} tokens, "
+                f"got one of {int(depth.max()) + 1}; leave the item out"
+            )
+        output = body(input_ids=ids, position_ids=depth, attention_mask=trie.mask(end, dtype), use_cache=False)
+        read = output.last_hidden_state.flatten(0, 1)[batch.states.to(device)]
+        logits = torch.log_softmax(head(read), dim=-1, dtype=torch.float32)
+        chosen = logits[batch.before.to(device), batch.token.to(device)].double().cpu()
+        owners, places = batch.owner.unique(return_inverse=True)
+        sums = torch.zeros(len(owners), dtype=torch.float64).index_add_(0, places, chosen[batch.term])
+        found += zip(owners.tolist(), sums.tolist(), strict=True)
+    return found
 
 
-def measure(
-    cell: Cell, items: Sequence[Item], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int
-) -> list[Row]:
+class Exam(NamedTuple):
+    """Items with the batches that score their options in order: made once, put to any number of models."""
+
+    items: Sequence[Item]
+    batches: list[Batch]
+
+
+def prepare(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Exam:
+    """Tokenises `items` and plans their batches, which no adapter changes."""
+    asked = [request for item in items for request in requests(tokenizer, item)]
+    return Exam(items, plan(asked, tokenizer.pad_token_id, batch_size))
+
+
+def measure(cell: Cell, exam: Exam, model: nn.Module, finished: kept.Kept | None = None) -> list[Row]:
     """Per item: every option's log-likelihood, the prediction, whether it is right, and the margin
 
     margin = log p(right option) - max over the others of log p(option).
+
+    With `finished` the scores are kept there on the way.
     """
-    asked = [requests(tokenizer, item) for item in items]
-    flat = [request for options in asked for request in options]
-    scores = iter(log_likelihoods(model, flat, tokenizer.pad_token_id, batch_size))
-    return [row for item in items for row in _item_rows(cell, item, [next(scores) for _ in item.options])]
+    scores = iter(log_likelihoods(model, exam.batches, finished, cell.cell))
+    return [row for item in exam.items for row in _item_rows(cell, item, [next(scores) for _ in item.options])]
 
 
 def _item_rows(cell: Cell, item: Item, scores: Sequence[float]) -> Iterator[Row]:
@@ -132,14 +235,13 @@ def _item_rows(cell: Cell, item: Item, scores: Sequence[float]) -> Iterator[Row]
 def drift(
     items: Sequence[Item], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, sample: int = 64
 ) -> Row:
-    """Largest |change| of a log-likelihood when a sequence is scored alone rather than in its padded batch, in nats.
+    """Largest |change| of a log-likelihood when a sequence is scored alone rather than in its batch of trees, in nats.
 
     In float32 it is rounding of the last digits; in bfloat16 it bounds what a margin can mean. The sample is spread
     evenly over the items.
     """
     spread = items[:: max(1, len(items) // sample)]
     asked = [request for item in spread for request in requests(tokenizer, item)]
-    batched = log_likelihoods(model, asked, tokenizer.pad_token_id, batch_size)
-    alone = log_likelihoods(model, asked, tokenizer.pad_token_id, 1)
+    batched, alone = (log_likelihoods(model, plan(asked, tokenizer.pad_token_id, size)) for size in (batch_size, 1))
     largest = max(abs(a - b) for a, b in zip(batched, alone, strict=True))
     return Row(*BASE, "drift", "-", "-", "padding_drift", largest)

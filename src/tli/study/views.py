@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tli.params import Params
+from tli.params import Params, Shape
 
 POOLINGS = ("mask", "content")
 
@@ -24,12 +24,12 @@ class View(NamedTuple):
         return ".".join(self)
 
 
-def layers(blocks: int) -> list[str]:
-    """Every layer of a model of that many blocks, in order: 0, 1 … L, norm."""
-    return [*map(str, range(blocks + 1)), "norm"]
+def layers(model: Shape) -> list[str]:
+    """Every layer that this run has of a model, in order: 0, 1 … L, norm; 0 to its last block where that is cut."""
+    return [*map(str, range(model.held + 1)), *(["norm"] if model.whole else [])]
 
 
-def named(blocks: int) -> dict[str, View]:
+def names(blocks: int) -> dict[str, View]:
     """The views that have a name, for a model of L = `blocks` blocks.
 
     as_described: the paper's text (2506.15415, section 4: "Layer 31" of 32, mean over the attention mask);
@@ -42,15 +42,20 @@ def named(blocks: int) -> dict[str, View]:
     }
 
 
-def per_pair(blocks: int, trained_layer: int, quantization: str) -> list[View]:
+def named(model: Shape) -> dict[str, View]:
+    """Those of `names` that stand at layers that this run has of the model."""
+    return {name: view for name, view in names(model.blocks).items() if view.layer in layers(model)}
+
+
+def per_pair(model: Shape, trained_layer: int, quantization: str) -> list[View]:
     """The views at which every pair keeps a row of its own: the named ones and their neighbours.
 
     Layers 2, L - 1 and norm under both poolings; under NF4 the layer that the loss read as well.
     """
-    chosen = dict.fromkeys(["2", str(blocks - 1), "norm"])
+    chosen = dict.fromkeys(["2", str(model.blocks - 1), "norm"])
     if quantization == "nf4":
         chosen[str(trained_layer)] = None
-    return [View(layer, pooling, quantization) for layer in layers(blocks) if layer in chosen for pooling in POOLINGS]
+    return [View(layer, pooling, quantization) for layer in layers(model) if layer in chosen for pooling in POOLINGS]
 
 
 class Cell(NamedTuple):

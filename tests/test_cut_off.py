@@ -1,0 +1,85 @@
+"""Long stages that are cut off between two pieces of work: the next run does the rest and gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from test_transfer import ITEMS
+from tli import store
+from tli.data.items import write_items
+from tli.data.lexicon import Pair
+from tli.kept import Kept
+from tli.params import Params
+from tli.study import align, sweep, train, transfer
+
+Run = Callable[[Path], None]  # a stage, given the folder that it writes to
+
+
+@pytest.fixture(scope="module")
+def stages(
+    tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: list[Pair], params: Params
+) -> dict[str, Run]:
+    """Each long stage of the study on the tiny model, and an adapter for those that need one."""
+    given = tmp_path_factory.mktemp("given")
+    words, items = given / "pairs.tsv", given / "items.jsonl"
+    store.write_tsv(words, Pair._fields, pairs)
+    write_items(items, ITEMS)
+    train.run(words, tiny_quantized, given / "adapter", given / "train.tsv", given / "log", params)
+    ranks = {2: "r2", 4: "r4"}
+    sweep.run_train(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
+    return {
+        "align": lambda out: align.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
+        "transfer": lambda out: transfer.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", params),
+        "sweep-train": lambda out: sweep.run_train(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
+        "sweep-eval": lambda out: sweep.run_eval(
+            words, items, tiny_quantized, given / "adapters", ranks, out / "rows", params
+        ),
+    }
+
+
+@pytest.fixture
+def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the pieces that were made."""
+    made: list[str] = []
+    put = Kept.put
+
+    def counted(self: Kept, name: str, write: Callable[[Path], object]) -> Path:
+        made.append(name)
+        return put(self, name, write)
+
+    monkeypatch.setattr(Kept, "put", counted)
+    return made
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): store.sha256(path) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["align", "transfer", "sweep-train", "sweep-eval"])
+def test_what_was_finished_is_not_done_again(
+    stages: dict[str, Run], name: str, puts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SHARD", 1)
+    run, whole, cut = stages[name], tmp_path / "whole", tmp_path / "cut"
+    run(whole)
+    every = [*puts]
+    assert len(every) >= 2, "one piece cannot be cut between"
+    puts.clear()
+    with monkeypatch.context() as patch:
+        put = Kept.put
+
+        def interrupted(self: Kept, piece: str, write: Callable[[Path], object]) -> Path:
+            if piece == every[1]:
+                raise KeyboardInterrupt
+            return put(self, piece, write)
+
+        patch.setattr(Kept, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(cut)
+    assert puts == every[:1]
+    run(cut)
+    assert puts == every
+    assert digests(cut) == digests(whole)

@@ -1,0 +1,162 @@
+"""Sentences that depend on a result: of either sign and of none, each says what the numbers say and no more."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tiny import ROOT
+from tli import params as parameters
+from tli.paper import wording
+from tli.paper.collected import Collected, Heading
+from tli.params import Params
+
+VIEW = "2.mask.nf4"
+SMALL, LARGE = math.log10(1e-9), math.log10(0.4)
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Params:
+    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+
+
+def table(name: str, *rows: dict[str, Any]) -> Collected:
+    """A table as it is read back, of rows that need not have every cell."""
+    keys = [*dict.fromkeys(key for row in rows for key in row)]
+    values = tuple(tuple(str(row.get(key, "-")) for key in keys) for row in rows)
+    return Collected(name, name, "", tuple(Heading(key, key, True) for key in keys), values, values, ())
+
+
+def before_after(gain: float, log10_p: float, view: str = VIEW) -> Collected:
+    one = {"view": view, "name": "trained_on", "before": 0.5, "after": 0.5 + gain, "gain": gain, "log10_p": log10_p}
+    one["d_z"] = gain * 10
+    published = {"view": view, "name": "published, as_scripted", "set": "trained", "gain": 0.09, "log10_p": -240}
+    return table("before_after", one | {"set": "trained"}, one | {"set": "control"}, published)
+
+
+@pytest.mark.parametrize(
+    ("gain", "log10_p", "said"),
+    [(0.2, SMALL, "rises"), (-0.2, SMALL, "falls"), (0.2, LARGE, "is not shown to change")],
+)
+def test_training(gain: float, log10_p: float, said: str, smoke: Params) -> None:
+    text = wording.training(before_after(gain, log10_p), VIEW, smoke)
+    ways = {"rises", "falls", "is not shown to change"}
+    assert {way for way in ways if way in text} == {said}
+    assert f"{0.5 + gain:.4f}" in text
+    assert "p = 1.00e-9" in text or "p = 0.4000" in text
+    counted = wording.views(before_after(gain, log10_p), smoke)
+    assert counted.startswith("Of 1 views")
+    assert ("falls at 1" in counted, "rises at 1" in counted) == (said == "falls", said == "rises")
+    assert ("not shown to change at 1" in counted) == (said not in ("rises", "falls"))
+
+
+@pytest.mark.parametrize(
+    ("gain", "log10_p", "said"),
+    [(0.2, SMALL, "the same sign"), (-0.2, SMALL, "the other sign"), (-0.2, LARGE, "no sign")],
+)
+def test_beside_the_published_value(gain: float, log10_p: float, said: str, smoke: Params) -> None:
+    names = {name: wording.points(smoke)[name] for name in ("as_scripted", "as_described")}
+    rows = [row for view in names.values() for row in before_after(gain, log10_p, view).rows()]
+    text = wording.beside_published(table("before_after", *rows), smoke)
+    assert text is not None
+    assert text.count(said) == 2
+    assert "+0.0900" in text
+
+
+@pytest.mark.parametrize(
+    ("difference", "log10_p", "said"),
+    [(0.1, SMALL, "gain more than"), (-0.1, SMALL, "gain less"), (0.1, LARGE, "not told apart")],
+)
+def test_unseen_pairs(difference: float, log10_p: float, said: str, smoke: Params) -> None:
+    row = {"view": VIEW, "difference": difference, "log10_p": log10_p}
+    gains = table("gains", row | {"name": "trained_on"}, row | {"name": "published, as_scripted"})
+    published = wording.unseen_published(gains, smoke)
+    assert published is not None
+    for text in (wording.unseen(gains, VIEW, smoke), published):
+        assert said in text
+    assert wording.unseen_published(table("gains", row | {"name": "trained_on"}), smoke) is None
+
+
+@pytest.mark.parametrize(
+    ("gain", "left", "log10_p", "said", "though"),
+    [
+        (-0.2, 0.3, SMALL, "draw nearer", True),
+        (0.2, 0.3, SMALL, "draw nearer", False),
+        (0.2, -0.3, SMALL, "lose against random pairs", False),
+        (0.2, 0.3, LARGE, "nothing is shown to be left", False),
+    ],
+)
+def test_against_random_pairs(gain: float, left: float, log10_p: float, said: str, though: bool, smoke: Params) -> None:
+    row = {"control": "as trained", "gain": gain, "random": gain - left, "left": left, "log10_p": log10_p}
+    controls = table("controls", row)
+    text = wording.against_random(controls, smoke)
+    assert said in text
+    assert ("though their own cosine falls" in text) == though
+    found = wording.survives(controls, smoke)
+    up, down = int(left > 0 and log10_p == SMALL), int(left < 0 and log10_p == SMALL)
+    assert f"in {up}, less in {down}, and are not told apart from them in {1 - up - down}" in found
+
+
+def hits(before: float, *after: float) -> Collected:
+    rows = [
+        {"view": VIEW, "set": "all", "direction": arrow, "p1_before": before, "p1_after": value}
+        for arrow, value in zip(wording.WAYS.values(), after, strict=True)
+    ]
+    return table("retrieval", *rows)
+
+
+@pytest.mark.parametrize(
+    ("gain", "log10_p", "after", "said"),
+    [
+        (0.2, SMALL, (0.2, 0.2), "move the same way in both"),
+        (-0.2, SMALL, (0.2, 0.2), "move in opposite ways"),
+        (-0.2, SMALL, (0.2, 0.05), "do not move the same way"),
+        (-0.2, SMALL, (0.1, 0.1), "do not move the same way"),
+        (-0.2, LARGE, (0.2, 0.2), "nothing is said"),
+    ],
+)
+def test_cosine_and_retrieval(
+    gain: float, log10_p: float, after: tuple[float, float], said: str, smoke: Params
+) -> None:
+    found = hits(0.1, *after)
+    assert said in wording.cosine_and_hits(before_after(gain, log10_p), found, VIEW, smoke)
+    text = wording.retrieval(found, VIEW)
+    for value in after:
+        word = "rises" if value > 0.1 else "falls" if value < 0.1 else "stays"
+        assert f"{word} from 0.100 to {value:.3f}" in text
+
+
+def test_the_highest_layer_under_a_pooling() -> None:
+    rows = [
+        {"view": f"{layer}.{pooling}.nf4", "cosine": cosine, "p1_sw_en": hit, "difference": hit}
+        for pooling, best in (("mask", 1), ("content", 0))
+        for layer, (cosine, hit) in enumerate([(0.1, 0.2 if not best else 0.9), (0.9 * best, 0.1)])
+    ]
+    scan = table("scan", *rows)
+    assert "highest at `1.mask.nf4`, P@1 sw→en at `0.mask.nf4`" in wording.highest(scan, "mask")
+    assert "both highest at `0.content.nf4`" in wording.highest(scan, "content")
+
+
+@pytest.mark.parametrize(("after", "said"), [(9.0, "rises"), (0.5, "falls"), (3.0, "stays")])
+def test_bos(after: float, said: str, smoke: Params) -> None:
+    norms = table("norms", {"view": "2.-.nf4", "ratio_before": 3.0, "ratio_after": after})
+    assert f"{said} from 3 to {after:g} at layer 2" in wording.bos(norms, smoke)
+
+
+def test_verdicts() -> None:
+    verify: dict[str, Any] = {
+        "verdicts": {"agrees": 3, "differs": 0, "no expectation": 1200},
+        "claims": {"number": 2, "verdicts": {"holds": 1, "needs profile=paper": 1}},
+        "recomputed": [{"statistic": "t, trained", "agrees": True}, {"statistic": "p, trained", "agrees": True}],
+    }
+    assert "All 3 values" in wording.expected(verify)
+    assert wording.judged(verify) == "The study's 2 claims read: 1 `holds`, 1 `needs profile=paper`."
+    assert wording.recomputed(verify).startswith("All 2 ")
+    verify["recomputed"][1]["agrees"] = False
+    assert wording.recomputed(verify).endswith("1 follow from the published summaries; not so: p, trained.")
+    verify["verdicts"] |= {"differs": 2}
+    assert "Of 5 values that have an expectation 2 lie outside" in wording.expected(verify)
+    verify["verdicts"] |= {"differs": 0, "agrees": 0}
+    assert "None of this run's 1,200 values" in wording.expected(verify)
