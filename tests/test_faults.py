@@ -40,10 +40,10 @@ def alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout up to the stage before `base`. Tests copy it."""
+    """A checkout up to the stages before `base`. Tests copy it."""
     checkout = clone(tmp_path_factory.mktemp("faults") / "project")
     checkout("dvc", "pull", "-q", "data.dvc")
-    checkout("dvc", "repro", "world")
+    checkout("dvc", "repro", "pairs", "world")
     return checkout
 
 
@@ -99,7 +99,7 @@ def test_stages_killed_anywhere_give_the_same_bytes(checkout: Checkout, undistur
     """`base` and then `quantize`, each killed later and later, by half of its time, until it is through."""
     build = Path("build") / checkout.profile
     commands = {
-        "base": ["base", f"{build}/world", "--metrics", f"results/{checkout.profile}/base.json"],
+        "base": ["base", f"{build}/world", "--words", f"{build}/words.txt", "--metrics", f"results/{checkout.profile}/base.json"],
         "quantized": ["quantize", f"{build}/base", "--rows", f"{build}/quantize.tsv"],
     }
     for out, command in commands.items():

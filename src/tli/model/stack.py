@@ -2,8 +2,9 @@
 
 For adapter k, on its own batch x_k, with s and the draws of A and of dropout as PEFT has them for the seed k:
     h_k = W x_k + s B_k A_k dropout_k(x_k),    A: (adapter, r, d_in), B: (adapter, d_out, r).
-W, attention and MLP see all batches as one; only A and B differ by adapter. A stack of one does what PEFT's layer for
-4-bit weights does, operation by operation. Feeds every table with an adapter trained here.
+The batches lie one after another in one row of tokens: W, norms and MLP see it whole, attention and A and B each batch
+by itself, in the shape that it has alone. So every adapter is what PEFT's layers for 4-bit weights would make of it,
+operation by operation. Feeds every table with an adapter trained here.
 """
 
 from __future__ import annotations
@@ -16,21 +17,29 @@ import torch
 from jaxtyping import Float, Int
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tli.model import backbone, lora
 from tli.params import Lora
 
+ATTENTION = "stacked"  # the name of `attend` among transformers' attention functions
+
 
 class Step:
-    """What a forward pass needs to know of its batches, and the masks drawn for it."""
+    """What a forward pass must know of its batches: their shapes, and the generators of their dropout."""
 
     def __init__(self, rate: float, seeds: Sequence[int]) -> None:
         self.rate = rate
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.lengths: list[int] = []  # of the longest sequence in each adapter's batch
+        self.shapes: list[tuple[int, int]] = []  # (sequences, positions) of each adapter's batch
 
-    def masks(self, sequences: int, width: int) -> list[Float[Tensor, "own pos d_in"]] | None:
+    @property
+    def tokens(self) -> list[int]:
+        """Tokens in each adapter's batch, padding in."""
+        return [sequences * positions for sequences, positions in self.shapes]
+
+    def masks(self, width: int) -> list[Float[Tensor, "tokens d_in"]] | None:
         """What nn.Dropout would multiply each adapter's own batch by, 0 or 1 / (1 - p), from its own generator.
 
         Drawn on the processor, whatever the model's device: as nn.Dropout draws there.
@@ -38,52 +47,66 @@ class Step:
         if not self.rate:
             return None
         return [
-            torch.empty(sequences, length, width).bernoulli_(1 - self.rate, generator=generator).div_(1 - self.rate)
-            for length, generator in zip(self.lengths, self.generators, strict=True)
+            torch.empty(tokens, width).bernoulli_(1 - self.rate, generator=generator).div_(1 - self.rate)
+            for tokens, generator in zip(self.tokens, self.generators, strict=True)
         ]
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "1 head token d_head"],
+    key: Float[Tensor, "1 kv_head token d_head"],
+    value: Float[Tensor, "1 kv_head token d_head"],
+    _mask: None,
+    step: Step,
+    **settings: Any,
+) -> tuple[Float[Tensor, "1 token head d_head"], None]:
+    """Causal attention in each sequence of each batch; transformers' own, one call a batch."""
+    result = []
+    for shape, *own in zip(
+        step.shapes, *(each[0].split(step.tokens, dim=1) for each in (query, key, value)), strict=True
+    ):
+        q, k, v = (states.unflatten(1, shape).transpose(0, 1) for states in own)
+        result.append(sdpa_attention_forward(module, q, k, v, None, **settings)[0].flatten(0, 1))
+    return torch.cat(result)[None], None
 
 
 class Products(torch.autograd.Function):
     """s B_k A_k dropout_k(x_k) for every adapter k, in the dtype of x, with its gradients.
 
-    Each product is taken over the adapter's own batch, without the padding that only others need: the sums have the
-    terms, and the order, that they have alone. Operations and roundings are those of PEFT's layer for 4-bit weights;
-    autograd would do as many, each with a view and a copy of the whole batch.
+    Operations and roundings are those of PEFT's layer for 4-bit weights and of its gradients: A and B are float32, x
+    is cast to float32 for them, the product to the dtype of x. Autograd would do the same with some ten nodes a batch.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, lengths: list[int], masks: list[Tensor] | None
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, tokens: list[int], masks: list[Tensor] | None
     ) -> Tensor:
-        out = x.new_zeros(*x.shape[:-1], b.shape[1])
         masks = masks and [mask.to(x.device) for mask in masks]
-        kept = []
-        for k, (own, to) in enumerate(zip(x.chunk(len(a)), out.chunk(len(a)), strict=True)):
-            seen = own[:, : lengths[k]].to(a.dtype, memory_format=torch.contiguous_format)
-            seen = seen if masks is None else seen * masks[k]
+        result, kept = [], []
+        for k, own in enumerate(x[0].split(tokens)):
+            seen = own.to(a.dtype) if masks is None else own.to(a.dtype) * masks[k]
             inner = nn.functional.linear(seen, a[k])
-            to[:, : lengths[k]] = nn.functional.linear(inner, b[k]).mul_(scaling)
-            kept += [seen.flatten(0, 1), inner.flatten(0, 1)]
+            result.append((nn.functional.linear(inner, b[k]) * scaling).to(x.dtype))
+            kept += [seen, inner]
         ctx.save_for_backward(a, b, *kept, *(masks or []))
-        ctx.scaling, ctx.lengths, ctx.dropped = scaling, lengths, masks is not None
-        return out
+        ctx.scaling, ctx.tokens, ctx.dropped = scaling, tokens, masks is not None
+        return torch.cat(result)[None]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b, *kept = ctx.saved_tensors
-        n = len(a)
-        of_a, of_b = torch.empty_like(a), torch.empty_like(b)
-        of_x = gradient.new_zeros(*gradient.shape[:-1], a.shape[-1]) if ctx.needs_input_grad[0] else None
-        for k, own in enumerate(gradient.chunk(n)):
+        of_x, of_a, of_b = [], torch.empty_like(a), torch.empty_like(b)
+        for k, own in enumerate(gradient[0].split(ctx.tokens)):
             seen, inner = kept[2 * k : 2 * k + 2]
-            outer = own[:, : ctx.lengths[k]].to(a.dtype).flatten(0, 1) * ctx.scaling
+            outer = own.to(a.dtype) * ctx.scaling
             torch.mm(outer.t(), inner, out=of_b[k])
             outer = outer @ b[k]
             torch.mm(outer.t(), seen, out=of_a[k])
-            if of_x is not None:
-                back = (outer @ a[k]).unflatten(0, (len(own), -1))
-                of_x.chunk(n)[k][:, : ctx.lengths[k]] = back * kept[2 * n + k] if ctx.dropped else back
-        return of_x, of_a, of_b, None, None, None
+            if ctx.needs_input_grad[0]:
+                back = outer @ a[k]
+                of_x.append((back * kept[2 * len(a) + k] if ctx.dropped else back).to(gradient.dtype))
+        return torch.cat(of_x)[None] if of_x else None, of_a, of_b, None, None, None
 
 
 class Stacked(nn.Module):
@@ -101,11 +124,10 @@ class Stacked(nn.Module):
         self.base, self.a, self.b = base, nn.Parameter(a), nn.Parameter(b)
         self.scaling, self.step = scaling, step
 
-    def forward(self, x: Float[Tensor, "batch pos d_in"]) -> Float[Tensor, "batch pos d_out"]:
+    def forward(self, x: Float[Tensor, "1 token d_in"]) -> Float[Tensor, "1 token d_out"]:
         result: Tensor = self.base(x)
-        masks = self.step.masks(len(x) // len(self.a), x.shape[-1])
         apply: Callable[..., Tensor] = Products.apply
-        return result + apply(x, self.a, self.b, self.scaling, self.step.lengths, masks)
+        return result + apply(x, self.a, self.b, self.scaling, self.step.tokens, self.step.masks(x.shape[-1]))
 
 
 class Stack:
@@ -120,24 +142,26 @@ class Stack:
         self._model, self._step = model, step
         self._beyond = [layer for name, layer in layers.items() if lora.place(f"{name}.lora_A.").block > reached]
 
-    def states(self, ids: Int[Tensor, "batch pos"], lengths: Sequence[int]) -> Float[Tensor, "batch pos d_model"]:
-        """hidden_states[reached] of every adapter's sequences, one adapter's after another's, padded on the right.
+    def states(self, batches: Sequence[Int[Tensor, "sequence pos"]]) -> list[Float[Tensor, "sequence pos d_model"]]:
+        """hidden_states[reached] of each adapter's own batch of token ids, padded on the right to its longest sequence.
 
-        `lengths` are those of each adapter's longest sequence. Blocks beyond are not run; PEFT would draw their
-        dropout, so it is drawn.
+        Blocks beyond are not run; but PEFT would draw their dropout, so it is drawn.
         """
-        self._step.lengths = list(lengths)
-        body = backbone.body_of(self._model)
-        result: Tensor = body(input_ids=ids.to(self._model.device), use_cache=False).last_hidden_state
+        self._step.shapes = [(len(ids), ids.shape[1]) for ids in batches]
+        ids = torch.cat([own.flatten() for own in batches])[None].to(self._model.device)
+        positions = torch.cat([torch.arange(own.shape[1]).repeat(len(own)) for own in batches])[None].to(ids.device)
+        run: Any = backbone.body_of(self._model)
+        states: Tensor = run(input_ids=ids, position_ids=positions, use_cache=False, step=self._step).last_hidden_state
         for layer in self._beyond:
-            self._step.masks(len(ids) // len(self.seeds), layer.a.shape[-1])
-        return result
+            self._step.masks(layer.a.shape[-1])
+        own = states[0].split(self._step.tokens)
+        return [rows.unflatten(0, shape) for rows, shape in zip(own, self._step.shapes, strict=True)]
 
     def gradient_norms(self) -> Float[Tensor, " adapter"]:
-        """||gradient|| of each adapter over all its tensors that the loss reached."""
+        """||gradient|| of each adapter, over those of its tensors that the loss reached."""
         reached = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in reached]
-        result: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        result: Tensor = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
         return result
 
     def tensors(self, adapter: int) -> dict[str, Tensor]:
@@ -175,14 +199,17 @@ def stacked(model: PreTrainedModel, settings: Lora, blocks: int, seeds: Sequence
             for matrix in ("lora_A", "lora_B")
         )
         layers[name] = Stacked(modules[0].get_base_layer(), a, b, modules[0].scaling["default"], step)
+    AttentionInterface.register(ATTENTION, attend)
     body: Any = backbone.body_of(model)
-    whole, norm = body.layers, body.norm
+    whole, norm, attention = body.layers, body.norm, model.config._attn_implementation
     try:
+        model.config._attn_implementation = ATTENTION
         for name, layer in layers.items():
             model.set_submodule(name.removeprefix("base_model.model."), layer)
         body.layers, body.norm = whole[:reached], nn.Identity()
         yield Stack(model, layers, reached, seeds, step)
     finally:
+        model.config._attn_implementation = attention
         body.layers, body.norm = whole, norm
         for name, layer in layers.items():
             model.set_submodule(name.removeprefix("base_model.model."), layer.base)

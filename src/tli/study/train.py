@@ -122,18 +122,17 @@ def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair
     for number, batch in enumerate(store.progress(batches, f"train r={stack.rank} seeds {stack.seeds}"), start=1):
         seen = [[own[index] for index in indices] for own, indices in zip(lists, batch, strict=True)]
         rows = [[forms[pair[side]] for side in (0, 1) for pair in own] for own in seen]
-        lengths = [max(len(words[row]) for row in own) for own in rows]
-        flat = torch.tensor(rows).flatten()
-        states = stack.states(ids[flat, : max(lengths)], lengths)
-        pooled = embed.pool(states, chosen[flat, : max(lengths)].to(states.device))
-        anchors, positives = pooled.unflatten(0, (len(seen), 2, -1)).unbind(dim=1)
+        where = [(own, slice(max(len(words[row]) for row in own))) for own in rows]
+        states = stack.states([ids[own] for own in where])
+        pooled = [embed.pool(own, chosen[at].to(own.device)) for own, at in zip(states, where, strict=True)]
+        anchors, positives = torch.stack(pooled).chunk(2, dim=1)
         same = torch.stack([duplicates([pair.english for pair in own]) for own in seen])
         loss, positive, negative = triplet(
             anchors, positives, settings.margin, same if settings.mask_duplicates else None
         )
         optimizer.zero_grad()
         loss.sum().backward()
-        bos = states.detach()[:, 0].float().norm(dim=-1).unflatten(0, (len(seen), -1)).mean(dim=-1)
+        bos = torch.stack([own.detach()[:, 0].float().norm(dim=-1).mean() for own in states])
         measured = torch.stack([loss.detach(), positive, negative, stack.gradient_norms(), bos], dim=1).tolist()
         for adapter, (value, near, far, gradient, first) in enumerate(measured):
             if not math.isfinite(value + gradient):
