@@ -15,7 +15,7 @@ from tli import store
 
 Lines = Mapping[str, dict[str, Any]]
 HEADER = ("| | seconds | peak GB | share of the floor | aimed at |", "|---|---:|---:|---:|---|")
-GPU = "on a GPU"  # the table of tests/bench/gpu.py
+GPU = "on a GPU"  # in the name of the table of tests/bench/gpu.py, whose report names its device
 
 
 def run(measured: Sequence[Path], out: Path) -> None:
@@ -41,6 +41,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
             report["commit_info"]["id"][:12],
         )
         for report in reports
+        if "device" not in report
     }
     if len(found) > 1:
         raise store.UserError(
@@ -67,7 +68,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
         own = {name: line for name, line in lines.items() if line["table"] == table and "seconds" in line}
         rows = [*_rows(own, lines)]
         text += ["", f"## {table}", "", *HEADER, *rows] if rows else []
-    if not any(line["table"].endswith(GPU) for line in lines.values()):
+    if not any(GPU in line["table"] for line in lines.values()):
         text += ["", f"## Training, scan and scoring {GPU}", "", "Not measured yet (`python tests/bench/gpu.py`)."]
     store.write_text(out, "\n".join([*text, ""]))
 
@@ -86,7 +87,8 @@ def _rows(own: Lines, lines: Lines) -> Iterator[str]:
 def _floor(line: Mapping[str, Any], rates: Mapping[str, Any]) -> float | None:
     """Seconds that the operations or the bytes of a line need at least, where it counts any."""
     if "flop" in line:
-        return float(line["flop"] / max(rates["matmul"][line.get("dtype", "bfloat16")].values()))
+        best = line.get("rate") or max(rates["matmul"][line.get("dtype", "bfloat16")].values())
+        return float(line["flop"] / best)
     return float(line["copied_bytes"] / rates["copy"]) if "copied_bytes" in line else None
 
 
