@@ -105,15 +105,22 @@ def tab(profile: Path) -> Iterator[Tab]:
         process.wait(timeout=60)
 
 
-def picture(page: Path, out: Path, width: int = 1100, height: int = 1150, colours: int = 64) -> None:
-    """The top of a page as a small PNG: colours reduced, which leaves text as it is."""
-    from PIL import Image
+LOOK_UP = """(() => {
+  const search = document.getElementById("pair-search");
+  search.value = "kitabu";
+  search.dispatchEvent(new Event("input"));
+  document.documentElement.style.scrollBehavior = "auto";
+  document.getElementById("pairs").scrollIntoView();
+})()"""
 
+
+def picture(page: Path, out: Path, width: int = 1040, height: int = 1000) -> None:
+    """The report's word pairs, one of them looked up, as PNG."""
     with tempfile.TemporaryDirectory() as folder, tab(Path(folder) / "profile") as opened:
         opened("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         opened.open(page.resolve().as_uri())
+        opened.run(LOOK_UP)
         opened.screenshot(out, width, height)
-    Image.open(out).convert("RGB").quantize(colours).save(out, optimize=True)
 
 
 if __name__ == "__main__":
