@@ -39,7 +39,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro test bench bench-8b lint image image-test clean lock
+.PHONY: help setup repro plots test bench bench-8b lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
@@ -50,15 +50,16 @@ setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the o
 repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold them against what is expected
 	@$(enter)
 	dvc repro
-	python -m tli costs
-	status=0; said=$$(python -m tli verify --strict 2>&1) || status=$$?
-	profile=$$(sed -nE 's/^profile: *([^ #]+).*/\1/p' params.yaml)
-	printf '%s\n\n' "$$said"
-	echo "tables  paper/tables/$$profile/README.md"
-	echo "paper   paper/artifact.pdf, paper/report.html"
-	last=$$(tail -n 1 <<< "$$said"); echo "verify  $${last#verify, }"
-	awk -v s=$$SECONDS 'BEGIN { printf "time    %.1f minutes, installation not counted\n", s / 60 }'
+	python -m tli costs > /dev/null
+	status=0; python -m tli verify --strict || status=$$?
+	echo
+	python -m tli summary
+	awk -v s=$$SECONDS 'BEGIN { printf "%-9s%.1f minutes, installation not counted\n", "took", s / 60 }'
 	exit $$status
+
+plots: $(RUN_STAMP) ## draw DVC's plots of the last run on one page that needs no network, and name it
+	@$(enter)
+	dvc plots show
 
 test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
@@ -96,7 +97,7 @@ image-test: $(TEST_STAMP) data ## build the image with a real Docker engine and 
 
 clean: ## remove the environment, build/ and the tools' caches; data, results and DVC's cache stay
 	@if [ -e '$(VENV)/.tli' ]; then rm -rf '$(VENV)'; fi
-	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
+	rm -rf build dvc_plots .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks src/*.egg-info
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 lock: ## re-create requirements/run.txt and test.txt from the .in files (needs uv: pip install uv)

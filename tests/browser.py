@@ -1,6 +1,7 @@
 """A headless Chromium, driven over its DevTools protocol by two pipes: what a page logs, asks for and shows.
 
-No package is needed beyond the browser, Debian's `chromium`; tests that need it skip where there is none.
+No package is needed beyond the browser, Debian's `chromium`; tests that need it skip where there is none. The README's
+picture of the report is made by `python tests/browser.py paper/report.html docs/report.png`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,3 +103,25 @@ def tab(profile: Path) -> Iterator[Tab]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+
+
+LOOK_UP = """(() => {
+  const search = document.getElementById("pair-search");
+  search.value = "kitabu";
+  search.dispatchEvent(new Event("input"));
+  document.documentElement.style.scrollBehavior = "auto";
+  document.getElementById("pairs").scrollIntoView();
+})()"""
+
+
+def picture(page: Path, out: Path, width: int = 1040, height: int = 1000) -> None:
+    """The report's word pairs, one of them looked up, as PNG."""
+    with tempfile.TemporaryDirectory() as folder, tab(Path(folder) / "profile") as opened:
+        opened("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        opened.open(page.resolve().as_uri())
+        opened.run(LOOK_UP)
+        opened.screenshot(out, width, height)
+
+
+if __name__ == "__main__":
+    picture(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -84,7 +84,8 @@ def fabricate(
         given[name] = folder / f"{name}.json"
         store.write_json(given[name], value)
     reported = Path(__file__).resolve().parents[1] / "paper" / "reported.yaml"
-    made = {"tables": "tables", "figures_out": "figures", "headline": "headline.json", "measured": "measured.json"}
+    made = {"tables": "tables", "figures_out": "figures", "plots_out": "plots"}
+    made |= {"headline": "headline.json", "measured": "measured.json"}
     outputs = {name: folder / "out" / path for name, path in made.items()}
     return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import typst
 
@@ -207,6 +209,38 @@ def test_the_tables_and_the_numbers_compile_in_latex(given: dict[str, Any], tmp_
     wrong = subprocess.run([*call[:-1], "wrong.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert wrong.returncode != 0
     assert "no number no.such.key" in wrong.stdout
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder from which the committed run's paper compiles."""
+    own, folder = parameters.load(ROOT / "params.yaml"), tmp_path_factory.mktemp("committed")
+    tables, figures, results = (ROOT / part for part in ("paper/tables", "paper/figures", "results"))
+    inputs = document.Inputs(
+        collected.read(tables / own.profile),
+        collected.read(tables / f"{own.profile}-full"),
+        store.read_json(results / own.profile / "measured.json"),
+        store.read_json(results / own.profile / "verify.json"),
+        document.load_yaml(ROOT / "paper" / "reported.yaml"),
+    )
+    store.write_json(folder / "document.json", document.content(inputs, own))
+    (folder / "all").mkdir()
+    pictures = {"figures": figures / own.profile, "full": figures / f"{own.profile}-full"}
+    return document.gather(folder / "all", SOURCE, folder / "document.json", pictures)
+
+
+def test_the_paper_has_six_to_ten_pages_in_two_columns(committed: Path) -> None:
+    """On most pages text stands left and right of the middle, and next to nothing in it: figures across both aside."""
+    made = typst.compile(committed / "main.typ", root=committed, ignore_system_fonts=True, format="png", ppi=50)
+    pages = [plt.imread(io.BytesIO(page), format="png")[..., :3].min(axis=-1) for page in made]
+    assert 6 <= len(pages) <= 10
+    in_columns = 0
+    for page in pages:
+        middle, ink = page.shape[1] // 2, page < 0.75
+        left, gutter, right = ink[:, : middle - 8], ink[:, middle - 1 : middle + 2], ink[:, middle + 8 :]
+        lines = left.any(axis=1) & right.any(axis=1)
+        in_columns += bool(lines.mean() > 0.3 and (lines & ~gutter.any(axis=1)).sum() > 0.6 * lines.sum())
+    assert in_columns > len(pages) / 2
 
 
 def test_what_is_committed_is_what_the_text_needs() -> None:

@@ -15,8 +15,22 @@ from checkout import Checkout, clone
 from tiny import ROOT
 from tli import store
 
-# what follows from lora.rank
-PER_RANK = {"train", "align", "transfer", "probe", "project", "tables", "verify", "paper", "report"}
+
+def examples() -> dict[str, tuple[str, set[str]]]:
+    """Section -> the commands of its first block and the stages that it says run, from docs/change-it.md.
+
+    The section on languages fetches: tests/test_profiles.py runs it.
+    """
+    text = (ROOT / "docs" / "change-it.md").read_text(encoding="utf-8")
+    found = {}
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        commands = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)[0]
+        (said,) = re.findall(r"^Runs: (.*)\.$", section, re.M)
+        found[section.split("\n", 1)[0]] = commands, set(said.split(", "))
+    return found
+
+
+EXAMPLES = examples()
 
 
 @pytest.fixture(scope="module")
@@ -79,21 +93,28 @@ def test_push_carries_the_data_and_nothing_else(copy: Checkout) -> None:
     assert copy.digests(".dvc/remote") == before
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ("lora.rank=3", PER_RANK),
-        ("train.layer=3", PER_RANK | {"sweep-train", "sweep-eval"}),
-        ("stats.confidence=0.9", {"tables", "verify", "paper", "report"}),
-    ],
-)
-def test_an_experiment_redoes_what_depends_on_it(copy: Checkout, change: str, expected: set[str]) -> None:
-    before = copy.digests("build", "paper")
-    output = copy("dvc", "exp", "run", "-S", change)
+def test_the_page_of_examples_has_all_that_it_promises() -> None:
+    assert [*EXAMPLES] == ["A rank", "A layer", "A model", "A word list", "A language"]
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "A language"])
+def test_a_worked_example_runs_what_it_says(copy: Checkout, name: str) -> None:
+    """docs/change-it.md, as it stands there; and a terminal of 120 columns shows what came of it."""
+    commands, expected = EXAMPLES[name]
+    before = copy.digests("build")
+    output = copy("bash", "-e", "-c", commands)
     assert copy.ran(output) - {"check"} == expected
-    assert "Ran experiment" in output
-    assert copy.digests("build", "paper") != before
-    assert copy.profile in copy("dvc", "exp", "show", "--csv")
+    assert copy.digests("build") != before
+    if "tables" in expected:
+        assert "Ran experiment" in output
+        shown = copy("dvc", "exp", "show", "--only-changed")
+        assert max(map(len, shown.splitlines())) <= 120, shown
+        assert re.search(r"\bgain\b.*\bp1\b.*\bcopa_sw\b.*\bnli_sw\b", shown)
+
+
+def test_a_change_of_the_statistics_runs_no_model(copy: Checkout) -> None:
+    output = copy("dvc", "exp", "run", "-S", "stats.confidence=0.9")
+    assert copy.ran(output) - {"check"} == {"tables", "verify", "paper", "report"}
 
 
 def set_in_file(old: str, new: str) -> Callable[[Checkout], str]:

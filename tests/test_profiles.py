@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 
 import hub as loopback
 from checkout import Checkout, clone
+from test_pipeline import EXAMPLES
 from test_released import choices, pair
 from tiny import ROOT
 from tli import store
@@ -245,3 +246,19 @@ def test_other_words_fetch_their_rows_and_leave_the_blocks_alone(
     noted = (copy.root / "fetched.sha256").read_text(encoding="utf-8")
     rows = re.findall(r"#model\.embed_tokens\.weight\[\d+ rows, \w{16}\]", noted)
     assert len(rows) == len(set(rows)) == 2
+
+
+def test_another_language_is_one_key(hub: loopback.Hub, tmp_path: Path) -> None:
+    """The example of docs/change-it.md as it stands there: its stages run, and Italian items join the Swahili ones."""
+    checkout = prepared(tmp_path / "project", hub, "small")
+    yaml = YAML(pure=True)
+    path = checkout.root / "params.yaml"
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    params["profiles"]["small"]["benchmarks"]["xcopa"]["languages"] = ["sw"]
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+    checkout("git", "commit", "-qam", "one language")
+    commands, expected = EXAMPLES["A language"]
+    assert checkout.ran(checkout("bash", "-e", "-c", commands)) - {"check"} == expected
+    counts = store.read_json(checkout.root / "results" / "small" / "benchmarks.json")
+    assert {"sw", "it"} <= {key.split(".")[1] for key in counts if key.startswith("xcopa.")}

@@ -109,13 +109,6 @@ def test_missing_or_foreign_rows_are_one_clear_line(tmp_path: Path) -> None:
         store.read_rows(tmp_path / "other.tsv")
 
 
-def test_progress_hands_everything_on_and_tells(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(store.progress(range(40), "count")) == list(range(40))
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 10
-    assert lines[-1].startswith("count 40/40, 0 s left, peak ")
-
-
 @pytest.mark.parametrize("folder", [False, True])
 def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path, folder: bool) -> None:
     path = tmp_path / "out"

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli import params as parameters
 
 FILE = click.Path(path_type=Path)
@@ -72,8 +72,15 @@ def stage(
         from tli.model import backbone
 
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with kept.lock(out), store.receipt(out, inputs):
+    with kept.lock(out), terminal.stage(_name(), store.last(out)) as told, store.receipt(out, inputs, told.pace):
         yield params
+
+
+def _name() -> str:
+    """The running command as `tli costs` lists it: with its rank or arm where it has one."""
+    context = click.get_current_context()
+    cell = context.params.get("rank") or context.params.get("arm")
+    return f"{context.info_name}@{cell}" if cell else str(context.info_name)
 
 
 out_option = click.option("--out", type=FILE, required=True, help="What the stage writes.")
@@ -339,6 +346,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @REPORTED
 @given("tables", "Folder of tables to write.")
 @given("figures-out", "Folder of figures to write.")
+@given("plots-out", "Folder of curves to write, for dvc plots.")
 @given("headline", "JSON of a few numbers to write.")
 @given("measured", "JSON of every number to write.")
 def tables(tables: Path, **paths: Path) -> None:
@@ -470,6 +478,25 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 
 @main.command()
+@click.option("--rank", type=int, help="A rank of the sweep.  [default: the paper's cell]")
+@click.option("--seed", type=int, help="A seed of the sweep.  [default: its first]")
+@click.option("--out", type=FILE, help="The folder.  [default: build/<profile>/export/r<rank>-s<seed>, or .../main]")
+def export(rank: int | None, seed: int | None, out: Path | None) -> None:
+    """Make an adapter's folder ready for a hub.
+
+    Weights, PEFT's configuration, a model card with the results, a manifest. Nothing is uploaded.
+    """
+    from tli.ops import adapters
+
+    params = loaded()
+    build, tables = Path("build") / params.profile, Path("paper") / "tables" / params.profile
+    first = params.sweep.seeds[0] if seed is None else seed
+    out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
+    names = adapters.run(rank, seed, build, tables, Path("results") / params.profile / "base.json", out, params)
+    click.echo(f"{out}: {', '.join(names)}; nothing was uploaded")
+
+
+@main.command()
 @click.option("--profile", help="Another profile than that of params.yaml.")
 @click.option(
     "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
@@ -484,6 +511,15 @@ def plan(profile: str | None, pairs: Path) -> None:
     changes = click.get_current_context().find_root().obj
     params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
     click.echo(module.page(params, pairs, Path("results") / params.profile))
+
+
+@main.command()
+def summary() -> None:
+    """Say on one screen what the last run found."""
+    from tli.ops import summary as module
+
+    params = loaded()
+    click.echo(module.page(params, Path()))
 
 
 @main.command()

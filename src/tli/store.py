@@ -1,4 +1,4 @@
-"""How everything is written and read: atomic files, long TSV rows, JSON, SHA-256 manifests, receipts, progress.
+"""How everything is written and read: atomic files, long TSV rows, JSON, SHA-256 manifests, receipts.
 
 Nothing here computes a number that a table shows. Feeds every table, by carrying its rows.
 """
@@ -23,20 +23,29 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple
 
 import click
 
-T = TypeVar("T")
+from tli import terminal
 
 
-class UserError(click.ClickException):
+class Told(click.ClickException):
+    """What ends a command with one line on standard error, its first word red where colours may be shown."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        stream = sys.stderr if file is None else file
+        first = click.style("Error:", fg="red", bold=True) if terminal.coloured(stream) else "Error:"
+        click.echo(f"{first} {self.format_message()}", file=stream)
+
+
+class UserError(Told):
     """The user's mistake: one line that says what, where, expected, got and what to do. Exit status 2."""
 
     exit_code = 2
 
 
-class CheckFailed(click.ClickException):
+class CheckFailed(Told):
     """A check that ran and did not pass. Exit status 1."""
 
     exit_code = 1
@@ -256,10 +265,15 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safe
 
 
 @contextmanager
-def receipt(output: Path | str, inputs: Iterable[Path | str] = ()) -> Iterator[None]:
+def receipt(
+    output: Path | str, inputs: Iterable[Path | str] = (), pace: Mapping[str, float] | None = None
+) -> Iterator[None]:
     """Writes OUTPUT.receipt.json after the block: versions, machine, time, peak memory, revision, inputs' hashes.
 
     No stage depends on a receipt: it holds what may differ between two runs with the same numbers.
+
+    Args:
+        pace: what `terminal.progress` measures during the block: label -> seconds an item.
     """
     start, cpu = time.time(), time.process_time()
     yield
@@ -270,6 +284,7 @@ def receipt(output: Path | str, inputs: Iterable[Path | str] = ()) -> Iterator[N
         "seconds": time.time() - start,
         "cpu_seconds": time.process_time() - cpu,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "pace": dict(pace or {}),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "processors": os.cpu_count() or 0,
@@ -281,7 +296,20 @@ def receipt(output: Path | str, inputs: Iterable[Path | str] = ()) -> Iterator[N
     if torch is not None:
         record["threads"] = torch.get_num_threads()
         record["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    write_json(output.parent / f"{output.name}.receipt.json", record)
+    write_json(receipt_of(output), record)
+
+
+def receipt_of(output: Path) -> Path:
+    """Where the receipt of an output lies: beside it."""
+    return output.parent / f"{output.name}.receipt.json"
+
+
+def last(output: Path) -> dict[str, Any]:
+    """The receipt of the run before, for the time it took; empty where there is none that can be read."""
+    with suppress(OSError, ValueError):
+        found = json.loads(receipt_of(output).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def revision() -> str:
@@ -290,24 +318,3 @@ def revision() -> str:
         ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], capture_output=True, text=True
     )
     return call.stdout.strip() or "unknown"
-
-
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yields `items`, telling how far they are: one live line on a terminal, else a plain line every tenth.
-
-    The line holds label, done/total, time left and the process's peak memory, on standard error.
-    """
-    if total is None:
-        total = len(items)  # type: ignore[arg-type]
-    start, live, told = time.monotonic(), sys.stderr.isatty(), 0
-    for done, item in enumerate(items, start=1):
-        yield item
-        tenth = 10 * done // max(total, 1)
-        if live or tenth > told:
-            told = tenth
-            left = (time.monotonic() - start) / done * (total - done)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            line = f"{label} {done}/{total}, {left:.0f} s left, peak {peak:.1f} GiB"
-            print(f"\r\x1b[2K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-    if live and told:
-        print(file=sys.stderr)

@@ -23,7 +23,7 @@ import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.file_download import http_get
 
-from tli import store
+from tli import store, terminal
 from tli.data import pins, server
 
 FIRST = "first"  # as a revision: what `main` is when it is first asked for, then the manifest's
@@ -133,7 +133,7 @@ def fetch(repo: Repo, names: Sequence[str], manifest: Path) -> dict[str, Path]:
     _make_room(repo, [name for name in names if _cached(repo, name) is None])
     found: dict[str, Path] = {}
     new: dict[str, str] = {}
-    for name in store.progress(names, f"fetch {repo.name}"):
+    for name in terminal.progress(names, f"fetch {repo.name}"):
         path = _cached(repo, name) or _download(repo, name)
         new[repo.key(name)] = _check(repo.key(name), path, known.get(repo.key(name)), manifest)
         found[name] = path

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli.params import EmbeddedModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
@@ -194,7 +194,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> 
     tokens, recent = 0, list[float]()
     inputs = (world_path / "corpus.txt", world_path / "verbs.txt")
     with kept.pieces(out, inputs, model=settings) as finished:
-        for step, seen, loss in store.progress(pretrain(model, documents, settings, finished), "base", steps):
+        for step, seen, loss in terminal.progress(pretrain(model, documents, settings, finished), "base", steps):
             tokens += seen
             recent.append(loss)
             if step % max(1, steps // 50) == 0 or step == steps:

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from tli import store
+from tli import store, terminal
 from tli.data import fetch
 from tli.data.fetch import Repo
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
@@ -250,7 +250,7 @@ def _take_head(
             raise store.CheckFailed(
                 f"head_from: {sibling.key('')}: {name}: expected shape {expected[name]}, got {got}; {advice}"
             )
-    for name in store.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
+    for name in terminal.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
         if not same(tensors[name], theirs[name]):
             raise store.CheckFailed(
                 f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}"

@@ -24,19 +24,23 @@ from tli import store
 from tli.model import backbone
 from tli.params import Lora, Params
 
-WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS, SETTINGS, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
+
+
+def alpha(lora: Lora) -> int:
+    """LoRA's alpha, from which `scaling` sets s.
+
+    `2r` gives alpha = 2r, so s = 2 at every rank; `fixed32` gives alpha = 32, so s = 32 / r; `rslora` gives alpha = 8
+    and s = 8 / sqrt(r) (2312.03732, equation 7). At r = 16 all three are 2, as in the paper.
+    """
+    return {"2r": 2 * lora.rank, "fixed32": 32, "rslora": 8}[lora.scaling]
 
 
 def config(lora: Lora, blocks: int) -> LoraConfig:
-    """PEFT's configuration for LoRA on the first `blocks` blocks.
-
-    `scaling` sets s: `2r` gives alpha = 2r, so s = 2 at every rank; `fixed32` gives alpha = 32, so s = 32 / r; `rslora`
-    gives s = 8 / sqrt(r) (2312.03732, equation 7). At r = 16 all three are 2, as in the paper.
-    """
-    alpha = {"2r": 2 * lora.rank, "fixed32": 32, "rslora": 8}[lora.scaling]
+    """PEFT's configuration for LoRA on the first `blocks` blocks."""
     return LoraConfig(
         r=lora.rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha(lora),
         use_rslora=lora.scaling == "rslora",
         lora_dropout=lora.dropout,
         target_modules=sorted(lora.targets),
@@ -56,25 +60,30 @@ def attach(model: PreTrainedModel, lora: Lora, blocks: int, seed: int) -> PeftMo
     return adapted
 
 
-def save(tensors: Mapping[str, Tensor], lora: Lora, blocks: int, folder: Path, base: str) -> None:
+def save(
+    tensors: Mapping[str, Tensor], lora: Lora, blocks: int, folder: Path, base: str, card: str | None = None
+) -> None:
     """Writes an adapter on the first `blocks` blocks as PEFT does: safetensors and adapter_config.json.
 
     `tensors` are under PEFT's names. The same adapter gives the same bytes: PEFT's configuration holds sets, whose
-    order changes from run to run, and is sorted here; its model card, which names versions, is left out.
+    order changes from run to run, and is sorted here; PEFT's model card, which names versions, gives way to `card`
+    (model/card.py).
     """
     made = config(lora, blocks)
     made.inference_mode = True
     with store.atomic_dir(folder) as temporary:
         made.save_pretrained(str(temporary))
         save_file(dict(tensors), temporary / WEIGHTS, metadata={"format": "pt"})
-        _settle(temporary, base)
+        settle(temporary, base)
+        if card is not None:
+            store.write_text(temporary / CARD, card)
 
 
-def _settle(folder: Path, base: str) -> None:
+def settle(folder: Path, base: str, revision: str | None = None) -> None:
     """Writes PEFT's configuration in `folder` again, its keys and targets sorted, `base` as the model's name."""
     settings = store.read_json(folder / SETTINGS)
     settings["target_modules"] = sorted(settings["target_modules"])
-    settings["base_model_name_or_path"] = base
+    settings |= {"base_model_name_or_path": base, "revision": revision}
     store.write_json(folder / SETTINGS, dict(sorted(settings.items())))
 
 
@@ -123,7 +132,7 @@ def shapes(checkpoint: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 
 
-def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path) -> int:
+def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path, card: str | None = None) -> int:
     """Writes the adapter in `file`, made elsewhere on all blocks of the model in `checkpoint`, in PEFT's format.
 
     Returns the number of its parameters.
@@ -144,7 +153,7 @@ def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path) -> int:
             kind = str(found[name].dtype).removeprefix("torch.")
             raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
     blocks = len({place(name).block for name in expected})
-    save({name: found[name] for name in expected}, lora, blocks, folder, base=checkpoint.as_posix())
+    save({name: found[name] for name in expected}, lora, blocks, folder, checkpoint.as_posix(), card)
     return sum(tensor.numel() for tensor in found.values())
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli.model import checkpoint, shards
 from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
@@ -73,7 +73,7 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finish
     held = _held(base)
     out.mkdir(parents=True)
     index: dict[str, str] = {}
-    for shard, tensors in store.progress(_shards(held).items(), f"quantize {kind}"):
+    for shard, tensors in terminal.progress(_shards(held).items(), f"quantize {kind}"):
         file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings)
         if finished is None:
             write(file)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import huggingface_hub
 from huggingface_hub import constants
 
-from tli import store
+from tli import store, terminal
 from tli.data import pins
 from tli.data.fetch import Repo
 from tli.data.ranges import Range, Remote
@@ -143,7 +143,7 @@ def file_of(repo: Repo, group: str, wanted: Sequence[Wanted], remotes: Mapping[s
         digests: dict[str, str] = {}
         with (Path(folder) / path.name).open("wb") as file:
             file.write(_header(wanted))
-            for one in store.progress(wanted, f"fetch {group}"):
+            for one in terminal.progress(wanted, f"fetch {group}"):
                 found = hashlib.sha256()
                 for data in remotes[one.info.file.name].read(one.ranges):
                     found.update(data)

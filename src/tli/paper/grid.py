@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tli import store
+from tli import store, terminal
 from tli.paper import (
     arm_controls,
     arms,
@@ -62,7 +62,7 @@ def run(
     bases: dict[str, list[Source]] = {}
     beside, rank = _beside(each, params), arms.common_rank(params)
     names = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
-    for name, where in store.progress(names, "tables full", len(names)):
+    for name, where in terminal.progress(names, "tables full", len(names)):
         own = _of_arm(each[name], name)
         if where not in bases:
             bases[where] = starts(folder, where, params)

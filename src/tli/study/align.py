@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli.data.lexicon import Pair, item_names, read_pairs
 from tli.model import backbone, lora
 from tli.params import Params
@@ -38,15 +38,13 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
         store.write_rows(path, measure(cell, pairs, measured, backbone.tokenizer(folder), params, quantization))
 
     settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
+    models = [(cell, quantization) for quantization in ("nf4", "fp4") for cell in (BASE, main)]
     with kept.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
-        store.join_rows(
-            out,
-            [
-                finished.piece(f"{cell.cell}-{quantization}", partial(write, cell, quantization))
-                for quantization in ("nf4", "fp4")
-                for cell in (BASE, main)
-            ],
-        )
+        made = [
+            finished.piece(f"{cell.cell}-{quantization}", partial(write, cell, quantization))
+            for cell, quantization in terminal.progress(models, "align")
+        ]
+        store.join_rows(out, made)
 
 
 def measure(

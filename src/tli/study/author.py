@@ -12,7 +12,7 @@ from pathlib import Path
 from tli import store
 from tli.data.fetch import fetch_url
 from tli.data.lexicon import read_pairs
-from tli.model import backbone, lora
+from tli.model import backbone, card, lora
 from tli.params import Params
 from tli.store import Row
 from tli.study import train
@@ -27,7 +27,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path
     folder, blob, train_ = quantized / "nf4", params.author.adapter, params.train
     with tempfile.TemporaryDirectory() as temporary:
         file = fetch_url(f"{params.author.url}/{blob.path}", Path(temporary) / lora.WEIGHTS, git_blob=blob.git_blob)
-        parameters = lora.adopt(file, folder, params.lora, out)
+        parameters = lora.adopt(file, folder, params.lora, out, card.page(params, None, pairs_path, quantized))
     view = str(View(str(train_.layer), train_.pooling, "nf4"))
     found = [Row(*main_cell(params), "trained", "-", view, "trainable_parameters", parameters)]
     found += train.described(out, params)

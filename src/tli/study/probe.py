@@ -18,7 +18,7 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli import store
+from tli import store, terminal
 from tli.data.lexicon import Pair, key, read_pairs
 from tli.data.prompts import Item
 from tli.model import backbone, lora
@@ -163,7 +163,7 @@ def measure(
 ) -> list[Row]:
     """Per prompt and query: every candidate's log-likelihood and the right one's rank; per candidate: its tokens."""
     found: list[Row] = []
-    for asked in prompts:
+    for asked in terminal.progress(prompts, f"probe {cell.cell}"):
         shape = len(asked_for), len(candidates)
         flat = scores(model, asked.requests, tokenizer.pad_token_id, batch_size)
         tokens = np.array([request.scored for request in asked.requests]).reshape(shape)

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli import store
+from tli import store, terminal
 from tli.data.lexicon import Pair, read_pairs
 from tli.model import backbone
 from tli.params import Params
 from tli.store import Row
 from tli.study import metrics
 from tli.study.embed import Embedded, by_layer, content, tokens, vocabulary
-from tli.study.views import BASE, POOLINGS, Cell, View
+from tli.study.views import BASE, POOLINGS, Cell, View, layers
 
 SETS = ("trained", "control", "all")
 
@@ -39,7 +39,8 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     model = backbone.load(quantized / "nf4", vocabulary=used, head=False, weights="dequantized", resident=0)
     found: list[Row] = []
     norms: list[Row] = []
-    for layer, (swahili, english) in by_layer(model, tokenizer, lists, size):
+    each = by_layer(model, tokenizer, lists, size)
+    for layer, (swahili, english) in terminal.progress(each, "scan", len(layers(params.active.model))):
         found += rows(pairs, swahili, english, [layer], params.measure.random_seeds)
         norms += norm_rows(BASE, swahili, english, [layer])
         if layer == "1":

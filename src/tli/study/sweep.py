@@ -15,9 +15,9 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli.data.lexicon import read_pairs
-from tli.model import backbone, lora
+from tli.model import backbone, card, lora
 from tli.model.stack import stacked
 from tli.params import Params
 from tli.store import Row
@@ -52,7 +52,8 @@ def run_train(
         found: list[Row] = []
         for adapter, seed in enumerate(seeds):
             target = piece / "adapters" / f"s{seed}"
-            lora.save(stack.tensors(adapter), settings, blocks, target, base=folder.as_posix())
+            said = card.page(params.model_copy(update={"lora": settings}), seed, pairs_path, quantized)
+            lora.save(stack.tensors(adapter), settings, blocks, target, folder.as_posix(), said)
             found += train.rows(cell(params, rank, seed, arm), trained[adapter], params.train)
         store.write_rows(piece / "train.tsv", found)
 
@@ -112,7 +113,7 @@ def _measure(
     choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
     with kept.pieces(out, inputs, **choices) as finished:
-        told = store.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))
+        told = terminal.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))
         made = [finished.piece(name.cell, partial(write, name, adapter)) for name, adapter in told]
         for file in (ALIGN, TRANSFER):
             store.join_rows(out / file, [piece / file for piece in made])

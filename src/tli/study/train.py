@@ -19,9 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from tli import store
+from tli import store, terminal
 from tli.data.lexicon import SIDES, Pair, item_names, read_pairs
-from tli.model import backbone, lora
+from tli.model import backbone, card, lora
 from tli.model.stack import Stack, stacked
 from tli.params import Params, Train
 from tli.store import Row
@@ -56,7 +56,8 @@ def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path
     model = frozen(folder, params, pairs)
     with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
         (trained,) = train(stack, tokenizer, pairs, params.train)
-        lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, base=folder.as_posix())
+        said = card.page(params, params.train.seed, pairs_path, quantized)
+        lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, folder.as_posix(), said)
     del model, stack  # what follows imports much, and needs neither
     summary = rows(main_cell(params), trained, params.train)
     store.write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
@@ -119,7 +120,7 @@ def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(batches))
     steps: list[list[Step]] = [[] for _ in stack.seeds]
     false_negatives = [0 for _ in stack.seeds]
-    for number, batch in enumerate(store.progress(batches, f"train r={stack.rank} seeds {stack.seeds}"), start=1):
+    for number, batch in enumerate(terminal.progress(batches, f"train r={stack.rank} seeds {stack.seeds}"), start=1):
         seen = [[own[index] for index in indices] for own, indices in zip(lists, batch, strict=True)]
         rows = [[forms[pair[side]] for side in (0, 1) for pair in own] for own in seen]
         where = [(own, slice(max(len(words[row]) for row in own))) for own in rows]

@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tli import kept, store
+from tli import kept, store, terminal
 from tli.data.items import read_items
 from tli.data.prompts import Item
 from tli.model import backbone, lora
@@ -159,7 +159,7 @@ def log_likelihoods(
     if finished is None:
         pieces = map(partial(_sums, model), shards.values())
     else:
-        told = store.progress(shards.items(), f"transfer {name}", len(shards))
+        told = terminal.progress(shards.items(), f"transfer {name}", len(shards))
         files = (finished.piece(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
         pieces = map(store.read_json, files)
     for index, value in chain.from_iterable(pieces):

@@ -1,0 +1,88 @@
+"""`tli summary`: what the last run found, on one screen, in the files' own numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from synthetic import fabricate
+from tiny import ROOT
+from tli import params as parameters
+from tli import store
+from tli.__main__ import main
+from tli.ops import summary
+from tli.paper import tables, verify
+from tli.params import Params
+
+COLUMNS, LINES = 120, 24
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Params:
+    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+
+
+@pytest.fixture
+def project(tmp_path: Path, smoke: Params) -> Path:
+    """A folder with what a run leaves, of synthetic rows."""
+    results = tmp_path / "results" / smoke.profile
+    folders = {name: tmp_path / "paper" / name / smoke.profile for name in ("tables", "figures")}
+    own = {"tables": folders["tables"], "figures_out": folders["figures"], "measured": results / "measured.json"}
+    made = fabricate(tmp_path / "rows", smoke, pairs=(8, 4), items=20) | own
+    tables.run(**made)
+    given = {"measured": own["measured"], "reported": made["reported"], "params": smoke}
+    verify.run(**given, expected=ROOT / "paper" / "expected.yaml", out=results / "verify.json")
+    store.write_json(results / "costs.json", {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
+    return tmp_path
+
+
+def lines(page: str) -> dict[str, str]:
+    """First word -> the rest of the line, of the last line that begins so."""
+    return {line[: summary.WIDTH].strip(): line[summary.WIDTH :] for line in page.splitlines()}
+
+
+def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Params) -> None:
+    page = summary.page(smoke, project)
+    assert len(page.splitlines()) <= LINES
+    assert max(map(len, page.splitlines())) <= COLUMNS, page
+    found = lines(page)
+    verdicts = store.read_json(project / "results" / smoke.profile / "verify.json")
+    counts = verdicts["verdicts"]
+    said = f"{sum(counts.values())} values: {counts['agrees']} agrees, {counts['differs']} differs, "
+    assert found["verify"] == said + f"{counts['no expectation']} no expectation"
+    assert found["claims"].startswith("18: ")
+    measured = store.read_json(project / "results" / smoke.profile / "measured.json")
+    gain = f"{measured['align.trained.gain.2.mask.nf4']:+.4f}".replace("-", "−")
+    assert f"({gain})" in found["cosine"]
+    assert f"{measured['retrieval.all.after.p1_sw_en.2.mask.nf4']:.3f}" in found["P@1"]
+    accuracy = measured["transfer.xnli.sw.main.accuracy"]
+    assert f"XNLI-form: English {measured['transfer.xnli.en.main.accuracy']:.1f}" in found["accuracy"]
+    assert f"Swahili {accuracy:.1f}" in found["accuracy"]
+    assert found["time"].startswith("1.5 minutes in all stages")
+    assert found["tables"] == "paper/tables/embedded/README.md"
+
+
+def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Params) -> None:
+    assert lines(summary.page(smoke, project))["paper"] == "not made yet: dvc repro paper"
+    (project / "paper" / "artifact.pdf").write_bytes(b"%PDF-")
+    found = lines(summary.page(smoke, project))
+    assert found["paper"] == "paper/artifact.pdf"
+    assert found["report"] == "not made yet: dvc repro report"
+
+
+def test_values_that_differ_are_named(project: Path, smoke: Params) -> None:
+    path = project / "results" / smoke.profile / "verify.json"
+    verdicts = store.read_json(path)
+    wrong = [*verdicts["values"]][:4]
+    store.write_json(path, verdicts | {"values": dict.fromkeys(wrong, "differs")})
+    assert lines(summary.page(smoke, project))["verify"].endswith(f": {', '.join(wrong[:3])} …")
+
+
+def test_before_a_run_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_bytes((ROOT / "tests" / "smoke" / "params.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["summary"])
+    assert done.exit_code == 2
+    assert "results/embedded/measured.json: no such file" in done.output
