@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
+from ruamel.yaml import YAML
 
+from checkout import Checkout, clone
 from tiny import ROOT, WORDS, write_base
 from tli import params as parameters
 from tli.data.lexicon import Pair
@@ -69,6 +71,19 @@ def tiny(tiny_quantized: Path) -> SimpleNamespace:
     """The tiny NF4 model and its tokenizer, freshly loaded."""
     folder = tiny_quantized / "nf4"
     return SimpleNamespace(model=backbone.load(folder), tokenizer=backbone.tokenizer(folder), folder=folder)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout after `dvc pull data.dvc`, `dvc repro` and a commit. Tests that change something copy it."""
+    checkout = clone(tmp_path_factory.mktemp("first") / "project")
+    checkout("dvc", "pull", "-q", "data.dvc")
+    output = checkout("dvc", "repro")
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert checkout.ran(output) == set(stages)
+    checkout("git", "add", "-A")
+    checkout("git", "commit", "-q", "-m", "one run")
+    return checkout
 
 
 @pytest.fixture

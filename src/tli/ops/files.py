@@ -107,7 +107,7 @@ def examine() -> Report:
     wrong = {finding.path: finding for finding in reversed(found)}
     for path, (expected, manifest) in tree.sums.items():
         got = tree.digests[path].sha256 if path in tree.digests else NOTHING
-        if got != expected and path not in wrong:
+        if got != expected and path not in wrong and manifest not in wrong:
             wrong[path] = Finding(path, f"SHA-256 {expected}", got, str(manifest))
     copies = _copies(tree, wrong) if wrong else {}
     findings = [wrong[path]._replace(copy=copies.get(wrong[path].expected)) for path in sorted(wrong)]
