@@ -5,13 +5,17 @@ The tiny model stands in for a checkpoint where only shapes and code paths matte
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
+from ruamel.yaml import YAML
 
+from checkout import Checkout, clone
 from tiny import ROOT, WORDS, write_base
 from tli import params as parameters
 from tli.data.lexicon import Pair
@@ -67,3 +71,35 @@ def tiny(tiny_quantized: Path) -> SimpleNamespace:
     """The tiny NF4 model and its tokenizer, freshly loaded."""
     folder = tiny_quantized / "nf4"
     return SimpleNamespace(model=backbone.load(folder), tokenizer=backbone.tokenizer(folder), folder=folder)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout after `dvc pull data.dvc`, `dvc repro` and a commit. Tests that change something copy it."""
+    checkout = clone(tmp_path_factory.mktemp("first") / "project")
+    checkout("dvc", "pull", "-q", "data.dvc")
+    output = checkout("dvc", "repro")
+    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    assert checkout.ran(output) == set(stages)
+    checkout("git", "add", "-A")
+    checkout("git", "commit", "-q", "-m", "one run")
+    return checkout
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """Records a count under a name, for docs/reliability.md; into the void unless TLI_FIGURES names a file.
+
+    Each record appends one JSON object on one line to that file: `promise` is the test's node id without parameters,
+    `figure` the name, `value` the count. Lines of one promise and figure add up, so that a parametrised test gives 1
+    at a time; a new file is a new count.
+    """
+    promise = request.node.nodeid.partition("[")[0]
+
+    def record(name: str, value: int) -> None:
+        if path := os.environ.get("TLI_FIGURES"):
+            line = json.dumps({"promise": promise, "figure": name, "value": value}, ensure_ascii=False)
+            with open(path, "a", encoding="utf-8") as file:  # one write in append mode: processes do not mix lines
+                file.write(f"{line}\n")
+
+    return record

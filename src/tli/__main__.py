@@ -91,10 +91,24 @@ arm_option = click.option("--arm", help="Or the arm of params.yaml: its changes,
 
 
 @main.command()
-@out_option
-def check(out: Path) -> None:
-    """Check params.yaml; every stage depends on this one."""
-    parameters.run(out, changes=click.get_current_context().find_root().obj)
+@click.option("--out", type=FILE, help="As the stage: check params.yaml alone, and write a constant there.")
+@click.option("--repair", is_flag=True, help="Put back what has a copy; set the rest aside, for `dvc repro`.")
+def check(out: Path | None, repair: bool) -> None:
+    """Check params.yaml; without --out every file too.
+
+    Every stage depends on the stage of this name, which is given --out. Without it every file of data/, of the
+    pipelines' outputs, of DVC's cache and of the remote in the repository is read to its last byte and held against
+    its hash; each that is not as it was written is told in a line, and the exit status is 1.
+    """
+    if out is not None:
+        if repair:
+            raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
+        parameters.run(out, changes=click.get_current_context().find_root().obj)
+        return
+    from tli.ops import files
+
+    loaded()
+    files.run(repair)
 
 
 @main.command()
