@@ -2,7 +2,7 @@
 #   PYTHON       the interpreter to build on, 3.11 to 3.13            make PYTHON=python3.12 repro
 #   VENV         where the virtual environment goes                   make VENV=/tmp/tli repro
 #   TORCH_INDEX  an --index-url for torch alone; empty = pip's own    PyTorch's CPU wheels are much smaller
-#   ARGS         more arguments for pytest (test, bench, image-test)  make test ARGS='-k metrics'
+#   ARGS         more arguments for pytest (test, bench, *-test)      make test ARGS='-k metrics'
 #                or for docker build (image)                          make image ARGS='--build-arg BASE_IMAGE=...'
 #   TARGET       the image: cuda, or cpu, much smaller                make image TARGET=cpu
 PYTHON ?= python3
@@ -39,10 +39,10 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test bench bench-8b lint image image-test clean lock
+.PHONY: help setup repro plots test bench bench-8b cluster-test lint image image-test clean lock
 
 help: ## print these lines
-	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
 
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
 	@echo 'setup: ready in $(VENV)'
@@ -77,6 +77,10 @@ bench-8b: $(TEST_STAMP) data ## the same at Llama-3.1-8B's shape (40 minutes, 9 
 	python -m pytest tests/bench/test_8b.py tests/bench/test_quantize_8b.py tests/bench/test_bytes.py --benchmark-only \
 	  --benchmark-json=build/bench/8b.json $(ARGS)
 	python -m tli performance build/bench/*.json
+
+cluster-test: $(TEST_STAMP) data ## run the sweep on a Slurm node started here (tests/cluster, 6 minutes, root), or say why not
+	@$(enter)
+	python -m pytest tests/cluster $(ARGS)
 
 lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,20 @@ class Checkout:
         )  # fmt: skip
         assert (call.returncode == 0) == ok, f"{' '.join(command)}: exit {call.returncode}\n{call.stdout}"
         return call.stdout
+
+    def started(self, *command: str) -> subprocess.Popen[bytes]:
+        """Starts `command` here, without a word; it can be interrupted, whatever started the tests."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+
+    def copied(self, target: Path) -> Checkout:
+        """A copy of this checkout and all that was run in it, with the same settings."""
+        shutil.copytree(self.root, target, symlinks=True)
+        copy = Checkout(target)
+        copy.env = self.env | {"PYTHONPATH": str(target / "src"), "DVC_SITE_CACHE_DIR": f"{target}.site"}
+        return copy
 
     def ran(self, output: str) -> set[str]:
         """The stages that dvc ran, by the name before `@`, from what it printed."""

@@ -291,7 +291,7 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    named = {"setup", "repro", "plots", "test", "bench", "bench-8b", "lint", "image", "image-test", "clean", "lock"}
+    named = {"cluster-test", "image-test", "setup", "repro", "plots", "test", "bench", "bench-8b", "lint", "image", "clean", "lock"}
     assert named | {"help"} == set(targets)
 
 
@@ -331,8 +331,8 @@ def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> Non
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-def test_ci_runs_lint_tests_and_the_image_s_tests() -> None:
+def test_ci_runs_lint_and_every_kind_of_test() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     steps = re.findall(r"^step make ([\w-]+)$", script.read_text(encoding="utf-8"), re.M)
-    assert steps[-3:] == ["lint", "test", "image-test"]
+    assert steps[-4:] == ["lint", "test", "cluster-test", "image-test"]

@@ -515,16 +515,54 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
 @click.option(
     "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
 )
-def plan(profile: str | None, pairs: Path) -> None:
+@click.option("--cluster", is_flag=True, help="Instead: the full grid's cells, and their hours on 1, 8 and 64 workers.")
+@click.option(
+    "--measured", type=FILE, multiple=True, help="With --cluster: JSON of `make bench-8b` or of tests/bench/gpu.py."
+)
+def plan(profile: str | None, pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     """Say beforehand what a run will cost.
 
     By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
     """
     from tli.ops import plan as module
+    from tli.ops import workers
 
     changes = click.get_current_context().find_root().obj
-    params = parameters.load(changes=changes | ({"profile": profile} if profile else {}))
-    click.echo(module.page(params, pairs, Path("results") / params.profile))
+    changes |= {"profile": profile} if profile else {}
+    params = parameters.load(changes=changes)
+    results = Path("results") / params.profile
+    if cluster:
+        arms = {name: parameters.load(changes=changes, arm=name) for name in workers.arms(params)}
+        click.echo(workers.page(params, arms, pairs, results, measured))
+    else:
+        click.echo(module.page(params, pairs, results))
+
+
+@main.command()
+@click.argument("targets", nargs=-1)
+@click.option("--dry-run", "dry", is_flag=True, help="Say what would be submitted, in which order; do nothing.")
+@click.option("--detach", is_flag=True, help="Leave Slurm to it; `tli submit` again says how far it is.")
+def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
+    """Run the sweep's cells on a cluster, or on all cores.
+
+    TARGETS: as for `dvc repro`; dvc.yaml if none is given. What dvc would have to run of the sweep becomes jobs, under
+    `cluster` of params.yaml (docs/cluster.md). Interrupted, it cancels the jobs that it submitted.
+    """
+    from tli.ops import submit as module
+
+    module.run(targets or ("dvc.yaml",), loaded(), dry, detach)
+
+
+@main.command()
+@click.argument("targets", nargs=-1)
+def collect(targets: tuple[str, ...]) -> None:
+    """Take what `tli submit` had made into DVC.
+
+    TARGETS: as for `tli submit`. Checks hashes and receipts; `dvc repro` then does the rest.
+    """
+    from tli.ops import collect as module
+
+    module.run(targets or ("dvc.yaml",), loaded())
 
 
 @main.command()

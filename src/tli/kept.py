@@ -50,7 +50,7 @@ class Kept:
         """The whole piece put last under `name`, or None. What is not whole is removed, and said so."""
         found = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
         for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-            if _digest(path) == path.name.rpartition(".")[2]:
+            if digest(path) == path.name.rpartition(".")[2]:
                 return path
             click.echo(f"{path}: not as its hash says; it is made again", err=True)
             _remove(path)
@@ -64,7 +64,7 @@ class Kept:
         write(inside / name)
         store.sync_tree(inside / name)
         os.utime(inside / name)  # a folder's time is that of its last entry, not of its last byte
-        path = self.folder / f"{name}.{_digest(inside / name)}"
+        path = self.folder / f"{name}.{digest(inside / name)}"
         if path not in before:
             os.replace(inside / name, path)
             store.sync(self.folder)
@@ -95,7 +95,7 @@ def pieces(out: Path, inputs: Iterable[Path], **settings: object) -> Iterator[Ke
         inputs: files and folders that the pieces depend on.
         settings: parameters that they depend on: whatever JSON holds, and objects with attributes that it holds.
     """
-    key = _circumstances() | {"inputs": {str(path): _fingerprint(path) for path in inputs}, "settings": settings}
+    key = _circumstances() | {"inputs": {str(path): fingerprint(path) for path in inputs}, "settings": settings}
     text = json.dumps(key, sort_keys=True, separators=(",", ":"), default=vars)
     own = out.parent / FOLDER / out.name / hashlib.sha256(text.encode()).hexdigest()[:16]
     for path in own.parent.glob("*"):
@@ -139,13 +139,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _fingerprint(path: Path) -> str:
+def fingerprint(path: Path) -> str:
     """A file's SHA-256; a folder's is that of its manifest, or of the one that it would have."""
     manifest = path / store.MANIFEST
-    return store.sha256(manifest) if manifest.is_file() else _digest(path)
+    return store.sha256(manifest) if manifest.is_file() else digest(path)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """SHA-256 of a file, or of the lines `hash  name` of all files in a folder."""
     if not path.is_dir():
         return store.sha256(path)

@@ -198,6 +198,33 @@ class Sweep(Section):
     bos_arms: Names
 
 
+class Cluster(Section):
+    """Where and with what `tli submit` runs the cells of the sweep (ops/submit.py); no stage depends on it.
+
+    `mem` in GB, `time` in minutes an attempt; `retries` beside a cell's first attempt. `container`: in `image` through
+    Apptainer. Under `local`, as many cells run at a time as `cpus` goes into the processor's cores.
+    """
+
+    executor: Literal["slurm", "local"]
+    runtime: Literal["environment", "container"]
+    image: str | None
+    partition: str | None
+    account: str | None
+    constraint: str | None
+    cpus: Count
+    mem: Count
+    gpus: Annotated[int, Field(ge=0)]
+    time: Annotated[int, Field(ge=2)]
+    retries: Annotated[int, Field(ge=0)]
+    at_once: Count
+
+    @model_validator(mode="after")
+    def _has_an_image(self) -> Self:
+        if (self.runtime == "container") != (self.image is not None):
+            raise ValueError(f"an image with runtime container and null without, got {self.image}")
+        return self
+
+
 class Bootstrap(Section):
     """How many times adapters and items are resampled, and from which seed."""
 
@@ -446,6 +473,7 @@ class Params(Section):
     bos: Bos
     arms: dict[Annotated[str, Field(pattern=r"^\w+$")], Arm]
     stats: Stats
+    cluster: Cluster
     profiles: dict[str, Profile]
 
     @model_validator(mode="before")

@@ -82,10 +82,10 @@ class Part(NamedTuple):
 def settings(params: Params, measured: Measured) -> Measured:
     """What a value may depend on, flat: params.yaml but for threads, intervals and other profiles; hashes of inputs.
 
-    How files are fetched changes no value, nor does what only the full grid reads, and the author's files count only
-    where a source says that they are used.
+    How files are fetched and where cells run changes no value, nor does what only the full grid reads, and the author's
+    files count only where a source says that they are used.
     """
-    others = {"profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep"}
+    others = {"profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     own = params.active.model_dump(mode="json", exclude={"compute"})

@@ -1,0 +1,107 @@
+"""The sweep on a real Slurm of one node: jobs killed, timed out, failed and cancelled, and dvc's bytes in the end.
+
+    make cluster-test
+
+Three minutes on two quiet cores, where Slurm is installed or root can install it; elsewhere skipped, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import node
+import pytest
+from sweep import begun, killed_in, process_in, waited
+
+from checkout import Checkout
+from tli import store
+from tli.ops import cells
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a client of the node, which runs until the last test of this module."""
+    if reason := node.missing():
+        pytest.skip(reason)
+    with node.running(tmp_path_factory.mktemp("slurm") / "node") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def ready(slurm: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A checkout up to what the sweep reads, set to submit to the node."""
+    checkout = begun(tmp_path_factory.mktemp("project") / "project")
+    checkout.edit("executor: local", "executor: slurm")
+    checkout.env |= slurm
+    return checkout
+
+
+def queue(checkout: Checkout) -> dict[str, str]:
+    """Id -> state of every job that is queued or runs."""
+    return dict(line.split() for line in checkout("squeue", "-h", "--array", "-o", "%i %T").splitlines())
+
+
+def folder(checkout: Checkout, stage: str) -> Path:
+    (found,) = (checkout.root / cells.FOLDER).glob(f"{stage}.*")
+    return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(ready: Checkout, tmp_path: Path) -> None:
+    """kill -9 of a stage, kill -9 of a job's own process, the signal before the time is up; submitted twice on the way."""
+    plain, copy = ready.copied(tmp_path / "plain"), ready.copied(tmp_path / "project")
+    said = copy("tli", "submit", "--detach")
+    assert said.startswith("4 cells to submit (slurm;")
+    assert len(queue(copy)) == 4
+    killed_in(copy, "sweep-train@2", signal.SIGKILL)
+    runner = parent(waited(lambda: process_in(copy, "sweep-train@4")))
+    os.kill(runner, signal.SIGKILL)
+    said = copy("tli", "submit", "--detach")
+    assert said.startswith("0 cells to submit"), said
+    assert ", 4 on their way, 0 done" in said
+    waited(lambda: process_in(copy, "sweep-eval@2"))
+    job = store.read_json(folder(copy, "sweep-eval@2") / cells.JOB)["id"]
+    copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
+    plain("dvc", "repro", "sweep-eval")
+    assert "4 cells done" in copy("tli", "submit")
+    tried = {
+        path.name.partition(".")[0]: len(cells.attempts(path)) for path in (copy.root / cells.FOLDER).glob("sweep*")
+    }
+    assert tried == {"sweep-train@2": 2, "sweep-train@4": 2, "sweep-eval@2": 2, "sweep-eval@4": 1}
+    assert "4 cells collected, 0 left" in copy("tli", "collect")
+    assert copy.digests("build", "results") == plain.digests("build", "results")
+    assert (copy.root / "dvc.lock").read_bytes() == (plain.root / "dvc.lock").read_bytes()
+    assert not [name for name in json.loads(copy("dvc", "status", "--json")) if name.startswith("sweep")]
+
+
+def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Checkout, tmp_path: Path) -> None:
+    copy = ready.copied(tmp_path / "project")
+    with copy.started("tli", "submit") as running:
+        place = waited(lambda: next((copy.root / cells.FOLDER).glob("sweep-train@4.*/cell.json"), None))
+        spec = store.read_json(place)
+        store.write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
+        assert running.wait(300) == 1
+    assert cells.finished(folder(copy, "sweep-eval@2"))
+    assert cells.failure(folder(copy, "sweep-train@4")) == "no such rank"
+    assert not cells.attempts(folder(copy, "sweep-eval@4"))
+    assert not queue(copy)
+    assert "2 cells collected, 2 left" in copy("tli", "collect")
+
+
+def test_interrupted_it_cancels_its_own_jobs_and_no_others(ready: Checkout, tmp_path: Path) -> None:
+    copy = ready.copied(tmp_path / "project")
+    other = copy("sbatch", "--parsable", "--output=/dev/null", "--begin=now+1hour", "--wrap=true").strip()
+    with copy.started("tli", "submit") as running:
+        waited(lambda: len(queue(copy)) == 5)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 1
+    waited(lambda: queue(copy) == {other: "PENDING"})
+    subprocess.run(["scancel", other], env=copy.env, check=True)
