@@ -56,7 +56,7 @@ def parent(pid: int) -> int:
 
 
 def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(ready: Checkout, tmp_path: Path) -> None:
-    """kill -9 of a stage, kill -9 of a job's own process, the signal before the time is up; submitted twice on the way."""
+    """kill -9 of a stage and of a job's own process, the signal before the time is up; submitted twice on the way."""
     plain, copy = ready.copied(tmp_path / "plain"), ready.copied(tmp_path / "project")
     said = copy("tli", "submit", "--detach")
     assert said.startswith("4 cells to submit (slurm;")

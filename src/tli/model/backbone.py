@@ -44,7 +44,8 @@ def setup(threads: int, device: str = "cpu") -> None:
     checkpoint.place_on(torch.device(device))
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    deterministic: Any = torch.utils.deterministic
+    deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     # peft 0.21.2 asks transformers 5 for gradient checkpointing by its old name: nothing a user could mend
