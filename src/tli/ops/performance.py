@@ -22,7 +22,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
     """Writes the page `out` from the JSON files `measured`, each of one run; together they hold the machine's rates.
 
     Raises:
-        UserError: no file holds the rates, or two files are of different machines or commits.
+        UserError: no file holds the rates, or two files are of different machines.
     """
     reports = [store.read_json(path) for path in measured]
     lines = {
@@ -34,20 +34,11 @@ def run(measured: Sequence[Path], out: Path) -> None:
     named = ", ".join(map(str, measured))
     if "rates" not in lines:
         raise store.UserError(f"{named}: expected the benchmarks of `make bench-8b`, found none; run it")
-    found = {
-        (
-            report["machine_info"]["cpu"]["brand_raw"],
-            report["machine_info"]["cpu"]["count"],
-            report["commit_info"]["id"][:12],
-        )
-        for report in reports
-        if "device" not in report
-    }
-    if len(found) > 1:
-        raise store.UserError(
-            f"{named}: expected one machine and commit, got {sorted(found)}; run the benchmarks again on one"
-        )
-    ((processor, cores, commit),) = found
+    own = [report for report in reports if "device" not in report]
+    machines = {f"{cpu['brand_raw']}, {cpu['count']} cores" for cpu in (one["machine_info"]["cpu"] for one in own)}
+    if len(machines) > 1:
+        raise store.UserError(f"{named}: expected one machine, got {sorted(machines)}; run the benchmarks again on one")
+    commits = dict.fromkeys(f"{one['datetime'][:10]} at commit {one['commit_info']['id'][:12]}" for one in own)
     rates = lines["rates"]
     text = [
         "# Performance",
@@ -55,7 +46,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
         "Written by `make bench` and `make bench-8b`. Every ratio is of two measurements of one run. The tables say "
         "against what; where they name Llama-3.1-8B's shape, it has 32 blocks, hidden size 4,096 and random weights.",
         "",
-        f"{reports[0]['datetime'][:10]}, {processor}, {cores} cores, commit {commit}. Matrix products: "
+        f"{', '.join(machines)}; {' and '.join(commits)}. Matrix products: "
         + "; ".join(
             f"{dtype} {max(own.values()) / 1e9:.0f} GFLOP/s "
             f"({', '.join(f'{value / 1e9:.0f} for {n} tokens' for n, value in own.items())})"
