@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO, TypeVar
+from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
@@ -22,12 +22,12 @@ REDRAW = 0.1  # seconds between two drawings of a live line, at least
 LONG = 10.0  # seconds: a stage that took less the last time is not announced in a log
 
 
-def live(stream: TextIO) -> bool:
+def live(stream: IO[Any]) -> bool:
     """Whether `stream` is a terminal on which a line can be rewritten."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def coloured(stream: TextIO) -> bool:
+def coloured(stream: IO[Any]) -> bool:
     """Whether `stream` may show colours: a terminal, and NO_COLOR is unset or empty (no-color.org)."""
     return live(stream) and not os.environ.get("NO_COLOR")
 
