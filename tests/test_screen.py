@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,18 +25,26 @@ def smoke() -> Params:
     return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 
 
-@pytest.fixture
-def project(tmp_path: Path, smoke: Params) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> Path:
     """A folder with what a run leaves, of synthetic rows."""
-    results = tmp_path / "results" / smoke.profile
-    folders = {name: tmp_path / "paper" / name / smoke.profile for name in ("tables", "figures")}
+    folder = tmp_path_factory.mktemp("run")
+    results = folder / "results" / smoke.profile
+    folders = {name: folder / "paper" / name / smoke.profile for name in ("tables", "figures")}
     own = {"tables": folders["tables"], "figures_out": folders["figures"], "measured": results / "measured.json"}
-    made = fabricate(tmp_path / "rows", smoke, pairs=(8, 4), items=20) | own
+    made = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20) | own
     tables.run(**made)
     given = {"measured": own["measured"], "reported": made["reported"], "params": smoke}
     verify.run(**given, expected=ROOT / "paper" / "expected.yaml", out=results / "verify.json")
     store.write_json(results / "costs.json", {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def project(run: Path, tmp_path: Path) -> Path:
+    """The same, to be changed at will."""
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
 
 
 def lines(page: str) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _headline(values: Measured, params: Params) -> dict[str, Value]:
     view = similarity.trained_view(params)
     wanted = {
         "gain": f"align.trained.gain.{view}",
-        "gain_rnd": f"gains.random_trained.{view}",
+        "random": f"gains.random_trained.{view}",
         "p1": f"retrieval.all.after.p1_sw_en.{view}",
     }
     for task, short in (("xcopa", "copa"), ("xnli", "nli")):
