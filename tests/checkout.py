@@ -63,6 +63,12 @@ class Checkout:
         kept = (path for path in files if not path.name.endswith(".receipt.json") and path.name != "costs.json")
         return {str(path.relative_to(self.root)): store.sha256(path) for path in sorted(kept)}
 
+    def lock(self) -> dict[str, object]:
+        """What dvc.lock says of each stage; in which order is that in which they were run or committed."""
+        text = (self.root / "dvc.lock").read_text(encoding="utf-8")
+        loaded: dict[str, object] = YAML(typ="safe", pure=True).load(text)["stages"]
+        return loaded
+
     @property
     def profile(self) -> str:
         return str(self.params()["profile"])

@@ -94,8 +94,10 @@ class Slurm(Executor):
     def _submit(self, group: Sequence[Cell], dependency: str | None) -> None:
         settings, retries = self.settings, self.settings.retries
         executor = SlurmExecutor(JOBS, max_num_timeout=retries, python=self.python)
-        # where not only the stage is killed but the process that runs it, the batch script asks for another start
+        # where not only the stage is killed but the process that runs it, the batch script asks for another start, by
+        # the task's name: the number that a task has beside it may be the whole array's too
         killed = f'[ $code = 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]'
+        own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
         gpus = {"gpus_per_node": settings.gpus} if settings.gpus else {}
         executor.update_parameters(
             job_name="tli", time=settings.time, cpus_per_task=settings.cpus, mem=f"{settings.mem}GB", **gpus,
@@ -103,7 +105,7 @@ class Slurm(Executor):
             dependency=dependency, array_parallelism=settings.at_once, signal_delay_s=WARNING,
             srun_args=[f"--cpus-per-task={settings.cpus}"],  # which srun does not take from sbatch since Slurm 22.05
             additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
-            teardown=["code=$?", f'{killed} && scontrol requeue "$SLURM_JOB_ID"', "exit $code"],
+            teardown=["code=$?", f"{killed} && scontrol requeue {own}", "exit $code"],
         )  # fmt: skip
         jobs = executor.submit_array([Attempts(cell.folder.resolve()) for cell in group])
         for cell, job in zip(group, jobs, strict=True):

@@ -102,7 +102,8 @@ def _wait(watched: Sequence[Cell], executor: Executor) -> None:
                 continue
             done, gone = cells.finished(cell.folder), now - missing.setdefault(cell.stage, now) >= executor.grace
             behind = more or any(other.stage in cell.after for other in waiting)
-            if done or cells.failure(cell.folder) is not None or (gone and not behind):
+            ended = cells.failure(cell.folder) is not None or any(other.stage in cell.after for other in failed)
+            if done or ended or (gone and not behind):
                 waiting.remove(cell)
                 failed += [] if done else [cell]
                 click.echo(f"{cell.stage}: {'done' if done else 'not done'}; {len(waiting)} left")
