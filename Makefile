@@ -47,10 +47,11 @@ help: ## print these lines
 setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the others do it themselves)
 	@echo 'setup: ready in $(VENV)'
 
-repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold them against what is expected
+repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold every file and value against what is expected
 	@$(enter)
 	dvc repro
 	python -m tli costs > /dev/null
+	intact=0; python -m tli check || intact=$$?
 	status=0; python -m tli verify --strict || status=$$?
 	echo
 	python -m tli summary

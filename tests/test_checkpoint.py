@@ -132,7 +132,7 @@ def test_only_what_is_asked_for_is_read(quantized: Path, tmp_path: Path) -> None
         (folder / f"{name}.safetensors").unlink()
     cut = states(backbone.load(folder, blocks=2, head=False))
     assert same(cut, {layer: whole[layer] for layer in ("0", "1", "2")})
-    with pytest.raises(store.CheckFailed, match=r"got no model\.layers\.2\.\S+ \(\d+ missing\); remove the folder"):
+    with pytest.raises(store.UserError, match=r"got no model\.layers\.2\.\S+ \(\d+ missing\); remove the folder"):
         backbone.load(folder, head=False)
 
 
@@ -199,7 +199,7 @@ def test_another_shape_than_the_configuration_s_is_refused(tiny_quantized: Path,
         folder = tmp_path / str(number)
         shutil.copytree(tiny_quantized / "nf4", folder)
         store.write_json(folder / "config.json", store.read_json(folder / "config.json") | {key: value})
-        with pytest.raises(store.CheckFailed, match=rf"({name}).*: expected the shape \[.*{value}.*\] of config\.json"):
+        with pytest.raises(store.UserError, match=rf"({name}).*: expected the shape \[.*{value}.*\] of config\.json"):
             backbone.load(folder)
 
 
@@ -209,7 +209,7 @@ def test_a_projection_that_is_not_packed_is_refused(tiny_quantized: Path, tmp_pa
     tensors = load_file(folder / "block-001.safetensors")
     kept = {key: tensor for key, tensor in tensors.items() if not key.startswith(name)}
     save_file(kept | {name: torch.zeros(64, 64, dtype=torch.bfloat16)}, folder / "block-001.safetensors")
-    with pytest.raises(store.CheckFailed, match=f"got no {name} \\(1 missing\\)"):
+    with pytest.raises(store.UserError, match=f"got no {name} \\(1 missing\\)"):
         backbone.load(folder)
 
 

@@ -98,7 +98,7 @@ def test_a_header_that_lies_is_refused_in_one_line(tmp_path: Path, lie: str) -> 
     path = tmp_path / "model.safetensors"
     path.write_bytes(LIES[lie])
     with pytest.raises(
-        store.CheckFailed, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew"
+        store.UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew"
     ) as e:
         shards.headers(tmp_path)
     assert "\n" not in e.value.message
@@ -110,7 +110,7 @@ def test_a_tensor_in_two_files_and_no_tensor_at_all_are_refused(tmp_path: Path) 
     for name in ("a", "b"):
         save_file({"x": torch.zeros(2)}, tmp_path / f"{name}.safetensors")
     with pytest.raises(
-        store.CheckFailed, match=r"b\.safetensors: expected each tensor once, got x here and in a\.safeten"
+        store.UserError, match=r"b\.safetensors: expected each tensor once, got x here and in a\.safeten"
     ):
         shards.headers(tmp_path)
 
@@ -127,7 +127,7 @@ def test_the_index_is_held_against_the_shards(tmp_path: Path) -> None:
         ("{}", "expected a mapping weight_map"),
     ):
         index.write_text(text)
-        with pytest.raises(store.CheckFailed, match=line):
+        with pytest.raises(store.UserError, match=line):
             shards.missing_from_index(tmp_path)
 
 

@@ -352,7 +352,7 @@ def test_the_authors_lists_are_taken_as_they_are(tmp_path: Path, monkeypatch: py
 
 WRONG = {
     "another file": (entries(("a", "b")), "0" * 64, store.CheckFailed, "0000"),
-    "not JSON": ('[{"swahili": "a"\n', None, store.UserError, "trained.json:2: expected JSON, got Expecting"),
+    "not JSON": ('[{"swahili": "a"\n', None, store.UserError, "trained.json:2: column 1: not JSON: Expecting"),
     "no list": ("{}", None, store.UserError, "expected a list of pairs, got {}"),
     "empty": ("[]", None, store.UserError, "expected a list of pairs"),
     "another key": ('[{"swahili": "a", "en": "b"}]', None, store.UserError, "entry 1: expected the keys swahili and"),

@@ -21,11 +21,40 @@ FILE = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@contextmanager
+def one_line(path: str) -> Iterator[None]:
+    """Says a mistake in the command line `path` as every other mistake is said, in one line."""
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        said = " ".join(error.format_message().split()).rstrip(".")
+        where = error.ctx.command_path if error.ctx else path
+        raise store.UserError(f"{where}: {said[:1].lower()}{said[1:]}; see `{where} --help`") from None
+
+
+class Command(click.Command):
+    def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
+        with one_line(f"tli {info_name}"):
+            return super().make_context(info_name, *args, **kwargs)
+
+
 class InOrder(click.Group):
     """A group whose help lists commands as they are written here."""
 
+    command_class = Command
+
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
+        with one_line("tli"):
+            return super().make_context(info_name, *args, **kwargs)
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        with one_line("tli"):
+            return super().resolve_command(context, args)
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})

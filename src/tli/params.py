@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from tli import store
 
@@ -514,13 +512,7 @@ def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = N
     Raises:
         UserError: one line that names file, key, what was expected, what stood there.
     """
-    try:
-        raw = YAML(typ="safe", pure=True).load(store.read_text(path))
-    except YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = where.line + 1 if where else 1
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise store.UserError(f"{path}:{line}: not valid YAML: {problem}; mend that line") from None
+    raw = store.read_yaml(path)
     for key, value in (changes or {}).items():
         _change(raw, key, value, path)
     params = _validated(raw, str(path))
@@ -538,11 +530,11 @@ def parse(change: str) -> tuple[str, Any]:
     """(key, value) of `KEY=VALUE`, the value read as YAML. Raises UserError where it is not of that form."""
     key, equals, text = change.partition("=")
     try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+        value = store.parse_yaml(text, "--set")
+    except store.UserError:
         equals = ""
     if not (key and equals and text):
-        raise store.UserError(f"--set: expected KEY=VALUE, got {change!r}; write it as in lora.rank=8")
+        raise store.UserError(f"--set: expected KEY=VALUE, got {store.brief(change)}; write it as in lora.rank=8")
     return key, value
 
 
@@ -563,7 +555,9 @@ def _change(raw: Any, key: str, value: Any, where: Path | str) -> None:
     for name in sections:
         at = at.get(name) if isinstance(at, dict) else None
     if not isinstance(at, dict) or last not in at:
-        raise store.UserError(f"{where}: {key}: unknown key, cannot be set to {value!r}; correct its spelling")
+        raise store.UserError(
+            f"{where}: {key}: unknown key, cannot be set to {store.brief(value)}; correct its spelling"
+        )
     at[last] = value
 
 
@@ -586,18 +580,21 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in finding["loc"] if part not in KINDS) or "the whole file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if finding["type"] == "extra_forbidden":
-        return f"{key}: unknown key, got {finding['input']!r}; remove it or correct its spelling{more}"
+        return f"{key}: unknown key, got {store.brief(finding['input'])}; remove it or correct its spelling{more}"
     if finding["type"] == "missing":
         return f"{key}: missing; add it (the committed params.yaml shows every key){more}"
     message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key}: expected {message.removeprefix('expected ')}, got {finding['input']!r}; set another value{more}"
+    got = store.brief(finding["input"])
+    return f"{key}: expected {message.removeprefix('expected ')}, got {got}; set another value{more}"
 
 
 def _across(params: Params, path: str) -> None:
     """What no single key shows: the profile exists, the layer and the ranks fit the model."""
     if params.profile not in params.profiles:
         known = ", ".join(params.profiles)
-        raise store.UserError(f"{path}: profile: expected one of {known}, got {params.profile!r}; set a listed one")
+        raise store.UserError(
+            f"{path}: profile: expected one of {known}, got {store.brief(params.profile)}; set a listed one"
+        )
     blocks = params.active.model.blocks
     if params.train.layer > blocks:
         raise store.UserError(

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import reprlib
 import resource
 import shutil
 import subprocess
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import click
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tli import terminal
 
@@ -182,16 +185,77 @@ def _rounded(value: object) -> object:
     return value
 
 
-def read_json(path: Path | str) -> Any:
-    return json.loads(read_text(path))
+def read_json(path: Path | str, what: str = "") -> Any:
+    """What a JSON file holds; an object, named `what` in the message, where that is given.
+
+    Raises:
+        UserError: no such file, no JSON, or no object where one is expected.
+    """
+    value = parse_json(read_text(path), path)
+    if what and not isinstance(value, dict):
+        raise UserError(f"{path}: expected {what}, got {brief(value)}; run `dvc repro`, or name another file")
+    return value
+
+
+def parse_json(text: str, where: Path | str) -> Any:
+    """The value that `text`, which stands at `where`, holds. UserError where it is no JSON, or has a key twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        at = f"{where}:{error.lineno}" if "\n" in text else f"{where}"
+        raise UserError(f"{at}: column {error.colno}: not JSON: {error.msg}; mend the line") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        raise UserError(f"{where}: not JSON: {' '.join(str(error).split())[:120]}; mend the file") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        raise ValueError(f"the key {next(key for key, _ in pairs if key in seen or seen.add(key))!r} twice")  # type: ignore[func-returns-value]
+    return found
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"the number {name}")
+
+
+def read_yaml(path: Path | str) -> Any:
+    """What a YAML file holds. UserError, with the line, where it is missing or no YAML."""
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, where: Path | str) -> Any:
+    """The value that `text`, which stands at `where`, holds, as plain Python. UserError where it is no YAML."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{where}:{line}: not valid YAML: {problem}; mend that line") from None
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:  # what a tag makes of its value
+        problem = " ".join(str(error).split())[:120]
+        raise UserError(f"{where}: not valid YAML: {problem}; write plain values") from None
+
+
+def brief(value: object) -> str:
+    """A value as a message shows it: on one line, and no longer than a line."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxother = 3, 4, 6, 80, 80
 
 
 def read_text(path: Path | str) -> str:
-    """The file's text; a missing file or bytes that are not UTF-8 are the user's to mend."""
+    """The file's text; a file that is not there or not text is the user's to mend."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path (what a stage writes, `dvc repro` makes)") from None
+    except OSError as error:
+        raise UserError(f"{path}: expected a file that can be read, got {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
@@ -217,17 +281,39 @@ def join_rows(path: Path | str, parts: Iterable[Path]) -> None:
             file.write(rows if number else f"{header}\n{rows}")
 
 
+WILD = ("", *(sign + word for sign in ("", "+", "-") for word in ("nan", "inf", "infinity")))  # floats, not finite
+
+
 def read_rows(path: Path | str) -> Any:
     """The rows of `path` as a pandas data frame; `value` is numeric unless the file holds a text value."""
     import pandas as pd
 
     if not Path(path).is_file():
         raise UserError(f"{path}: no such rows; run `dvc repro`, which measures them")
-    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+    again = "remove the file and run `dvc repro`, which measures them"
+    try:
+        frame = pd.read_csv(
+            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, index_col=False, encoding="utf-8"
+        )
+    except (ValueError, OSError) as error:  # of pandas' parser and of UTF-8
+        problem = " ".join(str(error).split())
+        raise UserError(f"{path}: expected rows of {len(Row._fields)} columns, got: {problem}; {again}") from None
     if tuple(frame.columns) != Row._fields:
-        raise UserError(f"{path}:1: expected the columns {' '.join(Row._fields)}, got {' '.join(frame.columns)}")
-    frame["rank"] = frame["rank"].astype(int)
+        raise UserError(
+            f"{path}:1: expected the columns {' '.join(Row._fields)}, got {' '.join(frame.columns)[:120]}; {again}"
+        )
     numeric = pd.to_numeric(frame["value"], errors="coerce")
+    text = frame["value"].fillna("").str.strip().str.lower()
+    for column, broken, expected in (
+        ("value", frame["value"].isna(), f"{len(Row._fields)} columns"),
+        ("rank", ~frame["rank"].str.fullmatch("[0-9]{1,9}"), "a whole number"),
+        ("value", text.isin(WILD) | numeric.abs().eq(math.inf), "a finite number or a word"),
+    ):
+        if broken.any():
+            line = int(broken.to_numpy().argmax())
+            got = brief(frame[column].tolist()[line])
+            raise UserError(f"{path}:{line + 2}: {column}: expected {expected}, got {got}; {again}")
+    frame["rank"] = frame["rank"].astype(int)
     if not numeric.isna().any():
         frame["value"] = numeric
     return frame

@@ -14,6 +14,8 @@ from typing import Any
 from tli import store
 from tli.data.prompts import CORRECTED, LABELS, LANGUAGES, QUESTIONS, TEXTS, Item, Source
 
+HALF = "[\ud800-\udfff]"  # half of a character, which JSON can write and no file of text can hold
+UNFIT = rf"[\t\r\n]|{HALF}"
 WORLD_SPLITS = ("dev", "test")
 SPLITS = ("dev", "validation", "test")
 OPTIONS = {**LABELS, f"xcopa{CORRECTED}": LABELS["xcopa"]}  # task of a rendered item -> how many options
@@ -48,7 +50,7 @@ def read_items(path: Path | str) -> list[Item]:
         count = OPTIONS[task]
         if not isinstance(options, list) or len(options) != count or not all(isinstance(o, str) and o for o in options):
             raise store.UserError(f"{where}: options: expected {count} texts, got {options!r}; run `dvc repro`")
-        if not isinstance(record["context"], str):
+        if not isinstance(record["context"], str) or re.search(HALF, "".join([record["context"], *options])):
             raise store.UserError(f"{where}: context: expected a text, got {record['context']!r}; run `dvc repro`")
         language, split = _text(where, record, "language"), _text(where, record, "split", SPLITS)
         label = _label(where, record, count)
@@ -73,10 +75,7 @@ def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     first: dict[tuple[str, str], int] = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise store.UserError(f"{where}: column {error.colno}: not JSON: {error.msg}; mend the line") from None
+        record = store.parse_json(line, where)
         if not isinstance(record, dict):
             raise store.UserError(f"{where}: expected a JSON object, got {line[:40]!r}; mend the line")
         name = _text(where, record, "id")
@@ -94,7 +93,7 @@ def _text(where: str, record: Mapping[str, Any], name: str, among: Iterable[str]
     if name not in record:
         raise store.UserError(f"{where}: {name}: missing; add the field")
     value = record[name]
-    if not isinstance(value, str) or not value.strip() or re.search(r"[\t\r\n]", value):
+    if not isinstance(value, str) or not value.strip() or re.search(UNFIT, value):
         raise store.UserError(f"{where}: {name}: expected a text on one line, got {value!r}; correct the field")
     if among is not None and value not in among:
         raise store.UserError(f"{where}: {name}: expected one of {', '.join(among)}, got {value!r}; correct the field")

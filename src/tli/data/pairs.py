@@ -6,7 +6,6 @@ says what they are like. Feeds the data-audit table and every lexical table.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import unicodedata
 from collections.abc import Sequence
@@ -83,10 +82,7 @@ def read_json(path: Path, set_: str) -> list[Pair]:
     Raises:
         UserError: not such a list; the entry at fault is named by its place, from 1.
     """
-    try:
-        entries = json.loads(store.read_text(path))
-    except json.JSONDecodeError as error:
-        raise complaint(f"{path}:{error.lineno}", "JSON", error.msg, "mend that line") from None
+    entries = store.read_json(path)
     if not isinstance(entries, list) or not entries:
         raise complaint(str(path), "a list of pairs", f"{entries!r:.40}", "name a file of word pairs")
     pairs = []

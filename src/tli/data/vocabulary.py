@@ -83,6 +83,8 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]
     lines = store.read_text(path).splitlines()
     if not lines or lines[0].split("\t") != list(columns):
         raise store.UserError(f"{path}:1: expected the columns {' '.join(columns)}; restore the header")
+    if len(lines) < 2 and path.name != "related.tsv":
+        raise store.UserError(f"{path}:2: expected lines under the header, got none; restore the file")
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(columns) or not all(cell.strip() == cell and cell for cell in cells):

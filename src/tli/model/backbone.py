@@ -20,6 +20,7 @@ from tli import store
 from tli.model import checkpoint
 from tli.model.checkpoint import Dequantized as Dequantized
 from tli.model.checkpoint import NoHead as NoHead
+from tli.model.checkpoint import config as config
 from tli.model.checkpoint import dequantized as dequantized
 from tli.model.checkpoint import keep_unpacked as keep_unpacked
 from tli.model.checkpoint import load as load

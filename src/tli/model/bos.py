@@ -12,7 +12,6 @@ the model remains the function that it was, and what changes is a mean pool that
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -80,7 +79,7 @@ def run(
     weights, gates = edit(load_file(base / "model.safetensors"), model, seen, params.bos.layer, params.bos.ratio)
     with store.atomic_dir(out) as folder:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-        config = json.loads(store.read_text(base / "config.json"))
+        config = store.read_json(base / "config.json", "a model's configuration")
         store.write_json(folder / "config.json", config | {"intermediate_size": config["intermediate_size"] + ADDED})
         for file in nf4.TOKENIZER_FILES:
             if (base / file).exists():

@@ -16,9 +16,16 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from jaxtyping import Float, Int
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from tli import store
@@ -27,6 +34,7 @@ HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
     "set model.head_from of the profile to a sibling repository that has it (only transfer and probe need a head)"
 )
+MOST_BLOCKS = 1000  # of any model that there is; a configuration that says more is broken
 OTHER_WORDS = "run `dvc repro base` with the list, or set model.span to null"
 Weights = Literal["packed", "dequantized"]
 
@@ -152,8 +160,14 @@ class Files:
         self.folder, self.rows = folder, None if rows is None else torch.tensor(rows)
         self.where: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
-            with safe_open(file, framework="pt") as tensors:
-                self.where |= dict.fromkeys(tensors.keys(), file)
+            try:
+                with safe_open(file, framework="pt") as tensors:
+                    self.where |= dict.fromkeys(tensors.keys(), file)
+            except (SafetensorError, OSError) as error:
+                said = " ".join(str(error).split())
+                raise store.UserError(
+                    f"{file}: expected a safetensors file, got: {said}; remove the folder and run `dvc repro`"
+                ) from None
         if not self.where:
             raise store.UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro`")
         self.states: dict[str, list[str]] = {}  # of a 4-bit weight: what its quantisation state is made of
@@ -169,10 +183,10 @@ class Files:
         return found
 
     def require(self, places: Iterable[Place], what: str) -> None:
-        """Raises CheckFailed unless there is a tensor for each place: none is ever drawn at random."""
+        """Raises UserError unless there is a tensor for each place: none is ever drawn at random."""
         missing = [place.name for place in places if place.name not in (self.states if place.packed else self.where)]
         if missing:
-            raise store.CheckFailed(
+            raise store.UserError(
                 f"{self.folder}: expected every tensor of {what}, got no {min(missing)} ({len(missing)} missing); "
                 "remove the folder and run `dvc repro`"
             )
@@ -181,14 +195,21 @@ class Files:
         """Puts the tensors in their places, in the dtype that the model has there; 4-bit weights as views of the file.
 
         Raises:
-            CheckFailed: a tensor has not the shape that the configuration says.
+            UserError: a tensor has not the shape that the configuration says.
         """
         for place in places:
             module: Any = place.module
             tensor, parameter = self.tensor(place.name), place.empty
             if place.packed:
                 state = {name: self.tensor(name) for name in self.states[place.name]}
-                weight: Any = Params4bit.from_prequantized(tensor, state, device=_device)
+                try:
+                    weight: Any = Params4bit.from_prequantized(tensor, state, device=_device)
+                except Exception as error:  # whatever bitsandbytes makes of tensors that are none of its own
+                    said = " ".join(str(error).split())[:120] or type(error).__name__
+                    raise store.UserError(
+                        f"{self.folder}: {place.name}: expected a 4-bit weight and its state, got: {said}; "
+                        "remove the folder and run `dvc repro`"
+                    ) from None
                 got, expected = weight.quant_state.shape, torch.Size((module.out_features, module.in_features))
                 parameter = weight if isinstance(module, Linear4bit) else unpacked(weight, place.empty.dtype)
             else:
@@ -196,7 +217,7 @@ class Files:
                 got, expected = tensor.shape, place.empty.shape
                 parameter = nn.Parameter(tensor.to(_device, place.empty.dtype, copy=True), requires_grad=False)
             if got != expected:
-                raise store.CheckFailed(
+                raise store.UserError(
                     f"{self.folder}: {place.name}: expected the shape {list(expected)} of config.json, "
                     f"got {list(got)}; remove the folder and run `dvc repro`"
                 )
@@ -264,7 +285,7 @@ def load(
             after another (see `backbone.run`). All, if not given.
 
     Raises:
-        CheckFailed: the checkpoint lacks a tensor, or one has another shape than its configuration says.
+        UserError: there is no such checkpoint, it lacks a tensor, or one has another shape than its configuration says.
     """
     model = _empty(folder, blocks)
     body: Any = model.model
@@ -308,31 +329,70 @@ def load(
 
 def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
     """The model of the configuration in `folder`, cut to `blocks`, its parameters without memory on the meta device."""
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-    part = getattr(config, "part_of", None)
-    whole = config.num_hidden_layers if part is None else part["num_hidden_layers"]
+    own: Any = config(folder)
+    part = getattr(own, "part_of", None)
+    whole = own.num_hidden_layers if part is None else part["num_hidden_layers"]
     if blocks is not None:
-        config.num_hidden_layers = blocks
-        if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
-            config.layer_types = config.layer_types[:blocks]
-    quantization = getattr(config, "quantization_config", None)
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+        own.num_hidden_layers = blocks
+        if getattr(own, "layer_types", None):  # kept beside the number of blocks by some architectures
+            own.layer_types = own.layer_types[:blocks]
+    quantization = getattr(own, "quantization_config", None)
+    model = laid_out(folder, own)
     if quantization is not None:
-        quantizer: Any = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
-        quantizer.preprocess_model(model, dtype=config.dtype, device_map={"": _device})
+        try:
+            quantizer: Any = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
+            quantizer.preprocess_model(model, dtype=own.dtype, device_map={"": _device})
+        except Exception as error:  # likewise
+            raise _unfit(folder / "config.json", error) from None
         model.hf_quantizer = quantizer
         quantizer.postprocess_model(model)
         for module in model.modules():
             if isinstance(module, Linear4bit) and module.bias is not None:
-                module.bias.data = module.bias.to(config.dtype)  # made in float32, whatever the model's dtype
+                module.bias.data = module.bias.to(own.dtype)  # made in float32, whatever the model's dtype
     body: Any = model.model
-    body.rotary_emb = type(body.rotary_emb)(config=config).to(_device)  # no checkpoint holds its buffers
+    body.rotary_emb = type(body.rotary_emb)(config=own).to(_device)  # no checkpoint holds its buffers
     if len(body.layers) < whole:
         body.norm = nn.Identity()
     model.config.use_cache = False
-    model.name_or_path = config.name_or_path = str(folder)
+    model.name_or_path = own.name_or_path = str(folder)
     return model
+
+
+def config(folder: Path) -> PretrainedConfig:
+    """The configuration of the checkpoint in `folder`; code that may lie beside it is never run.
+
+    Raises:
+        UserError: there is none, or none of a causal language model that transformers has.
+    """
+    path = folder / "config.json"
+    given = store.read_json(path, "a model's configuration")
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        known = 0 < cast(Any, found).num_hidden_layers <= MOST_BLOCKS
+    except Exception as error:  # whatever transformers makes of values that are none
+        raise _unfit(path, error) from None
+    if not known:
+        got = store.brief(given.get("num_hidden_layers"))
+        raise store.UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
+    return found
+
+
+def laid_out(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a configuration, its tensors without memory or values. UserError where it is no causal LM's."""
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+    except Exception as error:  # likewise
+        raise _unfit(folder / "config.json", error) from None
+    return model
+
+
+def _unfit(path: Path, error: Exception) -> store.UserError:
+    said = " ".join(str(error).split())[:200]
+    return store.UserError(
+        f"{path}: expected a causal language model with Llama's module names, got: {said or type(error).__name__}; "
+        "restore the file, or choose such a model"
+    )
 
 
 def require_head(folder: Path) -> None:
@@ -357,7 +417,16 @@ def keep_unpacked(model: nn.Module) -> None:
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # whatever transformers and tokenizers make of files that are none
+        said = " ".join(str(error).split())[:200]
+        raise store.UserError(
+            f"{folder}: expected a tokenizer, got: {said or type(error).__name__}; "
+            "remove the folder and run `dvc repro`"
+        ) from None
     if loaded.pad_token is None:
         loaded.pad_token = loaded.eos_token
     return loaded

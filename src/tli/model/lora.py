@@ -6,9 +6,10 @@ LoRA (2106.09685, section 4.1) adds to a frozen projection W a product of two th
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +19,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tli import store
 from tli.model import backbone
@@ -92,7 +93,11 @@ def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel
 
     With `merge` the adapter is folded into the weights: a 4-bit weight is dequantised, changed and packed again, which
     rounds once more. This is what the public evaluation script does.
+
+    Raises:
+        UserError: the folder holds no whole adapter of this model in this project's own form (`hold`).
     """
+    hold(folder, model)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     backbone.keep_unpacked(adapted)
     if not merge:
@@ -104,6 +109,69 @@ def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel
     backbone.keep_unpacked(merged)
     merged.eval()
     return merged
+
+
+FREE = ("r", "lora_alpha", "use_rslora", "lora_dropout", "layers_to_transform", "target_modules")  # what `config` sets
+SILENT = (*FREE, "base_model_name_or_path", "peft_version")
+
+
+def hold(folder: Path, model: PreTrainedModel) -> None:
+    """UserError unless `folder` has what `save` writes: known settings, every tensor of the right shape, and finite.
+
+    PEFT alone would load a pickle where there is no safetensors file, ask the hub where there is no folder, and leave a
+    tensor that the file lacks as it is at the start of training.
+    """
+    path, again = folder / SETTINGS, "run `dvc repro`, which trains it"
+    given = store.read_json(path, "an adapter's settings")
+    layers = backbone.body_of(model).layers
+
+    def refuse(key: str, expected: str) -> store.UserError:
+        return store.UserError(f"{path}: {key}: expected {expected}, got {store.brief(given.get(key))}; {again}")
+
+    for key, kind in (("r", int), ("lora_alpha", int), ("use_rslora", bool), ("lora_dropout", float | int)):
+        if not isinstance(given.get(key), kind) or (isinstance(given[key], bool) != (kind is bool)) or given[key] < 0:
+            raise refuse(key, "a number" if kind is not bool else "true or false")
+    widths = {name: layer for name, layer in layers[0].self_attn.named_children() if name.endswith("_proj")}
+    targets, blocks = given.get("target_modules"), given.get("layers_to_transform")
+    if not isinstance(targets, list) or not targets or any(name not in [*widths] for name in targets):
+        raise refuse("target_modules", f"some of {', '.join(widths)}")
+    whole = isinstance(blocks, list) and bool(blocks) and all(type(block) is int and block >= 0 for block in blocks)
+    most = math.inf if isinstance(backbone.body_of(model).norm, nn.Identity) else len(layers)  # of a cut model: any
+    if not whole or sorted(set(blocks)) != blocks or blocks[0] >= len(layers) or blocks[-1] >= most:
+        raise refuse("layers_to_transform", f"numbers of blocks from 0 to {len(layers) - 1}, ascending")
+    if not 1 <= given["r"] <= 4096 or given["lora_dropout"] >= 1:
+        raise refuse("r" if given["lora_dropout"] < 1 else "lora_dropout", "1 or more" if given["r"] < 1 else "less")
+    ours = {key: given[key] for key in FREE}
+    plain = LoraConfig(
+        **ours, layers_pattern="layers", bias="none", task_type=TaskType.CAUSAL_LM, inference_mode=True
+    ).to_dict()
+    for key in sorted((plain.keys() | given.keys()) - {*SILENT}):
+        if given.get(key) != plain.get(key):
+            raise refuse(key, f"{store.brief(plain.get(key))} as this project writes it")
+    expected = {
+        f"base_model.model.model.layers.{block}.self_attn.{target}.lora_{matrix}.weight": shape
+        for block in blocks
+        for target in targets
+        for matrix, shape in (
+            ("A", [given["r"], widths[target].in_features]),
+            ("B", [widths[target].out_features, given["r"]]),
+        )
+    }
+    _fits(folder / WEIGHTS, _tensors(folder / WEIGHTS, again), expected, f"{path.name}", again)
+
+
+def _fits(
+    file: Path, found: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], settings: str, advice: str
+) -> None:
+    """UserError unless the tensors are, name by name and shape by shape, those expected, and finite."""
+    for name in [*expected, *sorted(found.keys() - expected.keys())]:
+        want = list(expected[name]) if name in expected else "no such tensor"
+        got = list(found[name].shape) if name in found else "none"
+        if want != got:
+            raise store.UserError(f"{file}: {name}: expected {want} ({settings}), got {got}; {advice}")
+        if not (found[name].is_floating_point() and bool(found[name].isfinite().all())):
+            kind = str(found[name].dtype).removeprefix("torch.")
+            raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
 
 
 def unload(adapted: nn.Module) -> PreTrainedModel:
@@ -122,7 +190,7 @@ def shapes(checkpoint: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
 
     Where the checkpoint is a part (model/part.py), of the model that it is cut from.
     """
-    settings = AutoConfig.from_pretrained(checkpoint, local_files_only=True)
+    settings: Any = backbone.config(checkpoint)
     for key, value in (getattr(settings, "part_of", None) or {}).items():
         setattr(settings, key, value)
     with torch.device("meta"):
@@ -141,31 +209,23 @@ def adopt(file: Path, checkpoint: Path, lora: Lora, folder: Path, card: str | No
         UserError: `file` is no safetensors file (nothing else is ever read), or its tensors are not, name by name and
             shape by shape, those of LoRA of this rank on these targets; or one holds a value that is not finite.
     """
-    found, expected = _tensors(file), shapes(checkpoint, lora)
+    found, expected = _tensors(file, "name the author's safetensors file in author.adapter"), shapes(checkpoint, lora)
     settings = f"LoRA of rank {lora.rank} on {', '.join(lora.targets)} of every block"
-    for name in [*expected, *sorted(found.keys() - expected.keys())]:
-        want = list(expected[name]) if name in expected else "no such tensor"
-        got = list(found[name].shape) if name in found else "none"
-        if want != got:
-            advice = "set lora.rank, lora.targets and the profile to the model that it was trained on"
-            raise store.UserError(f"{file}: {name}: expected {want} ({settings}), got {got}; {advice}")
-        if not (found[name].is_floating_point() and bool(found[name].isfinite().all())):
-            kind = str(found[name].dtype).removeprefix("torch.")
-            raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
+    advice = "set lora.rank, lora.targets and the profile to the model that it was trained on"
+    _fits(file, found, expected, settings, advice)
     blocks = len({place(name).block for name in expected})
     save({name: found[name] for name in expected}, lora, blocks, folder, checkpoint.as_posix(), card)
     return sum(tensor.numel() for tensor in found.values())
 
 
-def _tensors(file: Path) -> dict[str, Tensor]:
+def _tensors(file: Path, advice: str) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         said = " ".join(str(error).split())
         raise store.UserError(
-            f"{file}: expected a safetensors file, got something else ({said}); name the author's safetensors file "
-            "in author.adapter (a pickle is never loaded)"
+            f"{file}: expected a safetensors file, got something else ({said}); {advice} (a pickle is never loaded)"
         ) from None
 
 

@@ -8,7 +8,6 @@ that are written outlive a run that is cut off (kept.py). Feeds the setup table.
 from __future__ import annotations
 
 import gc
-import json
 import math
 import os
 import shutil
@@ -24,7 +23,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import kept, store, terminal
@@ -67,8 +66,7 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finish
         finished: where shards are kept once written, and taken from where they are already.
 
     Raises:
-        UserError: `base` holds no safetensors file.
-        CheckFailed: it lacks a tensor of its architecture, other than a head.
+        UserError: `base` holds no safetensors file, or lacks a tensor of its architecture, other than a head.
     """
     held = _held(base)
     out.mkdir(parents=True)
@@ -81,7 +79,7 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finish
             _link(finished.piece(f"{kind}-{file.name}", write), file)
         index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings)), file.name)
     store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
-    config = json.loads((base / "config.json").read_text())
+    config = store.read_json(base / "config.json", "a model's configuration")
     config["dtype"] = settings.load_dtype
     config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
     config["quantization_config"] = BitsAndBytesConfig(
@@ -124,7 +122,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
     }  # fmt: skip
     for name in _architecture(folder).state_dict():
         if name not in held and name != checkpoint.HEAD:
-            raise store.CheckFailed(
+            raise store.UserError(
                 f"{folder}: expected {name} in a safetensors file, found none; "
                 "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
             )
@@ -133,8 +131,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
 
 def _architecture(folder: Path) -> Any:
     """The language model of the folder's configuration, its tensors without memory or values."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return checkpoint.laid_out(folder, checkpoint.config(folder))
 
 
 def _shards(held: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:

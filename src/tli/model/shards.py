@@ -34,8 +34,7 @@ def headers(folder: Path) -> dict[str, TensorInfo]:
     """Tensor name -> what the *.safetensors files of `folder` say of it in their own headers.
 
     Raises:
-        CheckFailed: a header that is not true of its file, or a tensor that two files hold.
-        UserError: no such file.
+        UserError: no such file, a header that is not true of its file, or a tensor that two files hold.
     """
     return headers_of(sorted(folder.glob("*.safetensors")), folder)
 
@@ -46,7 +45,7 @@ def headers_of(files: Iterable[Path], where: Path | str) -> dict[str, TensorInfo
     for file in files:
         for name, info in _header(file).items():
             if name in found:
-                raise store.CheckFailed(
+                raise store.UserError(
                     f"{file}: expected each tensor once, got {name} here and in {found[name].file.name}; "
                     "choose a checkpoint without copies"
                 )
@@ -62,7 +61,7 @@ def _header(file: Path) -> dict[str, TensorInfo]:
             pass  # the library holds sizes, types and offsets against each other and against the file's length
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise store.CheckFailed(
+        raise store.UserError(
             f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it anew"
         ) from None
     with file.open("rb") as handle:
@@ -87,7 +86,7 @@ def missing_from_index(folder: Path) -> tuple[list[str], list[str]]:
         return [], []
     index = read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict):
-        raise store.CheckFailed(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
+        raise store.UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
     held = headers(folder)
     return sorted(held.keys() - index.keys()), sorted(index.keys() - held.keys())
 
@@ -117,11 +116,11 @@ def digest(info: TensorInfo) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that came with a checkpoint; CheckFailed where it is none."""
+    """A JSON object that came with a checkpoint; UserError where it is none."""
     try:
         value = json.loads(store.read_text(path))
     except json.JSONDecodeError as error:
-        raise store.CheckFailed(f"{path}:{error.lineno}: not valid JSON; remove it and fetch it anew") from None
+        raise store.UserError(f"{path}:{error.lineno}: not valid JSON; remove it and fetch it anew") from None
     if not isinstance(value, dict):
-        raise store.CheckFailed(f"{path}: expected a JSON object, got {type(value).__name__}; fetch it anew")
+        raise store.UserError(f"{path}: expected a JSON object, got {type(value).__name__}; fetch it anew")
     return value

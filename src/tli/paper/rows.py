@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from tli import store
 from tli.params import Params
 
@@ -148,12 +145,7 @@ def flat(value: object, prefix: str = "") -> Measured:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; UserError where it does not."""
-    try:
-        loaded = YAML(typ="safe", pure=True).load(store.read_text(path))
-    except YAMLError as error:
-        raise store.UserError(
-            f"{path}: not valid YAML: {' '.join(str(error).split())}; restore the file from git"
-        ) from None
+    loaded = store.read_yaml(path)
     if not isinstance(loaded, dict):
         raise store.UserError(f"{path}: expected a mapping, got {type(loaded).__name__}; restore the file from git")
     return loaded

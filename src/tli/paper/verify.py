@@ -59,7 +59,7 @@ def run(
     Raises:
         UserError: measured.json is missing (exit 2).
     """
-    values: Measured = store.read_json(measured)
+    values: Measured = store.read_json(measured, "measured values by key")
     source = load_yaml(reported)
     theirs, again = published_values(source, params), claims.recomputed(source)
     checks = expectations.judge(values, expectations.load(expected, params), params)
