@@ -377,11 +377,16 @@ def config(folder: Path) -> PretrainedConfig:
     return found
 
 
-def laid_out(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a configuration, its tensors without memory or values. UserError where it is no causal LM's."""
+def laid_out(folder: Path, settings: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The model of the configuration in `folder`, or of `settings` out of it, its tensors without memory or values.
+
+    Raises:
+        UserError: it is not the configuration of a causal language model.
+    """
+    settings = config(folder) if settings is None else settings
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=settings.dtype)
     except Exception as error:  # likewise
         raise _unfit(folder / "config.json", error) from None
     return model

@@ -131,7 +131,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
 
 def _architecture(folder: Path) -> Any:
     """The language model of the folder's configuration, its tensors without memory or values."""
-    return checkpoint.laid_out(folder, checkpoint.config(folder))
+    return checkpoint.laid_out(folder)
 
 
 def _shards(held: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:

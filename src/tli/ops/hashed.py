@@ -110,7 +110,7 @@ def read() -> Tree:
     Raises:
         UserError: no DVC repository here, or a lock that is none.
     """
-    from dvc.config import Config, ConfigError  # type: ignore[import-untyped]
+    from dvc.config import Config, ConfigError
 
     if not Path(".dvc").is_dir():
         raise store.UserError("check: expected a DVC repository in this folder, got none; change to the checkout")

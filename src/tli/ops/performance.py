@@ -34,11 +34,11 @@ def run(measured: Sequence[Path], out: Path) -> None:
     named = ", ".join(map(str, measured))
     if "rates" not in lines:
         raise store.UserError(f"{named}: expected the benchmarks of `make bench-8b`, found none; run it")
-    own = [report for report in reports if "device" not in report]
-    machines = {f"{cpu['brand_raw']}, {cpu['count']} cores" for cpu in (one["machine_info"]["cpu"] for one in own)}
+    here = [report for report in reports if "device" not in report]
+    machines = {f"{cpu['brand_raw']}, {cpu['count']} cores" for cpu in (one["machine_info"]["cpu"] for one in here)}
     if len(machines) > 1:
         raise store.UserError(f"{named}: expected one machine, got {sorted(machines)}; run the benchmarks again on one")
-    commits = dict.fromkeys(f"{one['datetime'][:10]} at commit {one['commit_info']['id'][:12]}" for one in own)
+    commits = dict.fromkeys(f"{one['datetime'][:10]} at commit {one['commit_info']['id'][:12]}" for one in here)
     rates = lines["rates"]
     text = [
         "# Performance",
