@@ -14,7 +14,8 @@ import pytest
 from container import COMPOSE, Build, listing, run
 from ruamel.yaml import YAML
 
-from test_pipeline import PER_RANK, Checkout
+from checkout import Checkout
+from test_pipeline import EXAMPLES
 from tiny import ROOT
 from tli import store
 
@@ -291,7 +292,7 @@ def test_the_results_come_out_owned_by_the_caller(finished: dict[str, str], serv
 
 def test_an_experiment_runs_inside(finished: dict[str, str], services: Services) -> None:
     text = services("shell", "dvc", "exp", "run", "-S", "lora.rank=8")
-    assert {name.split("@")[0] for name in ran(text)} - {"check"} == PER_RANK
+    assert {name.split("@")[0] for name in ran(text)} - {"check"} == EXAMPLES["A rank"][1]
     assert "Ran experiment" in text
 
 
