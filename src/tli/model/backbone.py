@@ -23,6 +23,7 @@ from tli.model.checkpoint import NoHead as NoHead
 from tli.model.checkpoint import config as config
 from tli.model.checkpoint import dequantized as dequantized
 from tli.model.checkpoint import keep_unpacked as keep_unpacked
+from tli.model.checkpoint import laid_out as laid_out
 from tli.model.checkpoint import load as load
 from tli.model.checkpoint import require_head as require_head
 from tli.model.checkpoint import rows as rows

@@ -371,17 +371,28 @@ def config(folder: Path) -> PretrainedConfig:
         known = 0 < cast(Any, found).num_hidden_layers <= MOST_BLOCKS
     except Exception as error:  # whatever transformers makes of values that are none
         raise _unfit(path, error) from None
+    packing = given.get("quantization_config", {})
+    if not isinstance(packing, dict) or packing.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise store.UserError(
+            f"{path}: quantization_config: expected that of bitsandbytes or none, got {store.brief(packing)}; "
+            "restore the file"
+        )
     if not known:
         got = store.brief(given.get("num_hidden_layers"))
         raise store.UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
     return found
 
 
-def laid_out(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
-    """The model of a configuration, its tensors without memory or values. UserError where it is no causal LM's."""
+def laid_out(folder: Path, settings: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The model of the configuration in `folder`, or of `settings` out of it, its tensors without memory or values.
+
+    Raises:
+        UserError: it is not the configuration of a causal language model.
+    """
+    settings = config(folder) if settings is None else settings
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=config.dtype)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=settings.dtype)
     except Exception as error:  # likewise
         raise _unfit(folder / "config.json", error) from None
     return model
@@ -417,6 +428,7 @@ def keep_unpacked(model: nn.Module) -> None:
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
+    store.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
