@@ -65,15 +65,18 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-bench: $(TEST_STAMP) data ## time the training and the scoring (tests/bench)
+bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
 	@$(enter)
-	python -m pytest tests/bench/test_speed.py --benchmark-only $(ARGS)
+	mkdir -p build/bench
+	python -m pytest tests/bench/test_speed.py tests/bench/test_whole.py --benchmark-only \
+	  --benchmark-json=build/bench/speed.json $(ARGS)
 
-bench-8b: $(TEST_STAMP) data ## time training step and scan at Llama-3.1-8B's shape (30 minutes, 9 GB of memory, 5 GB of disk)
+bench-8b: $(TEST_STAMP) data ## the same at Llama-3.1-8B's shape (40 minutes, 9 GB of memory, 17 GB of disk); then docs/performance.md
 	@$(enter)
-	mkdir -p build
-	python -m pytest tests/bench/test_8b.py --benchmark-only --benchmark-json=build/bench-8b.json $(ARGS)
-	python -m tli performance build/bench-8b.json
+	mkdir -p build/bench
+	python -m pytest tests/bench/test_8b.py tests/bench/test_quantize_8b.py tests/bench/test_bytes.py --benchmark-only \
+	  --benchmark-json=build/bench/8b.json $(ARGS)
+	python -m tli performance build/bench/*.json
 
 lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)

@@ -99,9 +99,10 @@ def test_stages_killed_anywhere_give_the_same_bytes(checkout: Checkout, undistur
     """`base` and then `quantize`, each killed later and later, by half of its time, until it is through."""
     build = Path("build") / checkout.profile
     commands = {
-        "base": ["base", f"{build}/world", "--words", f"{build}/words.txt", "--metrics", f"results/{checkout.profile}/base.json"],
+        "base": ["base", f"{build}/world", "--words", f"{build}/words.txt",
+                 "--metrics", f"results/{checkout.profile}/base.json"],
         "quantized": ["quantize", f"{build}/base", "--rows", f"{build}/quantize.tsv"],
-    }
+    }  # fmt: skip
     for out, command in commands.items():
         whole = store.read_json(undisturbed.root / build / f"{out}.receipt.json")["seconds"]
         lock = checkout.root / build / ".kept" / f"{out}.lock"

@@ -15,12 +15,16 @@ from tli.ops import performance
 def report(**changes: dict[str, Any]) -> dict[str, Any]:
     """What pytest-benchmark would write of three measurements and the machine, 1 TFLOP in each."""
     lines: dict[str, dict[str, Any]] = {
-        "rates": {"table": "The machine", "line": "rates", "matmul": {"96": 4e11, "384": 5e11}, "copy": 8e9},
+        "rates": {"table": "The machine", "line": "rates", "copy": 8e9,
+                  "matmul": {"bfloat16": {"96": 4e11, "384": 5e11}, "float32": {"96": 2e11}}},
         "imports": {"table": "Imports", "line": "imports", "peak_bytes": 4.2e8},
         "ours": {"table": "A step", "line": "this", "seconds": 2.5, "peak_bytes": 1.25e9, "flop": 1e12,
                  "aims": {"times": {"theirs": 4}, "gb": 1.0, "floor": 0.7, "seconds": 3}},
         "theirs": {"table": "A step", "line": "that", "seconds": 10.0, "peak_bytes": 4e9, "flop": 1e12,
                    "scaled": "2 timed"},
+        "copies": {"table": "Bytes", "line": "copied", "seconds": 2.0, "copied_bytes": 8e9, "fetched_bytes": 3e9,
+                   "aims": {"fetched_gb": 2}},
+        "single": {"table": "A step", "line": "float32", "seconds": 10.0, "flop": 1e12, "dtype": "float32"},
     }  # fmt: skip
     for name, change in changes.items():
         lines[name] |= change
@@ -34,15 +38,17 @@ def report(**changes: dict[str, Any]) -> dict[str, Any]:
 
 def page(folder: Path, content: dict[str, Any]) -> str:
     (folder / "bench.json").write_text(json.dumps(content))
-    performance.run(folder / "bench.json", folder / "page.md")
+    performance.run([folder / "bench.json"], folder / "page.md")
     return (folder / "page.md").read_text()
 
 
 def test_the_page_says_what_was_measured_and_what_was_aimed_at(tmp_path: Path) -> None:
     text = page(tmp_path, report())
     assert "2026-01-31, A processor, 2 cores, commit 0123456789ab." in text
-    assert "500 GFLOP/s (400 for 96 tokens, 500 for 384 tokens); copying: 8.0 GB/s" in text
-    assert "memory after imports: 0.42 GB" in text
+    assert (
+        "bfloat16 500 GFLOP/s (400 for 96 tokens, 500 for 384 tokens); float32 200 GFLOP/s" in text
+    )
+    assert "Copying: 8.0 GB/s. Memory after imports: 0.42 GB." in text
     ours, theirs = (line for line in text.splitlines() if line.startswith(("| this", "| that")))
     assert ours.startswith("| this | 2.5 | 1.25 | 80% |"), "1 TFLOP at 500 GFLOP/s takes 2 s"
     assert "times as fast as “that”: 4 (aim 4: met)" in ours
@@ -50,6 +56,9 @@ def test_the_page_says_what_was_measured_and_what_was_aimed_at(tmp_path: Path) -
     assert "share of the floor 0.8 (aim 0.7: met)" in ours
     assert "seconds 2.5 (aim 3: met)" in ours
     assert theirs == "| that | 10 (2 timed, scaled) | 4.00 | 20% |  |"
+    assert "| copied | 2 | – | 50% | GB fetched 3 (aim 2: missed) |" in text, "8 GB at 8 GB/s take 1 s"
+    assert "| float32 | 10 | – | 50% |  |" in text, "1 TFLOP at 200 GFLOP/s takes 5 s"
+    assert "Not measured yet" in text
 
 
 def test_a_slower_run_misses_its_aims(tmp_path: Path) -> None:
@@ -68,3 +77,11 @@ def test_the_page_names_no_host_and_no_branch(tmp_path: Path) -> None:
 def test_other_benchmarks_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(store.UserError, match="expected the benchmarks of `make bench-8b`, found none"):
         page(tmp_path, report() | {"benchmarks": [{"extra_info": {}}]})
+
+
+def test_runs_of_two_commits_make_no_page(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(report()))
+    (tmp_path / "b.json").write_text(json.dumps(report() | {"commit_info": {"id": "f" * 16}}))
+    with pytest.raises(store.UserError, match="expected one machine and commit, got"):
+        performance.run([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()

@@ -544,12 +544,12 @@ def costs() -> None:
 
 
 @main.command()
-@click.argument("measured", type=FILE)
+@click.argument("measured", nargs=-1, required=True, type=FILE)
 @click.option("--out", type=FILE, default=Path("docs/performance.md"), show_default=True, help="The page to write.")
-def performance(measured: Path, out: Path) -> None:
-    """Write the page of what `make bench-8b` measured.
+def performance(measured: tuple[Path, ...], out: Path) -> None:
+    """Write the page of what `make bench` and `make bench-8b` measured.
 
-    MEASURED: the JSON file of pytest-benchmark.
+    MEASURED: the JSON files of pytest-benchmark.
     """
     from tli.ops import performance as module
 

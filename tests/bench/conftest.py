@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiny import ROOT, write_base
 from tli import params as parameters
@@ -34,6 +35,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory, committed: parameters.Params
 @pytest.fixture(scope="session")
 def medians() -> dict[str, float]:
     return {}
+
+
+@pytest.fixture
+def noted(benchmark: BenchmarkFixture, medians: dict[str, float]) -> Callable[..., None]:
+    """Keeps what was just measured as a line of a table of docs/performance.md."""
+
+    def call(table: str, name: str, **more: object) -> None:
+        medians[name] = benchmark.stats["median"]
+        benchmark.extra_info |= {"table": table, "name": name, "line": name, "seconds": medians[name]} | more
+
+    return call
 
 
 @pytest.fixture

@@ -56,7 +56,11 @@ def test_headline_fetches_two_gigabytes_at_most_and_what_the_plan_says(
         f"served {served:,} bytes in {requests} requests, planned {planned.fetch:,.0f}; the whole has {whole:,}; "
         f"embedding rows: {summary['embedding_rows']}"
     )
-    benchmark.extra_info |= {"bytes": served, "requests": requests, "planned": planned.fetch, "whole": whole}
+    benchmark.extra_info |= {
+        "table": "What the profile `headline` fetches, from a server on this machine", "name": "fetch",
+        "line": f"stage `base`: {served / 1e9:.2f} of {whole / 1e9:.1f} GB, {requests} requests",
+        "seconds": benchmark.stats["median"], "fetched_bytes": served, "aims": {"fetched_gb": 2.0},
+    }  # fmt: skip
     assert served <= 2.0e9
     assert planned.fetch == pytest.approx(served, rel=0.02)
     assert whole > 32e9

@@ -23,11 +23,15 @@ from tli.params import Params
 from tli.study import train, transfer
 
 Tell = Callable[[str, str, str], None]
+Noted = Callable[..., None]
+CELL = "A cell of five seeds at the embedded size, sixty steps each"
+ONE_BY_ONE, STACKED = "transformers, PEFT and bitsandbytes, whole model, one seed after another", "stage `sweep-train`"
+SHAPES = {"xnli": "Scoring 72 items of XNLI's shape, float32", "xcopa": "Scoring 100 items of XCOPA's shape, float32"}
 
 
-@pytest.mark.parametrize("name", ["PEFT, one after another", "stacked"])
+@pytest.mark.parametrize("name", [ONE_BY_ONE, STACKED])
 def test_a_cell_of_five_seeds(
-    benchmark: BenchmarkFixture, cache: Path, committed: Params, medians: dict[str, float], tell: Tell, name: str
+    benchmark: BenchmarkFixture, cache: Path, committed: Params, noted: Noted, tell: Tell, name: str
 ) -> None:
     """Five adapters of the paper's cell, sixty steps each: PEFT on the whole 4-bit model, or one stack."""
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS]
@@ -43,12 +47,12 @@ def test_a_cell_of_five_seeds(
             trained = train.train(stack, backbone.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
 
-    losses = benchmark.pedantic(by_us if name == "stacked" else by_peft, rounds=3, warmup_rounds=1)
-    medians[name] = benchmark.stats["median"]
-    if name == "stacked":
+    losses = benchmark.pedantic(by_us if name == STACKED else by_peft, rounds=3, warmup_rounds=1)
+    noted(CELL, name, **({"aims": {"times": {ONE_BY_ONE: 2}}} if name == STACKED else {}))
+    if name == STACKED:
         for ours, theirs in zip(losses, by_peft(), strict=True):
             assert ours == pytest.approx(theirs, abs=1e-3)
-        tell("a cell of five seeds", "PEFT, one after another", "stacked")
+        tell("a cell of five seeds", ONE_BY_ONE, STACKED)
 
 
 def _items(shape: str) -> list[Item]:
@@ -74,10 +78,8 @@ def _items(shape: str) -> list[Item]:
 
 
 @pytest.mark.parametrize("shape", ["xnli", "xcopa"])
-@pytest.mark.parametrize("name", ["lm-eval", "tli"])
-def test_scoring(
-    benchmark: BenchmarkFixture, cache: Path, medians: dict[str, float], tell: Tell, name: str, shape: str
-) -> None:
+@pytest.mark.parametrize("name", ["lm-eval", "stage `transfer`"])
+def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: Tell, name: str, shape: str) -> None:
     """Option log-likelihoods in float32, batches of 64, by lm-eval's HFLM and by the transfer stage."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -101,12 +103,15 @@ def test_scoring(
         table = np.reshape(scores, (len(items), -1))
         return list(table.argmax(axis=1))
 
-    scores = benchmark.pedantic(by_us if name == "tli" else by_harness, rounds=5, warmup_rounds=1)
-    medians[f"{name} {shape}"] = benchmark.stats["median"]
-    if name == "tli":
+    theirs_is = f"lm-eval, {shape}"
+    scores = benchmark.pedantic(by_harness if name == "lm-eval" else by_us, rounds=5, warmup_rounds=1)
+    plain = sum(len(request.ids) for item in items for request in transfer.requests(tokenizer, item))
+    weights = sum(weight.numel() for weight in model.model.layers.parameters())
+    aims = {} if name == "lm-eval" else {"aims": {"times": {theirs_is: 1.5 if shape == "xnli" else 1.0}}}
+    noted(SHAPES[shape], f"{name}, {shape}", flop=2 * weights * plain, dtype="float32", **aims)
+    if name != "lm-eval":
         theirs = by_harness()
         assert scores == pytest.approx(theirs, abs=5e-4)
         assert predictions(scores) == predictions(theirs)
-        plain = sum(len(request.ids) for item in items for request in transfer.requests(tokenizer, item))
         run = sum(batch.trees[0].numel() for batch in transfer.prepare(items, tokenizer, 64).batches)
-        tell(f"scoring, {run} tokens run in place of {plain}", f"lm-eval {shape}", f"tli {shape}")
+        tell(f"scoring, {run} tokens run in place of {plain}", theirs_is, f"{name}, {shape}")

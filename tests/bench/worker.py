@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,10 +32,11 @@ from tli import params as parameters
 from tli import store
 from tli.data.lexicon import Pair, read_pairs
 from tli.model import backbone, checkpoint
+from tli.model.stack import stacked
 from tli.params import Params
 from tli.study import embed, scan, train
 
-LAYER, BATCH, STEPS, WARM_UP, THREADS = 2, 8, 12, 2, 2
+LAYER, BATCH, STEPS, WARM_UP, THREADS, SEEDS = 2, 8, 12, 2, 2, 5
 TOKENS_A_WORD = 6  # in the step's batch: 16 words of 6 tokens with BOS, no padding
 WORDS_TIMED = 8  # one a forward
 Result = dict[str, Any]
@@ -93,6 +95,18 @@ def ours(weights: str, folder: Path) -> Result:
     pairs = even(folder)
     settings = chosen.train.model_copy(update={"epochs": STEPS * BATCH // len(pairs)})
     return a_step(*_train(folder, chosen.model_copy(update={"train": settings}), pairs))
+
+
+def together(folder: Path) -> Result:
+    """A cell of the stage `sweep-train`, SEEDS adapters side by side: seconds for one of them."""
+    chosen, pairs = params("dequantized"), even(folder)
+    settings = chosen.train.model_copy(update={"epochs": STEPS * BATCH // len(pairs)})
+    backbone.setup(THREADS)
+    model, times = train.frozen(folder / "nf4", chosen, pairs), timed_steps()
+    with stacked(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as stack:
+        first, *_ = train.train(stack, backbone.tokenizer(folder / "nf4"), pairs, settings)
+    result = a_step(times, [step.loss for step in first.steps])
+    return result | {"seconds": result["seconds"] / SEEDS}
 
 
 def _train(folder: Path, chosen: Params, pairs: Sequence[Pair]) -> tuple[list[float], list[float]]:
@@ -256,17 +270,20 @@ def offloaded(folder: Path) -> Any:
 
 
 def rates(_folder: Path) -> Result:
-    """The best rate of a bfloat16 product with the MLP's matrix, for a few to many tokens, and of copying 1 GB."""
+    """The best rates of a product with the MLP's matrix, for a few to many tokens, and of copying 1 GB."""
     torch.set_num_threads(THREADS)
-    weight = torch.randn(shape.MLP, shape.HIDDEN, dtype=torch.bfloat16)
-    found = {}
-    for n in (96, 384, 1536):
-        x = torch.randn(n, shape.HIDDEN, dtype=torch.bfloat16)
-        found[n] = 2 * n * weight.numel() / _best(lambda x=x: torch.nn.functional.linear(x, weight))
+    matmul: dict[str, dict[str, float]] = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        weight = torch.randn(shape.MLP, shape.HIDDEN, dtype=dtype)
+        own = matmul[str(dtype).removeprefix("torch.")] = {}
+        for n in (96, 384, 1536):
+            x = torch.randn(n, shape.HIDDEN, dtype=dtype)
+            product = partial(torch.nn.functional.linear, x, weight)
+            own[str(n)] = 2 * n * weight.numel() / _best(product)
     source = torch.ones(500_000_000, dtype=torch.bfloat16)
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / _best(lambda: target.copy_(source))
-    return {"matmul": {str(n): rate for n, rate in found.items()}, "copy": copied, "seconds": 0.0}
+    return {"matmul": matmul, "copy": copied}
 
 
 def _best(call: Callable[[], object], rounds: int = 12) -> float:
@@ -279,7 +296,7 @@ def _best(call: Callable[[], object], rounds: int = 12) -> float:
 
 
 def imports(_folder: Path) -> Result:
-    return {"seconds": 0.0}
+    return {}
 
 
 NAMES: dict[str, Callable[[Path], Result]] = {
@@ -289,6 +306,7 @@ NAMES: dict[str, Callable[[Path], Result]] = {
     "step two blocks": lambda folder: by_peft(LAYER, folder),
     "step packed": lambda folder: ours("packed", folder),
     "step dequantized": lambda folder: ours("dequantized", folder),
+    "step together": together,
     "training": training,
     "scan streamed": streamed,
     "scan one word": one_word_a_forward,

@@ -1,13 +1,13 @@
-"""docs/performance.md: what the benchmarks at Llama-3.1-8B's shape measured, from pytest-benchmark's JSON.
+"""docs/performance.md: what the benchmarks measured (`make bench`, `make bench-8b`), from pytest-benchmark's JSON.
 
-Each benchmark says of itself which table and line it belongs to and what was aimed at (tests/bench/test_8b.py); every
-figure on the page is measured or divided here. A floor is the time that a line's matrix products alone would take at
-the best rate that this machine's were measured at.
+Each benchmark says of itself which table and line it belongs to and what was aimed at (tests/bench); every figure on
+the page is measured or divided here. A floor is the time that a line's matrix products alone would take at the best
+rate that this machine's were measured at, or that its bytes would take at the rate of copying.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,81 @@ from tli import store
 
 Lines = Mapping[str, dict[str, Any]]
 HEADER = ("| | seconds | peak GB | share of the floor | aimed at |", "|---|---:|---:|---:|---|")
+GPU = "on a GPU"  # in the name of the table of tests/bench/gpu.py, whose report names its device
 
 
-def run(measured: Path, out: Path) -> None:
-    """Writes the page `out` from the JSON file `measured`.
+def run(measured: Sequence[Path], out: Path) -> None:
+    """Writes the page `out` from the JSON files `measured`, each of one run; together they hold the machine's rates.
 
     Raises:
-        UserError: the file holds no benchmark of this shape.
+        UserError: no file holds the rates, or two files are of different machines or commits.
     """
-    report = store.read_json(measured)
+    reports = [store.read_json(path) for path in measured]
     lines = {
-        each["extra_info"]["name"]: each["extra_info"] for each in report["benchmarks"] if "name" in each["extra_info"]
+        each["extra_info"]["name"]: each["extra_info"]
+        for report in reports
+        for each in report["benchmarks"]
+        if "name" in each["extra_info"]
     }
+    named = ", ".join(map(str, measured))
     if "rates" not in lines:
-        raise store.UserError(f"{measured}: expected the benchmarks of `make bench-8b`, found none; run it")
-    machine = report["machine_info"]["cpu"]
-    rate = max(lines["rates"]["matmul"].values())
+        raise store.UserError(f"{named}: expected the benchmarks of `make bench-8b`, found none; run it")
+    found = {
+        (
+            report["machine_info"]["cpu"]["brand_raw"],
+            report["machine_info"]["cpu"]["count"],
+            report["commit_info"]["id"][:12],
+        )
+        for report in reports
+        if "device" not in report
+    }
+    if len(found) > 1:
+        raise store.UserError(
+            f"{named}: expected one machine and commit, got {sorted(found)}; run the benchmarks again on one"
+        )
+    ((processor, cores, commit),) = found
+    rates = lines["rates"]
     text = [
-        "# Performance at Llama-3.1-8B's shape",
+        "# Performance",
         "",
-        "Written by `make bench-8b`: 32 blocks, hidden size 4,096, random weights, NF4. "
-        "Each line is a process of its own, all in one run.",
+        "Written by `make bench` and `make bench-8b`. Every ratio is of two measurements of one run. The tables say "
+        "against what; where they name Llama-3.1-8B's shape, it has 32 blocks, hidden size 4,096 and random weights.",
         "",
-        f"{report['datetime'][:10]}, {machine['brand_raw']}, {machine['count']} cores, commit "
-        f"{report['commit_info']['id'][:12]}. bfloat16 matrix products: {rate / 1e9:.0f} GFLOP/s "
-        f"({', '.join(f'{value / 1e9:.0f} for {n} tokens' for n, value in lines['rates']['matmul'].items())}); "
-        f"copying: {lines['rates']['copy'] / 1e9:.1f} GB/s; memory after imports: "
-        f"{lines['imports']['peak_bytes'] / 1e9:.2f} GB.",
+        f"{reports[0]['datetime'][:10]}, {processor}, {cores} cores, commit {commit}. Matrix products: "
+        + "; ".join(
+            f"{dtype} {max(own.values()) / 1e9:.0f} GFLOP/s "
+            f"({', '.join(f'{value / 1e9:.0f} for {n} tokens' for n, value in own.items())})"
+            for dtype, own in rates["matmul"].items()
+        )
+        + f". Copying: {rates['copy'] / 1e9:.1f} GB/s. "
+        f"Memory after imports: {lines['imports']['peak_bytes'] / 1e9:.2f} GB.",
     ]
     for table in dict.fromkeys(line["table"] for line in lines.values()):
-        rows = [*_rows({name: line for name, line in lines.items() if line["table"] == table}, lines, rate)]
+        own = {name: line for name, line in lines.items() if line["table"] == table and "seconds" in line}
+        rows = [*_rows(own, lines)]
         text += ["", f"## {table}", "", *HEADER, *rows] if rows else []
+    if not any(GPU in line["table"] for line in lines.values()):
+        text += ["", f"## Training, scan and scoring {GPU}", "", "Not measured yet (`python tests/bench/gpu.py`)."]
     store.write_text(out, "\n".join([*text, ""]))
 
 
-def _rows(own: Lines, lines: Lines, rate: float) -> Iterator[str]:
+def _rows(own: Lines, lines: Lines) -> Iterator[str]:
     for line in own.values():
-        if "flop" in line:
-            seconds, gigabytes = line["seconds"], line["peak_bytes"] / 1e9
-            share = line["flop"] / rate / seconds
-            scaled = f" ({line['scaled']}, scaled)" if "scaled" in line else ""
-            aims = "; ".join(_aims(line.get("aims", {}), line, lines, share))
-            yield f"| {line['line']} | {seconds:.3g}{scaled} | {gigabytes:.2f} | {share:.0%} | {aims} |"
+        floor = _floor(line, lines["rates"])
+        share = None if floor is None else floor / line["seconds"]
+        memory = f"{line['peak_bytes'] / 1e9:.2f}" if "peak_bytes" in line else "–"
+        scaled = f" ({line['scaled']}, scaled)" if "scaled" in line else ""
+        aims = "; ".join(_aims(line.get("aims", {}), line, lines, share or 0.0))
+        shown = "–" if share is None else f"{share:.0%}"
+        yield f"| {line['line']} | {line['seconds']:.3g}{scaled} | {memory} | {shown} | {aims} |"
+
+
+def _floor(line: Mapping[str, Any], rates: Mapping[str, Any]) -> float | None:
+    """Seconds that the operations or the bytes of a line need at least, where it counts any."""
+    if "flop" in line:
+        best = line.get("rate") or max(rates["matmul"][line.get("dtype", "bfloat16")].values())
+        return float(line["flop"] / best)
+    return float(line["copied_bytes"] / rates["copy"]) if "copied_bytes" in line else None
 
 
 def _aims(aims: Mapping[str, Any], line: dict[str, Any], lines: Lines, share: float) -> Iterator[str]:
@@ -71,6 +104,9 @@ def _aims(aims: Mapping[str, Any], line: dict[str, Any], lines: Lines, share: fl
     if "gb" in aims:
         gigabytes = line["peak_bytes"] / 1e9
         yield said("peak GB", gigabytes, aims["gb"], gigabytes <= aims["gb"])
+    if "fetched_gb" in aims:
+        gigabytes = line["fetched_bytes"] / 1e9
+        yield said("GB fetched", gigabytes, aims["fetched_gb"], gigabytes <= aims["fetched_gb"])
     if "floor" in aims:
         yield said("share of the floor", share, aims["floor"], share >= aims["floor"])
     if "seconds" in aims:
