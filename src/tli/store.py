@@ -293,19 +293,17 @@ def read_rows(path: Path | str) -> Any:
     again = "remove the file and run `dvc repro`, which measures them"
     try:
         frame = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, index_col=False, encoding="utf-8"
+            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8"
         )
     except (ValueError, OSError) as error:  # of pandas' parser and of UTF-8
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: expected rows of {len(Row._fields)} columns, got: {problem}; {again}") from None
-    if tuple(frame.columns) != Row._fields:
-        raise UserError(
-            f"{path}:1: expected the columns {' '.join(Row._fields)}, got {' '.join(frame.columns)[:120]}; {again}"
-        )
+    if tuple(frame.columns) != Row._fields or not isinstance(frame.index, pd.RangeIndex):  # pandas': a column too many
+        got = " ".join([*(["…"] if tuple(frame.columns) == Row._fields else []), *frame.columns])[:120]
+        raise UserError(f"{path}:1: expected the columns {' '.join(Row._fields)}, got {got}; {again}")
     numeric = pd.to_numeric(frame["value"], errors="coerce")
-    text = frame["value"].fillna("").str.strip().str.lower()
+    text = frame["value"].str.strip().str.lower()
     for column, broken, expected in (
-        ("value", frame["value"].isna(), f"{len(Row._fields)} columns"),
         ("rank", ~frame["rank"].str.fullmatch("[0-9]{1,9}"), "a whole number"),
         ("value", text.isin(WILD) | numeric.abs().eq(math.inf), "a finite number or a word"),
     ):

@@ -269,6 +269,10 @@ def fetch_url(url: str, out: Path, *, sha256: str | None = None, git_blob: str |
     if out.is_file() and hashed(out) == expected:
         return out
     name, mirror = PurePosixPath(urlsplit(url).path).name, os.environ.get("TLI_MIRROR", "")
+    if "://" in mirror and not re.fullmatch(r"https?://[\w.-]+(:\d{1,5})?(/\S*)?", mirror):
+        raise store.UserError(
+            f"TLI_MIRROR: expected a folder or an address in http or https, got {store.brief(mirror)}; set another"
+        )
     source = f"{mirror.rstrip('/')}/{quote(name) if '://' in mirror else name}" if mirror else url
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:

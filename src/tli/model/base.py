@@ -180,6 +180,9 @@ def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> 
     """The `base` stage: writes the checkpoint and its tokenizer to `out`, the training log to `metrics`."""
     texts = store.read_text(world_path / "corpus.txt").splitlines()
     verbs = store.read_text(world_path / "verbs.txt").splitlines()
+    if not any(texts) or not any(verbs):
+        name = "verbs.txt" if any(texts) else "corpus.txt"
+        raise store.UserError(f"{world_path / name}: expected lines, got none; run `dvc repro world`")
     tokenizer = make_tokenizer(texts, verbs, settings.vocab_size)
     end = SPECIAL.index("</s>")
     chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))

@@ -371,6 +371,12 @@ def config(folder: Path) -> PretrainedConfig:
         known = 0 < cast(Any, found).num_hidden_layers <= MOST_BLOCKS
     except Exception as error:  # whatever transformers makes of values that are none
         raise _unfit(path, error) from None
+    packing = given.get("quantization_config", {})
+    if not isinstance(packing, dict) or packing.get("quant_method", "bitsandbytes") != "bitsandbytes":
+        raise store.UserError(
+            f"{path}: quantization_config: expected that of bitsandbytes or none, got {store.brief(packing)}; "
+            "restore the file"
+        )
     if not known:
         got = store.brief(given.get("num_hidden_layers"))
         raise store.UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
@@ -422,6 +428,7 @@ def keep_unpacked(model: nn.Module) -> None:
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
+    store.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

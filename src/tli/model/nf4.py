@@ -41,6 +41,7 @@ EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 def run(base: Path, out: Path, rows: Path, quantize: Quantize) -> None:
     """The `quantize` stage: OUT/nf4 and OUT/fp4 with a manifest, and the evidence of both as rows."""
     evidence: list[Row] = []
+    _held(base)  # refused before anything is kept
     with kept.pieces(out, [base], quantize=quantize) as finished:
         with store.atomic_dir(out) as folder:
             for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
@@ -120,7 +121,12 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
     held = {
         name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))
     }  # fmt: skip
-    for name in _architecture(folder).state_dict():
+    for name, tensor in _architecture(folder).state_dict().items():
+        if name in held and held[name].shape != tuple(tensor.shape):
+            raise store.UserError(
+                f"{held[name].file}: {name}: expected the shape {list(tensor.shape)} of config.json, "
+                f"got {list(held[name].shape)}; fetch or train the checkpoint again (`dvc repro base --force`)"
+            )
         if name not in held and name != checkpoint.HEAD:
             raise store.UserError(
                 f"{folder}: expected {name} in a safetensors file, found none; "
@@ -151,7 +157,13 @@ def _rows(name: str, info: TensorInfo) -> Iterator[Tensor]:
     """A tensor's rows, ROWS at a time. The file is opened for each part: what is mapped of it counts as memory."""
     for start in range(0, info.shape[0], ROWS):
         with safe_open(info.file, framework="pt") as tensors:
-            yield tensors.get_slice(name)[start : start + ROWS]
+            part: Tensor = tensors.get_slice(name)[start : start + ROWS]
+        if not bool(part.isfinite().all()):
+            raise store.UserError(
+                f"{info.file}: {name}: expected finite numbers, got others in rows {start} to {start + len(part) - 1}; "
+                "fetch or train the checkpoint again (`dvc repro base --force`)"
+            )
+        yield part
 
 
 def _is_packed(name: str) -> bool:

@@ -100,7 +100,7 @@ def read_pilot(path: Path) -> dict[int, float]:
     """Layer -> mean cosine, of a file of the pilot; each layer once."""
     found: dict[int, float] = {}
     for where, (layer, cosine) in _lines(path, PILOT):
-        if not layer.isdecimal() or int(layer) in found:
+        if not layer.isdecimal() or len(layer) > 4 or int(layer) in found:
             raise lexicon.complaint(f"{where}: layer", "a whole number, each once", repr(layer), "correct the column")
         found[int(layer)] = _number(cosine, where, PILOT[1], -1, 1)
     return found

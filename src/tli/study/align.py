@@ -30,7 +30,9 @@ from tli.study.views import BASE, POOLINGS, Cell, View, layers, main_cell, per_p
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `align` stage: rows of the base and of the paper's cell, under NF4 and, merged, under FP4."""
     pairs, main = read_pairs(pairs_path), main_cell(params)
-    lora.hold(adapter, backbone.laid_out(quantized / "nf4"))  # before anything is measured
+    for quantization in ("nf4", "fp4"):  # refused before anything is measured
+        backbone.tokenizer(quantized / quantization)
+        lora.hold(adapter, backbone.laid_out(quantized / quantization))
 
     def write(cell: Cell, quantization: str, path: Path) -> None:
         folder = quantized / quantization

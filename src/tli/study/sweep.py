@@ -100,6 +100,8 @@ def _measure(
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
+    for adapter in filter(None, cells.values()):
+        lora.hold(adapter, model)  # before anything is measured
     exam = transfer.prepare(items, tokenizer, compute.batch_size)
 
     def write(name: Cell, adapter: Path | None, piece: Path) -> None:

@@ -46,6 +46,7 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     tokenizer = backbone.tokenizer(folder)
     size = params.active.compute.batch_size
     base = backbone.load(folder)
+    lora.hold(adapter, base)  # before anything is measured
     exam = prepare(items, tokenizer, size)
     inputs, model = (items_path, quantized, adapter), params.active.model
     with kept.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
