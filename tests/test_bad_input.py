@@ -171,7 +171,10 @@ CASES: dict[str, Case] = {
     ),
     "params: aliases upon aliases": Case(
         "check",
-        write("params.yaml", "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))),
+        write(
+            "params.yaml",
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
+        ),
         "missing|unknown key",
     ),
     "params: a number of 5,000 digits": params("rank: 16", f"rank: {'9' * 5000}", "not valid YAML"),
@@ -194,9 +197,13 @@ CASES: dict[str, Case] = {
     "params: a key that is a number": params("epochs: 1", "epochs: 1\n  7: 1", "train"),
     "params: no target": params("targets: [q_proj, v_proj]", "targets: []", "lora.targets: expected"),
     "params: a target that is none": params("targets: [q_proj, v_proj]", "targets: [w_proj]", "lora.targets"),
-    "params: a rank twice": params("ranks: [2, 4]\n  seeds", "ranks: [2, 2]\n  seeds", "sweep.ranks: expected each value once"),
+    "params: a rank twice": params(
+        "ranks: [2, 4]\n  seeds", "ranks: [2, 2]\n  seeds", "sweep.ranks: expected each value once"
+    ),
     "params: a seed past 32 bits": params("seeds: [0, 1]\n  grid", "seeds: [4294967296]\n  grid", "sweep.seeds"),
-    "params: a layer past the model": params("layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"),
+    "params: a layer past the model": params(
+        "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
+    ),
     "params: widths that do not divide": params("heads: 4", "heads: 3", "expected hidden_size a multiple of heads"),
     "params: a profile that is a list": params("profile: embedded", "profile: [embedded]", "profile: expected"),
     "params: another profile": params("profile: embedded", "profile: ../embedded", "profile: expected one of"),
@@ -218,7 +225,9 @@ CASES: dict[str, Case] = {
     "command: an unknown option": Case("check --ouput out/checked", lambda: None, "no such option '--ouput'"),
     "command: an option without value": Case("check --out", lambda: None, "option '--out' requires an argument"),
     "command: no number": Case(
-        "sweep-train data/pairs.tsv quantized --rank two --out out/a --rows out/r", lambda: None, "'two' is not a valid int"
+        "sweep-train data/pairs.tsv quantized --rank two --out out/a --rows out/r",
+        lambda: None,
+        "'two' is not a valid int",
     ),
     "command: rank and arm": Case(
         "sweep-train data/pairs.tsv quantized --rank 2 --arm 2r --out out/a --rows out/r", lambda: None, "got both"
@@ -235,7 +244,9 @@ CASES: dict[str, Case] = {
         "export-results r3-s9 --rows rows.tsv --metrics benchmarks.json --out out/export.json", lambda: None, "r3-s9"
     ),
     "command: a profile that is not there": Case("plan --profile huge", lambda: None, "profile: expected one of"),
-    "command: too few runs": Case("record measured.json --expected out/expected.yaml", lambda: None, "expected five runs"),
+    "command: too few runs": Case(
+        "record measured.json --expected out/expected.yaml", lambda: None, "expected five runs"
+    ),
     # word lists
     "words: missing": Case("pairs", remove("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
     "words: a folder": Case("pairs", folder("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
@@ -274,9 +285,15 @@ CASES: dict[str, Case] = {
         )
         for name in ("nouns.tsv", "verbs.tsv", "events.tsv", "causes.tsv", "times.tsv")
     },
-    "world: a chance of NaN": Case("world", edit("data/world/causes.tsv", "\t0.", "\tnan"), "causes.tsv:\\d+: probability"),
-    "world: another header": Case("world", edit("data/world/nouns.tsv", "kind", "Kind"), "nouns.tsv:1: expected the col"),
-    "world: a kind that is none": Case("world", edit("data/world/nouns.tsv", "\nperson", "\npersona"), "kind: expected one"),
+    "world: a chance of NaN": Case(
+        "world", edit("data/world/causes.tsv", "\t0.", "\tnan"), "causes.tsv:\\d+: probability"
+    ),
+    "world: another header": Case(
+        "world", edit("data/world/nouns.tsv", "kind", "Kind"), "nouns.tsv:1: expected the col"
+    ),
+    "world: a kind that is none": Case(
+        "world", edit("data/world/nouns.tsv", "\nperson", "\npersona"), "kind: expected one"
+    ),
     "world: a cell too many": Case("world", edit("data/world/times.tsv", "\n", "\n\t"), "times.tsv:2: expected"),
     "corpus: missing": Case("base", remove("world/corpus.txt"), "corpus.txt: no such file"),
     "corpus: empty": Case("base", write("world/corpus.txt", ""), "corpus.txt: expected"),
@@ -286,7 +303,9 @@ CASES: dict[str, Case] = {
     "corpus: bytes": Case("base", write("world/corpus.txt", b"mbwa \xff"), "corpus.txt: byte 5 is not UTF-8"),
     "verbs: missing": Case("base", remove("world/verbs.txt"), "verbs.txt: no such file"),
     "items: of the world, cut": Case("benchmarks", cut_end := lambda: truncate(Path("world/items.jsonl")), "not JSON"),
-    "items: of the world, empty": Case("benchmarks", write("world/items.jsonl", ""), "items.jsonl:1: expected one JSON"),
+    "items: of the world, empty": Case(
+        "benchmarks", write("world/items.jsonl", ""), "items.jsonl:1: expected one JSON"
+    ),
     # benchmark files
     "items: missing": Case("transfer", remove("items.jsonl"), "items.jsonl: no such file"),
     "items: empty": Case("transfer", write("items.jsonl", ""), "items.jsonl:1: expected one JSON object"),
@@ -318,7 +337,9 @@ CASES: dict[str, Case] = {
         "align", lambda: torch.save({"a": torch.zeros(1)}, WEIGHTS), "expected a safetensors file"
     ),
     "adapter: a link to nowhere": Case("align", link(WEIGHTS, "/nowhere"), "expected a safetensors file"),
-    "adapter: a link out of the tree": Case("align", link(WEIGHTS, "/proc/self/environ"), "expected a safetensors file"),
+    "adapter: a link out of the tree": Case(
+        "align", link(WEIGHTS, "/proc/self/environ"), "expected a safetensors file"
+    ),
     "adapter: half of it": Case("align", lambda: truncate(Path(WEIGHTS)), "expected a safetensors file"),
     **{
         f"adapter: a header that lies, {lie}": Case("align", write(WEIGHTS, data), "expected a safetensors file")
@@ -332,7 +353,9 @@ CASES: dict[str, Case] = {
         "transfer", tensors(WEIGHTS, lambda t: t.update({next(iter(t)): torch.zeros(3, 3)})), "got \\[3, 3\\]"
     ),
     "adapter: NaN": Case("align", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("nan"))), "finite"),
-    "adapter: infinite": Case("align", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("inf"))), "finite"),
+    "adapter: infinite": Case(
+        "align", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("inf"))), "finite"
+    ),
     "adapter: whole numbers": Case(
         "align", tensors(WEIGHTS, lambda t: t.update({name: x.int() for name, x in t.items()})), "finite numbers"
     ),
@@ -353,15 +376,21 @@ CASES: dict[str, Case] = {
     "adapter settings: DoRA": Case("align", keys(SETTINGS, use_dora=True), "use_dora: expected False"),
     "adapter settings: another method": Case("align", keys(SETTINGS, peft_type="IA3"), "peft_type: expected"),
     "adapter settings: an unknown key": Case("align", keys(SETTINGS, rnak=8), "rnak: expected None"),
-    "adapter of the sweep: a pickle": Case("sweep", write("adapters/s1/adapter_model.safetensors", PICKLE), "safetensors"),
+    "adapter of the sweep: a pickle": Case(
+        "sweep", write("adapters/s1/adapter_model.safetensors", PICKLE), "safetensors"
+    ),
     "adapter of the sweep: a seed missing": Case("sweep", remove("adapters/s1"), "adapter_config.json: no such file"),
     # checkpoints
     "base: missing": Case("quantize", remove("base"), "base: expected a checkpoint in safetensors files"),
     "base: a pickle alone": Case(
         "quantize", both(remove("base/model.safetensors"), write("base/pytorch_model.bin", PICKLE)), "safetensors files"
     ),
-    "base: a pickle under the right name": Case("quantize", write("base/model.safetensors", PICKLE), "safetensors file"),
-    "base: half of it": Case("quantize", lambda: truncate(Path("base/model.safetensors")), "expected a safetensors file"),
+    "base: a pickle under the right name": Case(
+        "quantize", write("base/model.safetensors", PICKLE), "safetensors file"
+    ),
+    "base: half of it": Case(
+        "quantize", lambda: truncate(Path("base/model.safetensors")), "expected a safetensors file"
+    ),
     "base: a header that lies": Case("quantize", write("base/model.safetensors", LIES["overlap"]), "safetensors file"),
     "base: a tensor less": Case(
         "quantize", tensors("base/model.safetensors", lambda t: t.pop("model.norm.weight")), "model.norm.weight"
@@ -372,14 +401,18 @@ CASES: dict[str, Case] = {
         "model.norm.weight: expected the shape",
     ),
     "base: NaN": Case(
-        "quantize", tensors("base/model.safetensors", lambda t: t["model.norm.weight"].fill_(float("nan"))), "finite"
+        "quantize",
+        tensors("base/model.safetensors", lambda t: t["model.embed_tokens.weight"].fill_(float("nan"))),
+        "finite",
     ),
     "base: no configuration": Case("quantize", remove("base/config.json"), "config.json: no such file"),
     "checkpoint: missing": Case("scan", remove("quantized"), "quantized/nf4/\\w+.json: no such file"),
     "checkpoint: no configuration": Case("scan", remove(CONFIG), "config.json: no such file"),
     "checkpoint: no JSON": Case("align", write(CONFIG, "{"), "config.json: column 2: not JSON"),
     "checkpoint: a list": Case("align", write(CONFIG, "[]"), "expected a model's configuration"),
-    "checkpoint: an architecture that is none": Case("align", keys(CONFIG, model_type="mamba9"), "config.json: expected"),
+    "checkpoint: an architecture that is none": Case(
+        "align", keys(CONFIG, model_type="mamba9"), "config.json: expected"
+    ),
     "checkpoint: code of its own": Case(
         "align",
         both(
@@ -388,17 +421,25 @@ CASES: dict[str, Case] = {
         ),
         "config.json: expected",
     ),
-    "checkpoint: blocks without end": Case("align", keys(CONFIG, num_hidden_layers=10**9), "num_hidden_layers: expected"),
+    "checkpoint: blocks without end": Case(
+        "align", keys(CONFIG, num_hidden_layers=10**9), "num_hidden_layers: expected"
+    ),
     "checkpoint: no blocks": Case("align", keys(CONFIG, num_hidden_layers=0), "config.json"),
     "checkpoint: a width in words": Case("align", keys(CONFIG, hidden_size="wide"), "config.json: expected"),
     "checkpoint: another width": Case("transfer", keys(CONFIG, hidden_size=128), "expected the shape|expected"),
     "checkpoint: another quantisation": Case(
-        "align", keys(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "config.json: expected"
+        "align", keys(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "quantization_config: expected"
     ),
     "checkpoint: a block less": Case("transfer", remove(BLOCK), "expected every tensor of LlamaForCausalLM"),
-    "checkpoint: a pickle for a block": Case("transfer", write(BLOCK, PICKLE), "block-001.safetensors: expected a safet"),
-    "checkpoint: half a block": Case("train", lambda: truncate(Path(BLOCK)), "block-001.safetensors: expected a safeten"),
-    "checkpoint: a header that lies": Case("scan", write(BLOCK, LIES["past the file"]), "block-001.safetensors: expected"),
+    "checkpoint: a pickle for a block": Case(
+        "transfer", write(BLOCK, PICKLE), "block-001.safetensors: expected a safet"
+    ),
+    "checkpoint: half a block": Case(
+        "train", lambda: truncate(Path(BLOCK)), "block-001.safetensors: expected a safeten"
+    ),
+    "checkpoint: a header that lies": Case(
+        "scan", write(BLOCK, LIES["past the file"]), "block-001.safetensors: expected"
+    ),
     "checkpoint: a quantisation state that is none": Case(
         "transfer",
         tensors(BLOCK, lambda t: [x.fill_(7) for name, x in t.items() if "quant_state" in name]),
@@ -412,13 +453,21 @@ CASES: dict[str, Case] = {
     "rows: empty": Case("export", write("rows.tsv", ""), "rows.tsv: expected rows of 9 columns"),
     "rows: a pickle": Case("export", write("rows.tsv", PICKLE), "rows.tsv: expected rows of 9 columns|rows.tsv:1"),
     "rows: another header": Case("export", write("rows.tsv", "a\tb\n1\t2\n"), "rows.tsv:1: expected the columns"),
-    "rows: a column less": Case("export", write("rows.tsv", HEADER + "main\t2r\n"), "rows.tsv:2: rank: expected a whole"),
+    "rows: a column less": Case(
+        "export", write("rows.tsv", HEADER + "main\t2r\n"), "rows.tsv:2: rank: expected a whole"
+    ),
     "rows: a column more": Case("export", write("rows.tsv", HEADER + "x\t" + ROW.format(1)), "rows.tsv"),
     "rows: NaN": Case("export", write("rows.tsv", HEADER + ROW.format("nan")), "rows.tsv:2: value: expected a finite"),
-    "rows: infinite": Case("export", write("rows.tsv", HEADER + ROW.format("1e999")), "rows.tsv:2: value: expected a fin"),
-    "rows: no value": Case("export", write("rows.tsv", HEADER + ROW.format("")), "rows.tsv:2: value: expected a finite"),
+    "rows: infinite": Case(
+        "export", write("rows.tsv", HEADER + ROW.format("1e999")), "rows.tsv:2: value: expected a fin"
+    ),
+    "rows: no value": Case(
+        "export", write("rows.tsv", HEADER + ROW.format("")), "rows.tsv:2: value: expected a finite"
+    ),
     "rows: a rank in words": Case(
-        "export", write("rows.tsv", HEADER + ROW.format(1).replace("\t16\t", "\tsixteen\t")), "rows.tsv:2: rank: expected"
+        "export",
+        write("rows.tsv", HEADER + ROW.format(1).replace("\t16\t", "\tsixteen\t")),
+        "rows.tsv:2: rank: expected",
     ),
     "rows: twice": Case("export", write("rows.tsv", HEADER + ROW.format(1) * 2), "expected one row for"),
     "measured: missing": Case("verify", remove("measured.json"), "measured.json: no such file"),
@@ -432,15 +481,21 @@ CASES: dict[str, Case] = {
     "results: empty": Case("audit", write("results.csv", ""), "results.csv"),
     "results: another header": Case("audit", write("results.csv", "a,b\n"), "results.csv:1: expected the columns"),
     "results: a cosine of 2": Case(
-        "audit", write("results.csv", RESULTS + "a,b,0.1,2,trained,1.9\n"), "results.csv:2: sim_post_tli: expected a number"
+        "audit",
+        write("results.csv", RESULTS + "a,b,0.1,2,trained,1.9\n"),
+        "results.csv:2: sim_post_tli: expected a number",
     ),
-    "results: NaN": Case("audit", write("results.csv", RESULTS + "a,b,nan,0,trained,0\n"), "sim_pre_tli: expected a num"),
+    "results: NaN": Case(
+        "audit", write("results.csv", RESULTS + "a,b,nan,0,trained,0\n"), "sim_pre_tli: expected a num"
+    ),
     "results: a quote that stays open": Case("audit", write("results.csv", RESULTS + '"a,b\n'), "expected CSV"),
     "pilot: a layer twice": Case(
         "pilot", write("pilot.csv", "layer,avg_cosine_similarity\n1,0.5\n1,0.5\n"), "layer: expected a whole number"
     ),
     "pilot: a number of 5,000 digits": Case(
-        "pilot", write("pilot.csv", f"layer,avg_cosine_similarity\n{'9' * 5000},0.5\n"), "layer: expected a whole number"
+        "pilot",
+        write("pilot.csv", f"layer,avg_cosine_similarity\n{'9' * 5000},0.5\n"),
+        "layer: expected a whole number",
     ),
     "benchmark: no JSON": Case("performance", write("bench.json", "]"), "bench.json: column 1: not JSON"),
     "benchmark: a list": Case("performance", write("bench.json", "[]"), "bench.json: expected"),
@@ -482,7 +537,15 @@ def desk(
     (root / "world").mkdir()
     (root / "world" / "corpus.txt").write_text("".join(f"{sw} = {sw}, {en}\n" for sw, en in WORDS), encoding="utf-8")
     (root / "world" / "verbs.txt").write_text("soma\n", encoding="utf-8")
-    source = {"id": "a", "task": "xnli", "language": "en", "split": "test", "label": 0, "premise": "a", "hypothesis": "b"}
+    source = {
+        "id": "a",
+        "task": "xnli",
+        "language": "en",
+        "split": "test",
+        "label": 0,
+        "premise": "a",
+        "hypothesis": "b",
+    }
     (root / "world" / "items.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
     (root / "rows.tsv").write_text(HEADER + ROW.format(1), encoding="utf-8")
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
@@ -510,9 +573,9 @@ def copy(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def state() -> dict[str, str]:
-    """Every file and link here, hidden ones too, by what it is and holds."""
+    """Every file and link here by what it is and holds, but for what a stage keeps of its finished pieces (kept.py)."""
     found = {}
-    for path in sorted(Path().rglob("*")):
+    for path in sorted(path for path in Path().rglob("*") if ".kept" not in path.parts):
         kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else store.sha256(path)
         found[str(path)] = kind
     return found

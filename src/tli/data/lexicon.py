@@ -45,6 +45,7 @@ def key(form: str) -> str:
 
 
 def complaint(where: str, expected: str, got: str, advice: str) -> store.UserError:
+    got = got if len(got) <= 200 else f"{got[:198]} …"  # a cell may be a whole file
     return store.UserError(f"{where}: expected {expected}, got {got}; {advice}")
 
 

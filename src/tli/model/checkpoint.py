@@ -428,6 +428,7 @@ def keep_unpacked(model: nn.Module) -> None:
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
+    config(folder)  # which transformers looks into first
     store.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -24,11 +24,11 @@ def run(measured: Sequence[Path], out: Path) -> None:
     Raises:
         UserError: no file holds the rates, or two files are of different machines or commits.
     """
-    reports = [store.read_json(path) for path in measured]
+    reports = [store.read_json(path, "a report of pytest-benchmark") for path in measured]
     lines = {
         each["extra_info"]["name"]: each["extra_info"]
         for report in reports
-        for each in report["benchmarks"]
+        for each in report.get("benchmarks", [])
         if "name" in each["extra_info"]
     }
     named = ", ".join(map(str, measured))
