@@ -573,9 +573,9 @@ def copy(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def state() -> dict[str, str]:
-    """Every file and link here, hidden ones too, by what it is and holds."""
+    """Every file and link here by what it is and holds, but for what a stage keeps of its finished pieces (kept.py)."""
     found = {}
-    for path in sorted(Path().rglob("*")):
+    for path in sorted(path for path in Path().rglob("*") if ".kept" not in path.parts):
         kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else store.sha256(path)
         found[str(path)] = kind
     return found
