@@ -126,7 +126,8 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], C
     "pilot": (audit.read_pilot, as_pilot, lambda _: PILOT),
     "safetensors headers": (header, copied, lambda _: TENSORS),
     "JSON": (
-        lambda path: store.read_json(path), lambda path, value: path.write_text(json.dumps(value)), lambda _: b'{"a": [1, 2.5, "x\\u00e9"], "b": {"c": null}}'
+        lambda path: store.read_json(path), lambda path, value: path.write_text(json.dumps(value)),
+        lambda _: b'{"a": [1, 2.5, "x\\u00e9"], "b": {"c": null}}',
     ),
     "params.yaml": (
         lambda path: params.load(path), lambda path, value: path.write_text(json.dumps(value.model_dump(mode="json"))),
