@@ -292,9 +292,7 @@ def read_rows(path: Path | str) -> Any:
         raise UserError(f"{path}: no such rows; run `dvc repro`, which measures them")
     again = "remove the file and run `dvc repro`, which measures them"
     try:
-        frame = pd.read_csv(
-            path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8"
-        )
+        frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8")
     except (ValueError, OSError) as error:  # of pandas' parser and of UTF-8
         problem = " ".join(str(error).split())
         raise UserError(f"{path}: expected rows of {len(Row._fields)} columns, got: {problem}; {again}") from None
