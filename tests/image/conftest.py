@@ -25,6 +25,7 @@ import pytest
 from container import CACHE, DOCKERFILE, Build, pip_setting, run
 
 from checkout import Checkout, clone
+from tiny import ROOT
 
 STAND_IN = "localhost/tli-base:bookworm"
 
@@ -39,6 +40,8 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Checkou
 
     def work() -> Checkout:
         checkout = clone(tmp_path_factory.mktemp("outside") / "project")
+        for name in ("paper/tables/embedded-full", "paper/figures/embedded-full"):  # the paper shows them
+            shutil.copytree(ROOT / name, checkout.root / name)
         checkout("dvc", "pull", "-q", "data.dvc")
         checkout("dvc", "repro")
         return checkout
