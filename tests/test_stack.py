@@ -167,7 +167,7 @@ def test_products_have_their_gradients(tokens: list[int], rank: int, dropped: bo
 def test_saved_as_peft_saves_byte_for_byte(tiny: SimpleNamespace, params: Params, tmp_path: Path) -> None:
     adapted = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=1)
     adapted.save_pretrained(str(tmp_path / "peft"))
-    lora._settle(tmp_path / "peft", base="base")
+    lora.settle(tmp_path / "peft", base="base")
     for name in ("a", "b"):
         lora.save(get_peft_model_state_dict(adapted), params.lora, 2, tmp_path / name, base="base")
     for file in (lora.WEIGHTS, lora.SETTINGS):
