@@ -5,7 +5,9 @@ The tiny model stands in for a checkpoint where only shapes and code paths matte
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,3 +69,22 @@ def tiny(tiny_quantized: Path) -> SimpleNamespace:
     """The tiny NF4 model and its tokenizer, freshly loaded."""
     folder = tiny_quantized / "nf4"
     return SimpleNamespace(model=backbone.load(folder), tokenizer=backbone.tokenizer(folder), folder=folder)
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> Callable[[str, int], None]:
+    """Records a count under a name, for docs/reliability.md; into the void unless TLI_FIGURES names a file.
+
+    Each record appends one JSON object on one line to that file: `promise` is the test's node id without parameters,
+    `figure` the name, `value` the count. Lines of one promise and figure add up, so that a parametrised test gives 1
+    at a time; a new file is a new count.
+    """
+    promise = request.node.nodeid.partition("[")[0]
+
+    def record(name: str, value: int) -> None:
+        if path := os.environ.get("TLI_FIGURES"):
+            line = json.dumps({"promise": promise, "figure": name, "value": value}, ensure_ascii=False)
+            with open(path, "a", encoding="utf-8") as file:  # one write in append mode: processes do not mix lines
+                file.write(f"{line}\n")
+
+    return record
