@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tli import kept, store
+from tli import faults, kept, store
 from tli import params as parameters
 
 FILE = click.Path(path_type=Path)
@@ -22,10 +22,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class InOrder(click.Group):
-    """A group whose help lists commands as they are written here."""
+    """A group whose help lists commands as they are written here, and whose commands end in one line, not a traceback,
+    where the machine refuses something."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def invoke(self, context: click.Context) -> Any:
+        faults.open_streams()
+        try:
+            return super().invoke(context)
+        except Exception as error:
+            line = faults.explain(error, context.invoked_subcommand or "tli")
+            if line is None:
+                raise
+            raise store.UserError(line) from error
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
