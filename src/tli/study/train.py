@@ -75,7 +75,10 @@ def write_curves(log: Path, steps: Sequence[Step]) -> None:
     """One curve a field of `Step`, through dvclive, in a new folder `log`; no steps, no curves."""
     from dvclive.live import Live
 
-    with Live(str(log), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live:
+    with (
+        store.atomic_dir(log) as folder,
+        Live(str(folder), save_dvc_exp=False, dvcyaml=None, monitor_system=False) as live,
+    ):
         for step in steps:
             for name, value in step._asdict().items():
                 live.log_metric(name, float(store.number(value)))
