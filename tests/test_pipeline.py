@@ -11,25 +11,12 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from checkout import Checkout, clone
+from checkout import Checkout
 from tiny import ROOT
 from tli import store
 
 # what follows from lora.rank
 PER_RANK = {"train", "align", "transfer", "probe", "project", "tables", "verify", "paper", "report"}
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout after `dvc pull data.dvc`, `dvc repro` and a commit. Tests that change something copy it."""
-    checkout = clone(tmp_path_factory.mktemp("first") / "project")
-    checkout("dvc", "pull", "-q", "data.dvc")
-    output = checkout("dvc", "repro")
-    stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert checkout.ran(output) == set(stages)
-    checkout("git", "add", "-A")
-    checkout("git", "commit", "-q", "-m", "one run")
-    return checkout
 
 
 @pytest.fixture
