@@ -39,7 +39,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro test bench bench-8b lint image image-test clean lock
+.PHONY: help setup repro test soak bench bench-8b sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 17
@@ -64,6 +64,14 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
+soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it
+	@$(enter)
+	mkdir -p build; rm -f build/figures.jsonl
+	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
+	python -m pytest $(ARGS)
+	python -m tli sbom
+	python -m tli reliability build/figures.jsonl
+
 bench: $(TEST_STAMP) data ## time the training and the scoring (tests/bench)
 	@$(enter)
 	python -m pytest tests/bench/test_speed.py --benchmark-only $(ARGS)
@@ -73,6 +81,10 @@ bench-8b: $(TEST_STAMP) data ## time training step and scan at Llama-3.1-8B's sh
 	mkdir -p build
 	python -m pytest tests/bench/test_8b.py --benchmark-only --benchmark-json=build/bench-8b.json $(ARGS)
 	python -m tli performance build/bench-8b.json
+
+sbom: $(RUN_STAMP) ## list the packages of a run, hashes and licences (CycloneDX), in build/sbom; pip-audit where it is installed
+	@$(enter)
+	python -m tli sbom
 
 lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)

@@ -525,6 +525,33 @@ def performance(measured: Path, out: Path) -> None:
 
 
 @main.command()
+@click.option("--out", type=FILE, default=Path("build/sbom"), show_default=True, help="The folder to write.")
+def sbom(out: Path) -> None:
+    """List what a run is made of, with licences (CycloneDX).
+
+    With pip-audit in PATH and a network, known vulnerabilities too.
+    """
+    from tli.ops import sbom as module
+
+    lists = Path("requirements")
+    click.echo(f"sbom    {module.run(lists / 'run.txt', lists / 'torch.txt', out)}")
+
+
+@main.command()
+@click.argument("figures", type=FILE)
+@click.option("--audit", type=FILE, default=Path("build/sbom/audit.json"), show_default=True, help="Of `tli sbom`.")
+@click.option("--out", type=FILE, default=Path("docs/reliability.md"), show_default=True, help="The page to write.")
+def reliability(figures: Path, audit: Path, out: Path) -> None:
+    """Write the page of what `make soak` tried.
+
+    FIGURES: what its tests counted, a JSON object a line.
+    """
+    from tli.ops import reliability as module
+
+    module.run(figures, Path("tests"), audit, out)
+
+
+@main.command()
 @click.argument("runs", nargs=-1, type=FILE)
 @click.option("--avx2", type=FILE, help="measured.json of the default run restricted to AVX2.")
 @click.option("--published", is_flag=True, help="Instead of runs: write what was published, for the profile paper.")
