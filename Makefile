@@ -39,7 +39,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test bench bench-8b cluster-test lint image image-test clean lock
+.PHONY: help setup repro plots test soak bench bench-8b cluster-test sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
@@ -66,6 +66,14 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
+soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it
+	@$(enter)
+	mkdir -p build; rm -f build/figures.jsonl
+	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
+	python -m pytest $(ARGS)
+	python -m tli sbom
+	python -m tli reliability build/figures.jsonl
+
 bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
 	@$(enter)
 	mkdir -p build/bench
@@ -82,6 +90,10 @@ bench-8b: $(TEST_STAMP) data ## the same at Llama-3.1-8B's shape (40 minutes, 9 
 cluster-test: $(TEST_STAMP) data ## run the sweep on a Slurm node started here (tests/cluster, 6 minutes, root), or say why not
 	@$(enter)
 	python -m pytest tests/cluster $(ARGS)
+
+sbom: $(RUN_STAMP) ## list the packages of a run, hashes and licences (CycloneDX), in build/sbom; pip-audit where it is installed
+	@$(enter)
+	python -m tli sbom
 
 lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
 	@$(enter)

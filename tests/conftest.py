@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from hypothesis import settings
 from ruamel.yaml import YAML
 
 from checkout import Checkout, clone
+from stages import Stages
 from tiny import ROOT, WORDS, write_base
 from tli import params as parameters
 from tli.data.lexicon import Pair
@@ -24,6 +25,14 @@ from tli.model import backbone, nf4
 # No deadlines, which only measure the machine; the same examples in CI each time, new ones elsewhere.
 settings.register_profile("tli", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tli")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under TLI_SOAK (`make soak`) only the tests that count what they try run, those with the fixture `figures`."""
+    if "TLI_SOAK" in os.environ:
+        others = [item for item in items if "figures" not in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,6 +93,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout("git", "add", "-A")
     checkout("git", "commit", "-q", "-m", "one run")
     return checkout
+
+
+@pytest.fixture(scope="session")
+def stages(done: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
+    """A copy of that checkout whose stages can be run one by one. Tests leave its outputs as they found them."""
+    made = Stages(done, tmp_path_factory.mktemp("stages"))
+    yield made
+    made.forks.close()
 
 
 @pytest.fixture

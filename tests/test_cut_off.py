@@ -60,8 +60,10 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["align", "transfer", "sweep-train", "sweep-eval"])
 def test_what_was_finished_is_not_done_again(
-    stages: dict[str, Run], name: str, puts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    stages: dict[str, Run], name: str, puts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    figures: Callable[[str, int], None],
+) -> None:  # fmt: skip
+    """Cut off between two pieces, a stage does the rest of its work in the next run, and none of it twice."""
     monkeypatch.setattr(transfer, "SHARD", 1)
     run, whole, cut = stages[name], tmp_path / "whole", tmp_path / "cut"
     run(whole)
@@ -83,3 +85,4 @@ def test_what_was_finished_is_not_done_again(
     run(cut)
     assert puts == every
     assert digests(cut) == digests(whole)
+    figures("pieces made once", len(every))

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from itertools import count
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
-from checkout import Checkout, clone
-from tli import store
+from checkout import Checkout
+from forks import Ended
+from stages import Stages
 
 WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
+SOAK = "TLI_SOAK" in os.environ
+KILLS = 20 if SOAK else 3  # of each long stage
+LONG = ("base", "quantize", "train", "align", "transfer", "sweep-train@2", "sweep-eval@2", "tables")
+BY_DVC = LONG if SOAK else ("sweep-eval@2",)  # the run after the last kill is dvc's own, ten seconds; else a fork
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -38,36 +45,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout up to the stages before `base`. Tests copy it."""
-    checkout = clone(tmp_path_factory.mktemp("faults") / "project")
-    checkout("dvc", "pull", "-q", "data.dvc")
-    checkout("dvc", "repro", "pairs", "world")
-    return checkout
-
-
-@pytest.fixture(scope="module")
-def undisturbed(begun: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout after `base` and `quantize`."""
-    checkout = copied(begun, tmp_path_factory.mktemp("undisturbed"))
-    checkout("dvc", "repro", "quantize")
-    return checkout
-
-
-@pytest.fixture(scope="module")
-def expected(undisturbed: Checkout) -> dict[str, str]:
-    return undisturbed.digests("build", "results")
-
-
-def copied(begun: Checkout, folder: Path) -> Checkout:
-    shutil.copytree(begun.root, folder / "project", symlinks=True)
-    return Checkout(folder / "project")
-
-
 @pytest.fixture
-def checkout(begun: Checkout, tmp_path: Path) -> Checkout:
-    return copied(begun, tmp_path)
+def checkout(done: Checkout, tmp_path: Path) -> Checkout:
+    """The finished run without what `base` and `quantize` wrote."""
+    shutil.copytree(done.root, tmp_path / "project", symlinks=True)
+    for name in ("base", "quantized"):
+        shutil.rmtree(tmp_path / "project" / "build" / done.profile / name)
+    return Checkout(tmp_path / "project")
 
 
 def start(checkout: Checkout, *command: str, **env: str) -> subprocess.Popen[bytes]:
@@ -79,46 +63,64 @@ def start(checkout: Checkout, *command: str, **env: str) -> subprocess.Popen[byt
 
 @pytest.mark.parametrize(("number", "shell"), [(signal.SIGKILL, "/bin/sh"), (signal.SIGTERM, "/bin/bash")])
 def test_a_killed_dvc_takes_its_stage_down(
-    checkout: Checkout, expected: dict[str, str], number: signal.Signals, shell: str
+    checkout: Checkout, done: Checkout, number: signal.Signals, shell: str, figures: Callable[[str, int], None]
 ) -> None:
+    """A killed `dvc` takes its stage down with it, and the next `dvc repro` gives what an undisturbed one gives."""
     lock = checkout.root / "build" / checkout.profile / ".kept" / "base.lock"
-    with start(checkout, "dvc", "repro", "quantize", SHELL=shell) as dvc:
+    with start(checkout, "dvc", "repro", "--no-run-cache", "quantize", SHELL=shell) as dvc:
         until(lambda: lock.is_file() and lock.read_text())
         (stage,) = (pid for pid in descendants(dvc.pid) if f"process {pid} " in lock.read_text())
         dvc.send_signal(number)
         dvc.wait()
     until(lambda: not alive(stage))
     assert lock.exists(), "the stage should have been killed, not have finished"
-    checkout("dvc", "repro", "quantize")
-    assert checkout.digests("build", "results") == expected
+    checkout("dvc", "repro", "--no-run-cache", "quantize")
+    assert checkout.digests("build", "results") == done.digests("build", "results")
     assert not list((checkout.root / "build").rglob(".*"))
+    figures("kills survived", 1)
+
+
+def points(name: str, whole: Ended) -> list[dict[str, Any]]:
+    """Where to kill a stage: before changes spread over all it makes, every third time at any instant; both signals."""
+    random, found = Random(name), []
+    for index in range(KILLS):
+        at = (index + random.random()) / KILLS
+        where = {"after": at * whole.seconds} if index % 3 == 2 else {"change": int(at * len(whole.changes))}
+        found.append(where | {"number": (signal.SIGKILL, signal.SIGTERM)[index % 2]})
+    return found
 
 
 @pytest.mark.slow
-def test_stages_killed_anywhere_give_the_same_bytes(checkout: Checkout, undisturbed: Checkout) -> None:
-    """`base` and then `quantize`, each killed later and later, by half of its time, until it is through."""
-    build = Path("build") / checkout.profile
-    commands = {
-        "base": ["base", f"{build}/world", "--words", f"{build}/words.txt",
-                 "--metrics", f"results/{checkout.profile}/base.json"],
-        "quantized": ["quantize", f"{build}/base", "--rows", f"{build}/quantize.tsv"],
-    }  # fmt: skip
-    for out, command in commands.items():
-        whole = store.read_json(undisturbed.root / build / f"{out}.receipt.json")["seconds"]
-        lock = checkout.root / build / ".kept" / f"{out}.lock"
-        for attempt in count():
-            lock.unlink(missing_ok=True)
-            with start(checkout, "python", "-m", "tli", *command, "--out", f"{build}/{out}") as stage:
-                until(lock.is_file)
-                try:
-                    code = stage.wait(timeout=attempt * whole / 2)
-                except subprocess.TimeoutExpired:
-                    number = (signal.SIGKILL, signal.SIGTERM)[attempt % 2]
-                    stage.send_signal(number)
-                    code = stage.wait()
-                    assert code in (-number, 0)
-            if code == 0:
-                break
-        assert attempt, "the stage was never killed"
-    assert checkout.digests("build", "results") == undisturbed.digests("build", "results")
-    assert not list((checkout.root / "build").rglob(".*"))
+@pytest.mark.parametrize("name", LONG)
+def test_a_stage_killed_anywhere_ends_as_if_it_had_not_been(
+    stages: Stages, name: str, figures: Callable[[str, int], None]
+) -> None:
+    """Killed anywhere, a stage leaves nothing wrong, and its next run gives the bytes of an undisturbed one.
+
+    Nor does the next run make again what was finished: before the outputs are in place no piece that is kept.
+    """
+    stages.remove(name)
+    whole = stages(name)
+    assert whole.code == 0, whole.said
+    assert stages.found(name) == stages.expected[name], "a fork should do what dvc does"
+    spared = 0
+    for index, point in enumerate(points(name, whole)):
+        stages.remove(name)
+        cut = stages(name, **point)
+        assert cut.code == -point["number"] or ("after" in point and cut.code == 0), f"{point}: {cut}"
+        assert stages.found(name).items() <= stages.expected[name].items(), f"{point}: what is in place is whole"
+        reached = max((whole.pieces.index(piece) + 1 for piece in stages.pieces(name)), default=0)
+        done = stages.found(name) == stages.expected[name]
+        if index % 2:
+            stages.remove(name)
+        if index == KILLS - 1 and name in BY_DVC:
+            stages.checkout("dvc", "repro", "--single-item", "--force", "--no-run-cache", name)
+        else:
+            again = stages(name)
+            assert again.code == 0, again.said
+            assert done or again.pieces == whole.pieces[reached:], f"{point}: pieces kept were made again"
+        spared += reached
+        assert stages.found(name) == stages.expected[name], f"{point}: other bytes"
+        assert stages.hidden_now() == stages.hidden, f"{point}: something temporary was left"
+    figures("kills survived", KILLS)
+    figures("finished pieces not made again", spared)

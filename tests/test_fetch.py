@@ -182,8 +182,9 @@ result = [fetched.to_list(), named["test"].to_list(), len(named["validation"]), 
 
 
 def test_a_gated_repository_is_fetched_with_the_token_which_is_written_nowhere(
-    run: Run, hub: Hub, tmp_path: Path
+    run: Run, hub: Hub, tmp_path: Path, figures: Callable[[str, int], None]
 ) -> None:
+    """A token goes to the hub alone: to no other host, into no message, no cache and no manifest."""
     hub.add("model", NAME, FILES, REVISION, token=TOKEN)
     hub.fail("GET /large/", Fault(stop_after=1000))
     hub.fail(f"HEAD /{NAME}/", Fault(status=503))
@@ -198,6 +199,7 @@ def test_a_gated_repository_is_fetched_with_the_token_which_is_written_nowhere(
         assert TOKEN not in text
     for path in tmp_path.rglob("*"):
         assert TOKEN.encode() not in (path.read_bytes() if path.is_file() else str(path).encode()), path
+    figures("fetches by a token", 3)
 
 
 # Faults that pass.
@@ -306,7 +308,10 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
 
 
 @pytest.mark.parametrize("fault", LINES)
-def test_a_fault_ends_in_one_line(run: Run, hub: Hub, tmp_path: Path, fault: str) -> None:
+def test_a_fault_ends_in_one_line(
+    run: Run, hub: Hub, tmp_path: Path, fault: str, figures: Callable[[str, int], None]
+) -> None:
+    """A hub that fails, for good, ends a fetch in one line and leaves nothing that could be taken for whole."""
     code, where, what, line = LINES[fault]
     hub.fail(where, what, times=99)
     call = run(code)
@@ -316,6 +321,7 @@ def test_a_fault_ends_in_one_line(run: Run, hub: Hub, tmp_path: Path, fault: str
     assert not list((tmp_path / "home").rglob("*.incomplete"))
     if "size" in fault:
         assert [path.name for path in cached(tmp_path)] != ["large.safetensors"]
+    figures("faults told in one line", 1)
 
 
 def test_no_hub_at_all(run: Run, hub: Hub) -> None:

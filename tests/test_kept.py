@@ -61,7 +61,10 @@ def test_pieces_outlive_a_run_that_is_cut_off_and_no_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "add", "remove"])
-def test_a_piece_that_is_not_whole_is_made_again(tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_piece_that_is_not_whole_is_made_again(
+    tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str], figures: Callable[[str, int], None]
+) -> None:
+    """A piece that a crash tore or that changed since is not used but made again, and said so."""
     one, folder = cut(tmp_path / "out")
     if harm == "flip":
         one.write_text("2")
@@ -79,6 +82,7 @@ def test_a_piece_that_is_not_whole_is_made_again(tmp_path: Path, harm: str, caps
         assert found.piece("one.txt", writes("1")) == one
         assert found.piece("folder", write_folder) == folder
         assert found.piece("folder", never) == folder
+    figures("damaged pieces found", 2)
 
 
 def test_a_write_that_fails_or_is_killed_leaves_no_piece(tmp_path: Path) -> None:
@@ -89,6 +93,7 @@ def test_a_write_that_fails_or_is_killed_leaves_no_piece(tmp_path: Path) -> None
     out = tmp_path / "out"
     with pytest.raises(OSError, match="disk full"), kept.pieces(out, ()) as found:
         found.piece("one", fails)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "half a piece may be what fills the disk"
     with kept.pieces(out, ()) as found:
         assert list(found.folder.iterdir()) == []
         assert found.get("one") is None
@@ -199,7 +204,8 @@ def holder(out: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path, figures: Callable[[str, int], None]) -> None:
+    """A second run never writes beside a first: it ends at once and says who that is."""
     out = tmp_path / "out"
     with holder(out) as process:
         with pytest.raises(store.UserError) as error, kept.lock(out):
@@ -213,6 +219,7 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
     with kept.lock(out):
         pass
     assert list(tmp_path.iterdir()) == []
+    figures("second writers refused", 1)
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
@@ -276,12 +283,16 @@ def running(shell: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_a_stage_ends_with_its_dvc(shell: str, end: signal.Signals) -> None:
+def test_a_stage_ends_with_its_dvc(
+    shell: str, end: signal.Signals, figures: Callable[[str, int], None]
+) -> None:
+    """However a dvc ends, and whatever shell it runs commands by, its stage ends with it."""
     with running(shell) as (dvc, given, said):
         given.close()
         assert said.readline() == "tied\n"
         dvc.send_signal(end)
         assert said.read() in ("", "Killed\n")  # ends once stage and shell have closed it; dash says what it saw
+    figures("stages ended", 1)
 
 
 def test_a_stage_whose_dvc_has_ended_does_not_begin() -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ PUBLISHED = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(en
 PAIRS = ROOT / "data" / "pairs.tsv"
 ITEMS = 12  # of each task, language and split
 HEADLESS = "Lugha-Llama/headless"
+TOKEN = "_".join(("hf", "anaccesstokenthatopensall"))  # in pieces, since the files searched for it hold this one
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Hub]:
     model, data = PUBLISHED["paper"]["model"], PUBLISHED["paper"]["benchmarks"]
     llama = loopback.write_llama(folder / "llama")
     with loopback.Hub() as served:
-        served.add("model", model["repo"], llama, revision=model["revision"])
+        served.add("model", model["repo"], llama, revision=model["revision"], token=TOKEN)
         served.add("model", HEADLESS, loopback.write_llama(folder / "headless", head=False))
         served.add("model", PUBLISHED["small"]["model"]["repo"], loopback.write_qwen2(folder / "qwen2"))
         splits = ("validation", "test")
@@ -96,7 +97,7 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
     checkout.env |= {
         key: value for key, value in hub.environment(folder.parent / "home").items() if key not in os.environ
     }
-    checkout.env["TLI_MIRROR"] = str(folder.parent)
+    checkout.env |= {"TLI_MIRROR": str(folder.parent), "HF_TOKEN": TOKEN}
     checkout("git", "commit", "-qam", f"profile {profile}")
     checkout("dvc", "pull", "-q", "data.dvc")
     return checkout
@@ -148,6 +149,29 @@ def test_what_was_fetched_is_noted_and_not_fetched_again(paper: Checkout, hub: l
     paper("dvc", "repro", "--force", "--single-item", "benchmarks")
     assert len(hub.requests()) == asked
     assert (paper.root / "fetched.sha256").read_text(encoding="utf-8") == noted
+
+
+UNFORESEEN = "from tli.data import server; server._explain = None; from tli.__main__ import main; main()"
+
+
+def test_a_token_is_written_nowhere(
+    paper: Checkout, hub: loopback.Hub, tmp_path: Path, figures: Callable[[str, int], None]
+) -> None:
+    """A token is in no file, log or receipt of a run that fetched by it, in no error, and in no traceback."""
+    assert {served.authorization for served in hub.requests("HEAD .*Lugha")} == {f"Bearer {TOKEN}"}
+    files = [path for path in paper.root.parent.rglob("*") if path.is_file()]
+    assert [path for path in files if TOKEN.encode() in path.read_bytes() or TOKEN in str(path)] == []
+    assert any(path.name.endswith(".receipt.json") for path in files)
+    fails = Checkout(paper.root)
+    fails.env = paper.env | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    base = ("base", "build/paper/world", "--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
+    for program, said in ((("-m", "tli"), "HTTP 403 Forbidden; set HF_TOKEN"), (("-c", UNFORESEEN), "Traceback")):
+        hub.fail("HEAD .*Lugha", loopback.Fault(status=403))
+        output = fails("python", *program, *base, ok=False)
+        assert said in output
+        assert TOKEN not in output
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()] == []
+    figures("files without the token", len(files))
 
 
 def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(

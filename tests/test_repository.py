@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ruamel.yaml import YAML
 from tiny import ROOT
 
 SOURCE = ROOT / "src"
-FREE = {f"src/tli/{name}.py" for name in ("__main__", "kept", "params", "store", "terminal")}  # they compute no number
+FREE = {f"src/tli/{name}.py" for name in ("__main__", "faults", "kept", "params", "store", "terminal")}  # no number
 
 
 def yaml(path: Path) -> Any:
@@ -159,7 +160,7 @@ ROOMS = ("data", "model", "study", "paper")
 
 @pytest.mark.parametrize("room", [*ROOMS, "ground floor"])
 def test_imports_only_go_left(room: str) -> None:
-    ground = {"kept.py", "params.py", "store.py", "terminal.py"}
+    ground = {"faults.py", "kept.py", "params.py", "store.py", "terminal.py"}
     allowed = {*ROOMS[: ROOMS.index(room) + 1], *ground} if room in ROOMS else ground
     files = [SOURCE / "tli" / name for name in allowed] if room not in ROOMS else (SOURCE / "tli" / room).glob("*.py")
     for file in files:
@@ -235,10 +236,17 @@ def test_every_name_is_pinned_alike_wherever_it_stands() -> None:
     assert metadata["version"] == versions["torch"]
 
 
-def test_the_run_list_is_complete() -> None:
-    """What the packages that run.in names require, and what these require, is locked in a version that they accept."""
-    versions = lock("run.txt") | {"torch": str(named("torch.txt")[0].specifier)[2:]}
-    todo = [(requirement.name, extra) for requirement in named("run.in") for extra in ("", *requirement.extras)]
+@pytest.mark.parametrize("lists", [("run",), ("run", "test")], ids="+".join)
+def test_a_locked_list_is_complete(lists: tuple[str, ...], figures: Callable[[str, int], None]) -> None:
+    """Every package that a run or a test needs is locked by hashes, torch and its own CUDA packages excepted.
+
+    What the packages of the .in files require, and what these require, is there in a version that they accept.
+    """
+    versions = {"torch": str(named("torch.txt")[0].specifier)[2:]}
+    todo: list[tuple[str, str]] = []
+    for each in lists:
+        versions |= lock(f"{each}.txt")
+        todo += [(asked.name, extra) for asked in named(f"{each}.in") for extra in ("", *asked.extras)]
     done: set[tuple[str, str]] = set()
     while todo:
         name, extra = todo.pop()
@@ -255,7 +263,21 @@ def test_the_run_list_is_complete() -> None:
             assert key in versions, f"{name} requires {line}"
             assert needed.specifier.contains(versions[key], prereleases=True), f"{name} requires {line}"
             todo += [(key, wanted) for wanted in ("", *needed.extras)]
-    assert {name for name, _ in done} > {"numpy", "fsspec", "pyyaml"}
+    names = {name for name, _ in done}
+    assert names > {"numpy", "fsspec", "pyyaml"}
+    figures("packages held against the lock", len(names))
+
+
+def test_nothing_is_installed_that_fetches_code() -> None:
+    """bitsandbytes would fetch native code through the package `kernels`."""
+    assert importlib.util.find_spec("kernels") is None
+
+
+def test_secrets_reach_the_image_s_build_by_mounts_alone() -> None:
+    """No instruction of the image's build takes a token, a password or the file of an index's address into a layer."""
+    text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert "--mount=type=secret,id=pip.conf" in text
+    assert not re.search(r"^(?:ARG|ENV|RUN|COPY|ADD)\b.*(?:TOKEN|PASSWORD|(?:COPY|ADD) .*pip\.conf)", text, re.M | re.I)
 
 
 # data/ and its remote.
@@ -291,8 +313,8 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    tests = {"test", "cluster-test", "image-test", "bench", "bench-8b"}
-    named = tests | {"setup", "repro", "plots", "lint", "image", "clean", "lock"}
+    tests = {"test", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
+    named = tests | {"setup", "repro", "plots", "sbom", "lint", "image", "clean", "lock"}
     assert named | {"help"} == set(targets)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tli import kept, store, terminal
+from tli import faults, kept, store, terminal
 from tli import params as parameters
 
 FILE = click.Path(path_type=Path)
@@ -41,7 +41,8 @@ class Command(click.Command):
 
 
 class InOrder(click.Group):
-    """A group whose help lists commands as they are written here."""
+    """A group whose help lists commands as they are written here, and whose commands end in one line, not a traceback,
+    where the machine refuses something."""
 
     command_class = Command
 
@@ -55,6 +56,16 @@ class InOrder(click.Group):
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
         with one_line("tli"):
             return super().resolve_command(context, args)
+
+    def invoke(self, context: click.Context) -> Any:
+        faults.open_streams()
+        try:
+            return super().invoke(context)
+        except Exception as error:
+            line = faults.explain(error, context.invoked_subcommand or "tli")
+            if line is None:
+                raise
+            raise store.UserError(line) from error
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
@@ -628,6 +639,33 @@ def performance(measured: tuple[Path, ...], out: Path) -> None:
     from tli.ops import performance as module
 
     module.run(measured, out)
+
+
+@main.command()
+@click.option("--out", type=FILE, default=Path("build/sbom"), show_default=True, help="The folder to write.")
+def sbom(out: Path) -> None:
+    """List what a run is made of, with licences (CycloneDX).
+
+    With pip-audit in PATH and a network, known vulnerabilities too.
+    """
+    from tli.ops import sbom as module
+
+    lists = Path("requirements")
+    click.echo(f"sbom    {module.run(lists / 'run.txt', lists / 'torch.txt', out)}")
+
+
+@main.command()
+@click.argument("figures", type=FILE)
+@click.option("--audit", type=FILE, default=Path("build/sbom/audit.json"), show_default=True, help="Of `tli sbom`.")
+@click.option("--out", type=FILE, default=Path("docs/reliability.md"), show_default=True, help="The page to write.")
+def reliability(figures: Path, audit: Path, out: Path) -> None:
+    """Write the page of what `make soak` tried.
+
+    FIGURES: what its tests counted, a JSON object a line.
+    """
+    from tli.ops import reliability as module
+
+    module.run(figures, Path("tests"), audit, out)
 
 
 @main.command()

@@ -61,14 +61,16 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         before = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
         inside = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY))
-        write(inside / name)
-        store.sync_tree(inside / name)
-        os.utime(inside / name)  # a folder's time is that of its last entry, not of its last byte
-        path = self.folder / f"{name}.{digest(inside / name)}"
-        if path not in before:
-            os.replace(inside / name, path)
-            store.sync(self.folder)
-        _remove(inside)
+        try:
+            write(inside / name)
+            store.sync_tree(inside / name)
+            os.utime(inside / name)  # a folder's time is that of its last entry, not of its last byte
+            path = self.folder / f"{name}.{digest(inside / name)}"
+            if path not in before:
+                os.replace(inside / name, path)
+                store.sync(self.folder)
+        finally:
+            _remove(inside)  # at once: half a piece may be what fills the disk
         for old in before:
             if old != path:
                 _remove(old)

@@ -93,8 +93,9 @@ def atomic_write(path: Path | str, newline: str = "\n") -> Iterator[IO[str]]:
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
@@ -121,11 +122,18 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
         sync(path.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _name(error, path)
         raise
     finally:
         os.close(held)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Names the output in an error that names no file, as that of a write to a full disk."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _sweep(path: Path) -> None:
@@ -395,7 +403,9 @@ def last(output: Path) -> dict[str, Any]:
 
 
 def revision() -> str:
-    """The commit of the checkout, with `+` where the tree differs from it; `unknown` without git."""
+    """The commit of the checkout, with `+` where the tree differs from it; `unknown` without git or its history."""
+    if shutil.which("git") is None:
+        return "unknown"
     call = subprocess.run(
         ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"], capture_output=True, text=True
     )
