@@ -159,7 +159,7 @@ def test_no_permission_to_read_is_one_line(stages: Stages, place: str, figures: 
     pairs.chmod(0)
     command = ("pairs", f"{place}/pairs.tsv", "--out", f"{place}/out.tsv", "--audit", f"{place}/audit.json")
     said = tli(stages.checkout, *command, before=unprivileged())
-    refused(said, f"Path '{place}/pairs.tsv' is not readable.")
+    refused(said, f"Path '{place}/pairs.tsv' is not readable")
     assert [path.name for path in pairs.parent.iterdir()] == ["pairs.tsv"]
     figures("refusals in one line", 1)
 
