@@ -104,8 +104,8 @@ def test_the_scale_is_the_sd_over_base_seeds(tmp_path: Path, run: Callable[..., 
         run(f"s{n}", (seed, seed.replace("0", str(n))), gain=gain) for n, gain in enumerate((-0.25, -0.75), start=1)
     )
     text = page(tmp_path, run("first"), run("near", gain=-0.4), run("far", gain=-1.0), seeds=seeds)
-    assert "near: moves a number by 0.4 SDs in the median, another base seed by 1 to 1: less than any" in text
-    assert "far: moves a number by 2 SDs in the median, another base seed by 1 to 1: as far as another" in text
+    assert "near: moves a number by 0.4 SDs in the median, another base seed by 1: less than any" in text
+    assert "far: moves a number by 2 SDs in the median, another base seed by 1: as far as another" in text
     assert "| base seed 2 | 13 | 5 | 2 of 2 | 1 | 1 |" in text
     assert lines(tmp_path)["rank.gain"]["SD over base seeds"] == "0.25"
     assert "| **SD** | 0.25 | 0 |" in text
@@ -210,6 +210,14 @@ def test_runs_that_cannot_be_compared_are_one_line(tmp_path: Path, run: Callable
     done = CliRunner().invoke(main, ["drift", str(first), "--run", "folder"])
     assert done.exit_code == 2
     assert "expected NAME=FOLDER, got 'folder'" in done.output
+
+
+@pytest.mark.parametrize("name", ["ranks", "other"])
+def test_a_cell_that_the_reference_lacks_is_one_line(tmp_path: Path, run: Callable[..., Path], name: str) -> None:
+    first, other = run("first"), run("other")
+    (other / "paper" / "tables" / "embedded" / f"{name}.csv").write_text(RANKS + "2.mask.nf4,2,0,0\n")
+    with pytest.raises(store.UserError, match=rf"other: table {name}: expected no cell that .*first lacks, got 3 rows"):
+        page(tmp_path, first, other)
 
 
 def test_a_file_of_git_counts_where_the_run_made_it(tmp_path: Path, run: Callable[..., Path]) -> None:

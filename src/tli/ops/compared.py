@@ -107,11 +107,10 @@ class Compared:
         return table.cell(cell.row, cell.column) if table else None
 
     def in_sds(self, run: Run) -> list[float]:
-        """|drift| / SD over base seeds of every cell that has both and an SD above 0, in order of size."""
+        """|drift| / SD over base seeds of every cell that has both and an SD above 0."""
         own = self.drifts[run.name]
-        return sorted(
-            abs(drift) / sd for cell, sd in self.spreads.items() if sd and isinstance(drift := own[cell], float)
-        )
+        found = ((own[cell], sd) for cell, sd in self.spreads.items() if sd)
+        return [abs(drift) / sd for drift, sd in found if isinstance(drift, float)]
 
     def value_drift(self, key: str, run: Run) -> Drift:
         """The same of a value of measured.json."""

@@ -70,10 +70,10 @@ def _short(found: Compared) -> Iterator[str]:
         "reference's digits or words, and how far the others are from it:"
     )
     yield ""
-    yield from pages.head("run", ["cells", "numbers", "verdicts", "median drift, SDs", "largest drift, SDs"])
+    yield from pages.head("run", ["cells", "numbers", "verdicts", "median drift, SDs", "nine in ten below"])
     for name, own in ratios.items():
         equal = {cell for cell, drift in found.drifts[name].items() if drift == 0}
-        size = [f"{float(np.median(own)):.2g}", f"{own[-1]:.2g}"] if own else ["-", "-"]
+        size = [*(f"{np.quantile(own, share):.2g}" for share in (0.5, 0.9))] if own else ["-", "-"]
         kept = f"{len(equal.intersection(verdicts))} of {len(verdicts)}"
         yield pages.row(name, f"{len(equal):,}", f"{len(equal & numbers):,}", kept, *size)
     yield ""
@@ -95,9 +95,9 @@ def _said(found: Compared, run: Run, ratios: Sequence[float], seeds: Sequence[fl
     if not (ratios and seeds):
         return "cells differ; how much that is, base seeds would tell."
     median = float(np.median(ratios))
-    ends = f"another base seed by {min(seeds):.2g} to {max(seeds):.2g}"
+    ends = " to ".join(dict.fromkeys(f"{end:.2g}" for end in (min(seeds), max(seeds))))
     how = "less than any other base seed moves it" if median < min(seeds) else "as far as another base seed does"
-    return f"moves a number by {median:.2g} SDs in the median, {ends}: {how}."
+    return f"moves a number by {median:.2g} SDs in the median, another base seed by {ends}: {how}."
 
 
 def _conditions(every: Sequence[Run]) -> Iterator[str]:

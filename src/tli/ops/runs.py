@@ -112,7 +112,10 @@ def read_table(path: Path) -> Table:
 
 
 def comparable(reference: Run, run: Run, but: tuple[str, ...] = ()) -> None:
-    """Raises UserError unless both have the same parameters, `compute` and those named `but` aside, and word pairs."""
+    """Raises UserError unless both have the same parameters, `compute` and those named `but` aside, and word pairs.
+
+    And unless the reference has every cell that the run has: a cell that only the run has would not be seen.
+    """
     here, there = settings(reference), settings(run)
     for key in here | there:
         if here.get(key) != there.get(key) and key not in but:
@@ -120,6 +123,13 @@ def comparable(reference: Run, run: Run, but: tuple[str, ...] = ()) -> None:
             raise store.UserError(
                 f"{run.folder}: {key}: expected {store.brief(here.get(key))} as in {reference.folder}, got "
                 f"{store.brief(there.get(key))}; compare runs that differ in {asked} alone"
+            )
+    for name, table in run.tables.items():
+        own = reference.tables.get(name, Table((), ()))
+        if {*table.header} - {*own.header} or len(table.rows) > len(own.rows):
+            raise store.UserError(
+                f"{run.folder}: table {name}: expected no cell that {reference.folder} lacks, got {len(table.rows)} "
+                f"rows of {' '.join(table.header)[:80]}; compare runs of one version of the program"
             )
 
 
