@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.functional import quantize_4bit
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
@@ -107,6 +107,19 @@ def test_unpacked_once_computes_the_same_bits(tiny_quantized: Path, params: Para
     assert torch.equal(packed, dense)
     assert len(gradients) == 8
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_unpacking_is_one_product_rounded_once(kind: str, dtype: torch.dtype) -> None:
+    """Whichever way bitsandbytes takes on this processor: both have only one product and one rounding to get wrong."""
+    torch.manual_seed(0)
+    weight = torch.randn(128, 256) * torch.logspace(-4, 1, 128)[:, None]
+    packed, state = quantize_4bit(weight, blocksize=64, quant_type=kind)
+    state.dtype = dtype
+    codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten().long()
+    expected = (state.code[codes].reshape(-1, 64) * state.absmax[:, None]).to(dtype).reshape(weight.shape)
+    assert torch.equal(dequantize_4bit(packed, state), expected)
 
 
 @pytest.mark.parametrize("double_quant", [False, True])

@@ -668,6 +668,32 @@ def reliability(figures: Path, audit: Path, out: Path) -> None:
     module.run(figures, Path("tests"), audit, out)
 
 
+def _named(_context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """NAME=FOLDER as name and folder."""
+    found = [text.rpartition("=")[::2] for text in given]
+    if wrong := [text for text, (name, folder) in zip(given, found, strict=True) if not (name and folder)]:
+        raise click.BadParameter(f"expected NAME=FOLDER, got {store.brief(wrong[0])}", param=option)
+    return [(name, Path(folder)) for name, folder in found]
+
+
+@main.command()
+@click.argument("reference", type=FILE)
+@click.option(
+    "--run", "others", metavar="NAME=FOLDER", multiple=True, callback=_named, help="A run to hold against it."
+)
+@click.option("--base-seed", "seeds", type=FILE, multiple=True, help="A run with another model.seed, for the scale.")
+@click.option("--out", type=FILE, default=Path("docs/reproducibility.md"), show_default=True, help="The page to write.")
+@EXPECTED
+def drift(reference: Path, others: list[tuple[str, Path]], seeds: tuple[Path, ...], out: Path, expected: Path) -> None:
+    """Write the page of how far every cell moves between whole runs.
+
+    REFERENCE, FOLDER: checkouts in which `dvc repro` or `dvc repro tables` ran with the same parameters.
+    """
+    from tli.ops import drift as module
+
+    module.run(reference, others, seeds, expected, out)
+
+
 @main.command()
 @click.argument("runs", nargs=-1, type=FILE)
 @click.option("--avx2", type=FILE, help="measured.json of the default run restricted to AVX2.")
