@@ -1,7 +1,8 @@
 """Wrong implementations: each is put into the real code, and a test of this suite, or `verify`, must then fail.
 
 They are the mistakes that a study like this one can make without any number looking odd. `WRONG` names the function
-concerned, what is put in its place, and the test that must notice.
+concerned, what is put in its place, and the test that must notice. Where a lexical table changes with it, the values of
+tiny models, recorded as those of paper/expected.yaml are, are held against the wrong ones by `verify` too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import inspect
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,10 +34,15 @@ import test_stats
 import test_train
 import test_transfer
 from test_transfer import float32 as float32
+from tiny import ROOT, write_base
+from tli import store
 from tli.data import prompts
+from tli.data.lexicon import Pair
 from tli.model import backbone, lora, nf4, stack
-from tli.paper import families, resample, stats
-from tli.study import embed, metrics, train, transfer
+from tli.paper import expected, families, layers, resample, similarity, stats
+from tli.paper.rows import Measured, Rows, load_yaml
+from tli.params import Params
+from tli.study import align, embed, metrics, scan, train, transfer
 
 Put = Callable[[ModuleType, str, Any], None]
 
@@ -47,7 +54,7 @@ class Wrong(NamedTuple):
     name: str
     make: Callable[[Any], Any]
     test: Callable[..., None]
-    given: dict[str, Any] = {}
+    given: Mapping[str, Any] = MappingProxyType({})
 
 
 # Each takes the right implementation, which it may call, and returns the wrong one.
@@ -225,7 +232,7 @@ def test_a_wrong_implementation_fails_a_test(
 ) -> None:
     """The test that is there to notice a wrong implementation fails with it, and passes without."""
     names = [name for name in inspect.signature(wrong.test).parameters if name not in wrong.given]
-    given = {name: request.getfixturevalue(name) for name in names} | wrong.given
+    given = {name: request.getfixturevalue(name) for name in names} | dict(wrong.given)
     if code == "right":
         run(wrong.test, given)
         return
@@ -233,3 +240,79 @@ def test_a_wrong_implementation_fails_a_test(
     with pytest.raises(AssertionError):
         run(wrong.test, given)
     figures("wrong implementations caught by a test", 1)
+
+
+# What `verify` says of those that no table shows as odd.
+
+LEXICAL = (
+    "the mean takes padding in", "BOS is pooled in a content view", "FP4 in the place of NF4",
+    "a layer's number is one off", "the t-test is unpaired",
+)  # fmt: skip
+
+
+def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
+    """What the lexical tables say of a base that is quantised, trained on twelve pairs, scanned and aligned."""
+    for kind, settings in (("nf4", params.quantize.nf4), ("fp4", params.quantize.fp4)):
+        nf4.write_checkpoint(base, out / "quantized" / kind, kind, settings)
+    store.write_tsv(out / "pairs.tsv", Pair._fields, pairs)
+    cut, settings = backbone.load(out / "quantized" / "nf4", blocks=2), params.train
+    hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})
+    with stack.stacked(cut, params.lora, 2, [0], reached=settings.layer) as adapters:
+        train.train(adapters, backbone.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
+    lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
+    scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
+    align.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
+    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "align.tsv")
+    measured: Measured = {}
+    for made in (
+        layers.scan_table(scanned, reported, params), layers.norms(aligned, params),
+        similarity.before_after(aligned, reported, params), similarity.gains(aligned, reported, params),
+        similarity.retrieval(aligned, params),
+    ):  # fmt: skip
+        measured |= made.measured
+    return measured
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: Params) -> Callable[[Path], list[str]]:
+    """Measures again what is expected of a base by the right code; gives the values whose verdict is `differs`.
+
+    Recorded as in paper/expected.yaml: of five bases, and of the first in batches of three words, which moves the last
+    digits of bfloat16 as another processor does.
+    """
+    folder, reported = tmp_path_factory.mktemp("judged"), load_yaml(ROOT / "paper" / "reported.yaml")
+    compute = params.active.compute.model_copy(update={"batch_size": 3})
+    profiles = {params.profile: params.active.model_copy(update={"compute": compute})}
+    moved = params.model_copy(update={"profiles": profiles})
+    runs = []
+    for seed, how in [*((seed, params) for seed in range(5)), (0, moved)]:
+        base, out = folder / f"base{seed}", folder / f"{len(runs)}"
+        if how is params:
+            write_base(base, blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2, seed=seed)
+        runs.append(folder / f"{len(runs)}.json")
+        store.write_json(runs[-1], lexical(base, out, pairs, how, reported))
+    expected.record(runs=runs[:5], avx2=runs[5], out=folder / "expected.yaml", params=params)
+    section = expected.load(folder / "expected.yaml", params)
+
+    def differing(out: Path) -> list[str]:
+        checks = expected.judge(lexical(folder / "base0", out, pairs, params, reported), section, params)
+        assert expected.NONE not in {check.verdict for check in checks}
+        return [check.key for check in checks if check.verdict == expected.DIFFERS]
+
+    return differing
+
+
+def test_the_right_implementation_agrees(judged: Callable[[Path], list[str]], tmp_path: Path) -> None:
+    assert judged(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", LEXICAL)
+def test_verify_sees_a_wrong_implementation(
+    name: str, judged: Callable[[Path], list[str]], put: Put, tmp_path: Path, figures: Callable[[str, int], None]
+) -> None:
+    """Values of the lexical tables that a wrong implementation gives differ from those that are expected."""
+    wrong = WRONG[name]
+    put(wrong.module, wrong.name, wrong.make(getattr(wrong.module, wrong.name)))
+    found = judged(tmp_path)
+    assert len(found) > 20, found
+    figures("wrong implementations that verify sees", 1)
