@@ -1,11 +1,17 @@
 """What reads files from outside, given any bytes: a value that survives being written again, or one line, no more.
 
-Each parser gets bytes without any order and good files with a few bytes changed, which get further.
+Each parser gets bytes without any order and good files with a few bytes changed, which get further; in `make soak`
+also what atheris makes of the good file, led by the lines that it reaches (tests/fuzz.py), where atheris is installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,6 +142,14 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], C
 }  # fmt: skip
 
 
+def is_read(name: str, data: bytes, folder: Path) -> bool:
+    """`held` for a parser by name, in a folder that is used again and again."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    read, write, _ = PARSERS[name]
+    return held(read, write, data, folder)
+
+
 @pytest.mark.parametrize("name", PARSERS)
 def test_any_bytes_are_read_or_refused(name: str, tmp_path: Path, figures: Callable[[str, int], None]) -> None:
     read, write, good = PARSERS[name]
@@ -147,10 +161,28 @@ def test_any_bytes_are_read_or_refused(name: str, tmp_path: Path, figures: Calla
     @given(spoilt(intact))
     def attempt(data: bytes) -> None:
         nonlocal refused
-        for path in tmp_path.glob("*.safetensors"):
-            path.unlink()
-        refused += not held(read, write, data, tmp_path)
+        refused += not is_read(name, data, tmp_path)
 
     attempt()
     assert refused
     figures(f"arbitrary bytes refused, {name}", refused)
+
+
+@pytest.mark.skipif("TLI_SOAK" not in os.environ, reason="`make soak` alone: a minute a parser")
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="no atheris here (pip install atheris)")
+@pytest.mark.parametrize("name", PARSERS)
+def test_bytes_led_by_coverage_are_read_or_refused(
+    name: str, tmp_path: Path, figures: Callable[[str, int], None]
+) -> None:
+    """Inputs that atheris grows from a good file, towards lines not reached yet, are read or refused in one line."""
+    paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "fuzz.py"), name, str(tmp_path / "fuzz"), "60"],
+        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    kept = [f"{path}: {path.read_bytes()!r}" for path in (tmp_path / "fuzz" / "found").glob("*")]
+    assert (kept, done.returncode) == ([], 0), done.stderr[-4000:]
+    counted = re.search(r"^stat::number_of_executed_units: *(\d+)$", done.stderr, re.M)
+    assert counted is not None, done.stderr[-4000:]
+    figures(f"inputs led by coverage, {name}", int(counted[1]))

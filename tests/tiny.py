@@ -22,7 +22,9 @@ WORDS = [
 ]  # fmt: skip
 
 
-def write_base(folder: Path, blocks: int, hidden_size: int, intermediate_size: int, kv_heads: int) -> LlamaForCausalLM:
+def write_base(
+    folder: Path, blocks: int, hidden_size: int, intermediate_size: int, kv_heads: int, seed: int = 0
+) -> LlamaForCausalLM:
     """Writes a Llama with random weights and a tokenizer that adds BOS, as a checkpoint; returns the model."""
     texts = [f"{sw} {en} . the {en} is here , right ? Yes , No" for sw, en in WORDS]
     core = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -40,7 +42,7 @@ def write_base(folder: Path, blocks: int, hidden_size: int, intermediate_size: i
         num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=128,
         bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False, initializer_range=0.2,
     )  # fmt: skip
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return model
