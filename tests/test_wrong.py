@@ -291,7 +291,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: 
             write_base(base, blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2, seed=seed)
         runs.append(folder / f"{len(runs)}.json")
         store.write_json(runs[-1], lexical(base, out, pairs, how, reported))
-    expected.record(runs=runs[:5], avx2=runs[5], out=folder / "expected.yaml", params=params)
+    expected.record(runs=runs[:5], drifted=[runs[5]], out=folder / "expected.yaml", params=params)
     section = expected.load(folder / "expected.yaml", params)
 
     def differing(out: Path) -> list[str]:

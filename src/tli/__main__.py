@@ -696,11 +696,11 @@ def drift(reference: Path, others: list[tuple[str, Path]], seeds: tuple[Path, ..
 
 @main.command()
 @click.argument("runs", nargs=-1, type=FILE)
-@click.option("--avx2", type=FILE, help="measured.json of the default run restricted to AVX2.")
+@click.option("--drifted", type=FILE, multiple=True, help="measured.json under other threads or instructions.")
 @click.option("--published", is_flag=True, help="Instead of runs: write what was published, for the profile paper.")
 @REPORTED
 @EXPECTED
-def record(runs: tuple[Path, ...], avx2: Path | None, published: bool, reported: Path, expected: Path) -> None:
+def record(runs: tuple[Path, ...], drifted: tuple[Path, ...], published: bool, reported: Path, expected: Path) -> None:
     """Record expected values from several runs.
 
     RUNS: measured.json of the default run, then of other base seeds.
@@ -710,7 +710,7 @@ def record(runs: tuple[Path, ...], avx2: Path | None, published: bool, reported:
     if published:
         module.publish(reported=reported, out=expected, params=loaded())
     else:
-        module.record(runs=runs, avx2=avx2, out=expected, params=loaded())
+        module.record(runs=runs, drifted=drifted, out=expected, params=loaded())
 
 
 if __name__ == "__main__":

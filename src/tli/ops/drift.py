@@ -142,7 +142,7 @@ def _tolerances(found: Compared, csv_name: str) -> Iterator[str]:
         "[paper/expected.yaml](../paper/expected.yaml) states a tolerance for every value, and why; "
         f"[{csv_name}]({csv_name}) has them beside each run's drift and the SD over base seeds, a line a value. "
         "The rule, with its equation, is `record` in [expected.py](../src/tli/paper/expected.py): a value may move by "
-        "the AVX2 run's own distance, or by a quantile of Student's t × the drift of its kind in SDs × its SD over "
+        "a drifted run's own distance, or by a quantile of Student's t × the drift of its kind in SDs × its SD over "
         "base seeds, whichever is more; one that is the same in every run must be met exactly. A run that had no part "
         "in that tries the tolerances; base seeds show what they tell apart."
     )

@@ -156,14 +156,15 @@ def family(key: str) -> str:
     return ".".join(part for part in key.split(".") if not re.fullmatch(parts, part))
 
 
-def record(*, runs: Sequence[Path], avx2: Path | None, out: Path, params: Params) -> None:
+def record(*, runs: Sequence[Path], drifted: Sequence[Path], out: Path, params: Params) -> None:
     """Writes what runs gave into the section of params.profile in `out` (paper/expected.yaml); all else there stays.
 
     The expected value is the default run's. The tolerance answers one question: how far may the same seed land on
-    another CPU? That drift is seen once, as D = value under AVX2 - default, and one D a value is too few to trust: it
-    may be 0 by chance. So its size is taken for all values of one statistic together, in SDs s over base seeds:
+    another CPU? That drift is seen a few times, as D = value of a drifted run - default, and so few a value are not to
+    be trusted: they may be 0 by chance. So its size is taken for all values of one statistic together, in SDs s over
+    base seeds:
 
-        rho = sqrt(sum D^2 / sum s^2), kept within [0.1, sqrt 2];     tolerance = max(|D|, t s rho),
+        rho = sqrt(mean D^2 / mean s^2), kept within [0.1, sqrt 2];     tolerance = max(max |D|, t s rho),
 
     with t the two-sided 99.9 % quantile of Student's t with (runs - 1) degrees of freedom, since s comes from few runs.
     sqrt 2 bounds it by the spread over base seeds: two runs that share nothing but the recipe differ by sqrt 2 SDs. A
@@ -171,27 +172,30 @@ def record(*, runs: Sequence[Path], avx2: Path | None, out: Path, params: Params
 
     The runs beside the default may leave ranks of the sweep out, since a sweep is long. What they lack has no s:
 
-        tolerance = max(|D|, z sqrt(mean D^2)),    the mean over the values of its statistic that the AVX2 run has,
+        tolerance = max(max |D|, z sqrt(mean D^2)),    the mean over the values of its statistic that drifted runs have,
 
-    with z the two-sided 99.9 % quantile of the normal distribution. Where that run has none, nothing is expected.
+    with z the two-sided 99.9 % quantile of the normal distribution. Where they have none, nothing is expected.
 
     Args:
         runs: measured.json of the default run first, then of the same params with other base seeds; five or more.
-        avx2: measured.json of the default run under ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2, on one thread.
+        drifted: measured.json of the default run with other threads, or under ATEN_CPU_CAPABILITY=avx2
+            ONEDNN_MAX_CPU_ISA=AVX2; one or more.
     """
-    if len(runs) < 5 or avx2 is None:
+    if len(runs) < 5 or not drifted:
         raise store.UserError(
-            f"record: expected five runs or more, one a base seed, got {len(runs)}, and --avx2; run other base seeds"
+            f"record: expected five runs or more, one a base seed, got {len(runs)}, and --drifted once or more, "
+            f"got {len(drifted)}; run other base seeds, and other threads or instructions"
         )
     loaded: list[Measured] = [store.read_json(path) for path in runs]
-    default, drifted = loaded[0], store.read_json(avx2)
+    default, moved = loaded[0], [store.read_json(path) for path in drifted]
     spreads: dict[str, float] = {}
-    drifts: dict[str, float] = {}
+    drifts: dict[str, list[float]] = {}
     for key, value in default.items():
         if not isinstance(value, int | float):
             continue
-        if isinstance(moved := drifted.get(key), int | float):
-            drifts[key] = float(moved) - float(value)
+        there = [run[key] for run in moved if isinstance(run.get(key), int | float)]
+        if there:
+            drifts[key] = [float(other) - float(value) for other in there]
         others = [run[key] for run in loaded if key in run]
         if len(others) == len(runs):
             spreads[key] = stats.spread([float(other) for other in others if isinstance(other, int | float)]).sd or 0.0
@@ -202,11 +206,11 @@ def record(*, runs: Sequence[Path], avx2: Path | None, out: Path, params: Params
         if not isinstance(value, int | float):
             keys[key] = {"value": value, "tolerance": None, "why": "not a number: equal or not"}
             continue
-        drift = abs(drifts.get(key, 0.0))
+        drift = max(map(abs, drifts.get(key, [0.0])))
         if key not in spreads:
             if family(key) in plain:
                 wide = max(drift, NORMAL * plain[family(key)])
-                why = f"{NORMAL:.3g} x RMS drift {plain[family(key)]:.3g} of its kind in the AVX2 run"
+                why = f"{NORMAL:.3g} x RMS drift {plain[family(key)]:.3g} of its kind in the drifted runs"
                 keys[key] = {"value": value, "tolerance": wide, "why": why}
             continue
         spread, ratio = spreads[key], ratios[family(key)]
@@ -214,7 +218,7 @@ def record(*, runs: Sequence[Path], avx2: Path | None, out: Path, params: Params
         if not spread and not drift:
             why = "the same in every run"
         elif drift > wide:
-            why = "the AVX2 run's own distance"
+            why = "the drifted runs' own distance"
         else:
             why = f"{quantile:.3g} x {ratio:.2g} x SD {spread:.3g} over {len(runs)} base seeds"
         keys[key] = {"value": value, "tolerance": max(wide, drift), "why": why}
@@ -238,31 +242,33 @@ def _update(out: Path, profile: str, change: dict[str, Any]) -> None:
     _write(out, sections | {profile: sections.get(profile, {}) | change})
 
 
-def _ratios(spreads: dict[str, float], drifts: dict[str, float]) -> dict[str, float]:
+def _ratios(spreads: dict[str, float], drifts: dict[str, list[float]]) -> dict[str, float]:
     """rho of each family, see `record`."""
-    sums: dict[str, list[float]] = {}
-    for key, spread in spreads.items():
-        total = sums.setdefault(family(key), [0.0, 0.0])
-        total[0] += drifts.get(key, 0.0) ** 2
-        total[1] += spread**2
+    drifted, spread = _mean_squares(drifts), _mean_squares({key: [sd] for key, sd in spreads.items()})
     return {
-        name: min(MOST, max(LEAST, math.sqrt(drift / spread) if spread else MOST))
-        for name, (drift, spread) in sums.items()
+        name: min(MOST, max(LEAST, math.sqrt(drifted.get(name, 0.0) / square) if square else MOST))
+        for name, square in spread.items()
     }
 
 
-def _drift_alone(drifts: dict[str, float]) -> dict[str, float]:
+def _drift_alone(drifts: dict[str, list[float]]) -> dict[str, float]:
     """sqrt(mean D^2) of each family."""
+    return {name: math.sqrt(square) for name, square in _mean_squares(drifts).items()}
+
+
+def _mean_squares(values: dict[str, list[float]]) -> dict[str, float]:
+    """The mean square of each family's values."""
     squares: dict[str, list[float]] = {}
-    for key, drift in drifts.items():
-        squares.setdefault(family(key), []).append(drift**2)
-    return {name: math.sqrt(stats.mean(values)) for name, values in squares.items()}
+    for key, own in values.items():
+        squares.setdefault(family(key), []).extend(value**2 for value in own)
+    return {name: stats.mean(of_it) for name, of_it in squares.items()}
 
 
 HEAD = """\
 # What a run of each profile is expected to give. Written by `tli record`; do not edit by hand.
-# keys: from real runs. value: the default run's. tolerance: how far the same seed may land on another CPU, from a run
-# restricted to AVX2 and the spread over base seeds (the rule stands in src/tli/paper/expected.py, `record`).
+# keys: from real runs. value: the default run's. tolerance: how far the same seed may land on another CPU, from runs
+# with other threads and instructions and from the spread over base seeds (the rule: `record` in
+# src/tli/paper/expected.py).
 # recorded_under: a value is judged only where the params that can change it are these.
 # published: others' values, written by `tli record --published` from paper/reported.yaml (tolerances and their reasons:
 # src/tli/paper/published.py), judged only where the params that `under` names are so. No run of this project stands
