@@ -168,8 +168,8 @@ def test_any_bytes_are_read_or_refused(name: str, tmp_path: Path, figures: Calla
     figures(f"arbitrary bytes refused, {name}", refused)
 
 
-@pytest.mark.skipif("TLI_SOAK" not in os.environ, reason="`make soak` alone: a minute a parser")
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="no atheris here (pip install atheris)")
+@pytest.mark.skipif("TLI_SOAK" not in os.environ, reason="`make soak` alone: a minute a parser")
 @pytest.mark.parametrize("name", PARSERS)
 def test_bytes_led_by_coverage_are_read_or_refused(
     name: str, tmp_path: Path, figures: Callable[[str, int], None]

@@ -273,6 +273,18 @@ def test_nothing_is_installed_that_fetches_code() -> None:
     assert importlib.util.find_spec("kernels") is None
 
 
+def test_no_source_reads_a_pickle_or_runs_fetched_code() -> None:
+    """Weights come from safetensors files and inputs from text: nothing in `src` can run what it reads."""
+    never = re.compile(
+        r"^\s*(?:import|from) (?:pickle|shelve|marshal|joblib|dill)\b|torch\.load\(|allow_pickle="
+        r"|(?<![.\w])(?:eval|exec)\("
+        r"|trust_remote_code=True|use_safetensors=False|yaml\.(?:unsafe_)?load\(",
+        re.M,
+    )
+    for path in (ROOT / "src").rglob("*.py"):
+        assert never.findall(path.read_text(encoding="utf-8")) == [], path
+
+
 def test_secrets_reach_the_image_s_build_by_mounts_alone() -> None:
     """No instruction of the image's build takes a token, a password or the file of an index's address into a layer."""
     text = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
