@@ -66,7 +66,7 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it
+soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it (30 minutes)
 	@$(enter)
 	mkdir -p build; rm -f build/figures.jsonl
 	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
