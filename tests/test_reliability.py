@@ -42,9 +42,9 @@ def test_figures_of_one_test_add_up_under_its_own_words(tmp_path: Path) -> None:
         tmp_path, *kills, ("tests/test_a.py::test_b", "flips found", 1), ("tests/test_a.py::test_c_d", "runs", 3)
     )
     assert "## What breaks." in text
-    assert "| Nothing \\| breaks. | [test_b](../tests/test_a.py) | 40 kills survived, 1 flips found |" in text
+    assert "| Nothing \\| breaks. | [test_b](../tests/test_a.py) | 40 kills survived; 1 flips found |" in text
     assert "| C d. | [test_c_d](../tests/test_a.py) | 3 runs |" in text
-    assert "Known vulnerabilities of the locked packages: none known." in text
+    assert "The locked packages: none known." in text
 
 
 def test_a_test_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
         "Written by `make soak`: what holds, the test that would fail if it did not, and how often that test tried, all"
         " in one run. `make test` runs the same tests with fewer tries. What this run could not try is not listed.",
         "",
-        f"Commit {store.revision()[:12]}. Known vulnerabilities of the locked packages: "
+        f"Commit {store.revision()[:12]}. The locked packages: "
         f"{store.read_json(audit)['said']}.",
     ]
     for file in dict.fromkeys(promise.partition("::")[0] for promise in counted):
@@ -52,7 +52,7 @@ def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
         for promise, values in counted.items():
             if promise.partition("::")[0] == file:
                 name = promise.rpartition("::")[2]
-                tried = ", ".join(f"{value} {figure}" for figure, value in values.items())
+                tried = "; ".join(f"{value:,} {figure}" for figure, value in values.items())
                 text.append(f"| {sentence(module, name, file)} | [{name}](../{file}) | {tried} |")
     store.write_text(out, "\n".join([*text, ""]))
 
