@@ -232,8 +232,9 @@ def publish(*, reported: Path, out: Path, params: Params) -> None:
 
 
 def digest(under: Measured) -> str:
-    """SHA-256 of the settings as JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(under, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the settings, as the file has them, in JSON with sorted keys."""
+    plain = {name: _plain(value) for name, value in under.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _update(out: Path, profile: str, change: dict[str, Any]) -> None:
