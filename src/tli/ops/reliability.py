@@ -40,11 +40,10 @@ def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
     text = [
         "# Reliability",
         "",
-        "Written by `make soak`: what holds, the test that would fail if it did not, and how often that test tried, all"
-        " in one run. `make test` runs the same tests with fewer tries. What this run could not try is not listed.",
+        "Written by `make soak`: what holds, the test that would fail if it did not, and how often that test tried."
+        " `make test` runs the same tests with fewer tries. What could not be tried is not listed.",
         "",
-        f"Commit {store.revision()[:12]}. The locked packages: "
-        f"{store.read_json(audit)['said']}.",
+        f"Written at commit {store.revision()[:12]}. The locked packages: {store.read_json(audit)['said']}.",
     ]
     for file in dict.fromkeys(promise.partition("::")[0] for promise in counted):
         module = _parsed(tests.parent / file)
