@@ -102,8 +102,7 @@ def evidence(
     How many hidden states it returns and which one is its final output; whether layer 0 is the rows of the embedding
     matrix; whether the poolings are plain means of hidden_states[1] over all tokens and over the words' own; whether
     the cosine is the dot product of vectors scaled to length 1. Rows of set `model`, in words: `no` where it is not so.
-    One word goes through all blocks; the first batch, as it was in the scan, through two, for more would cost as much
-    as a fifth of the scan of a large model.
+    One word goes through all blocks; the first batch, as it was in the scan, through two.
     """
     sequences = tokens(tokenizer, words)
     indices = next(backbone.batches(sequences, size))
