@@ -50,9 +50,10 @@ setup: $(RUN_STAMP) ## make the virtual environment from the locked lists (the o
 repro: $(RUN_STAMP) data ## regenerate every table and figure, then hold every file and value against what is expected
 	@$(enter)
 	dvc repro
-	python -m tli costs > /dev/null
-	intact=0; python -m tli check || intact=$$?
+	{ python -m tli costs > /dev/null && python -m tli check; } > build/check.txt 2>&1 & checked=$$!  # meanwhile
 	status=0; python -m tli verify --strict || status=$$?
+	intact=0; wait $$checked || intact=$$?
+	cat build/check.txt
 	echo
 	python -m tli summary
 	awk -v s=$$SECONDS 'BEGIN { printf "%-9s%.1f minutes, installation not counted\n", "took", s / 60 }'

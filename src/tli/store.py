@@ -228,15 +228,19 @@ def _refuse(name: str) -> float:
     raise ValueError(f"the number {name}")
 
 
-def read_yaml(path: Path | str) -> Any:
+def read_yaml(path: Path | str, *, made: bool = False) -> Any:
     """What a YAML file holds. UserError, with the line, where it is missing or no YAML."""
-    return parse_yaml(read_text(path), path)
+    return parse_yaml(read_text(path), path, made=made)
 
 
-def parse_yaml(text: str, where: Path | str) -> Any:
-    """The value that `text`, which stands at `where`, holds, as plain Python. UserError where it is no YAML."""
+def parse_yaml(text: str, where: Path | str, *, made: bool = False) -> Any:
+    """The value that `text`, which stands at `where`, holds, as plain Python. UserError where it is no YAML.
+
+    What a program `made`, thousands of lines of it, libyaml reads, ten times as fast as Python; anything else it would
+    not survive (a value nested too deep ends the process).
+    """
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        return YAML(typ="safe", pure=not made).load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = " ".join(str(getattr(error, "problem", None) or error).split())

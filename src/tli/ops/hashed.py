@@ -138,7 +138,7 @@ def _outputs() -> Iterator[Output]:
     for lock in (*sorted(Path().glob("*.dvc")), Path("dvc.lock"), Path("full", "dvc.lock")):
         if lock.is_file():
             try:
-                content: Any = YAML(typ="safe", pure=True).load(store.read_text(lock))
+                content: Any = YAML(typ="safe").load(store.read_text(lock))
                 parts = [content] if lock.suffix == ".dvc" else content["stages"].values()
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):

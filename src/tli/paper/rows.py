@@ -144,8 +144,8 @@ def flat(value: object, prefix: str = "") -> Measured:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; UserError where it does not."""
-    loaded = store.read_yaml(path)
+    """A YAML file of the project's own that holds a mapping; UserError where it does not."""
+    loaded = store.read_yaml(path, made=True)
     if not isinstance(loaded, dict):
         raise store.UserError(f"{path}: expected a mapping, got {type(loaded).__name__}; restore the file from git")
     return loaded
