@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import peft_run
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
-from tli.model.stack import Products, Step, stacked
+from tli.model.stack import Batch, Products, Step, stacked
 from tli.params import Params
 from tli.study import train
 
@@ -130,19 +130,37 @@ def test_the_model_comes_back_as_it_was(tiny: SimpleNamespace, pairs: list[Pair]
     assert torch.equal(tiny.model(ids).logits, before)
 
 
-@given(st.floats(0.01, 0.9), st.integers(0, 99), st.lists(st.integers(1, 9), min_size=1, max_size=4))
-def test_masks_are_those_of_dropout(rate: float, seed: int, lengths: list[int]) -> None:
-    """Each adapter's masks are nn.Dropout's under its seed, call after call, whatever the others draw."""
-    step = Step(rate, [seed + k for k in range(len(lengths))])
-    step.shapes = [(2, length) for length in lengths]
-    found = [step.masks(33) for _ in range(2)]
-    for k, length in enumerate(lengths):
+LENGTHS = st.lists(st.integers(1, 9), min_size=2, max_size=3)  # of an adapter's sequences
+
+
+def _batch(lengths: list[int]) -> Batch:
+    real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    return Batch(real.long(), real.flatten().nonzero()[:, 0])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@given(st.floats(0.01, 0.9), st.integers(0, 99), st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=4))
+def test_masks_are_those_of_dropout(
+    device: str, rate: float, seed: int, lengths: list[tuple[list[int], list[int]]]
+) -> None:
+    """Each adapter's masks are nn.Dropout's under its seed, layer after layer and step after step, whatever the other
+    draws, padding in; drawn ahead, too, as for any device but the processor.
+    """
+    step, batches = Step(rate, [seed, seed + 1]), [[*map(_batch, own)] for own in lengths]
+    found = []
+    for number, own in enumerate(batches):
+        step.begin(own, *batches[number + 1 : number + 2], device=torch.device(device))
+        found.append([step.masks(width, torch.device("cpu")) for width in (33, 5, 33)])
+    step.close()
+    assert bool(step._drawn) == (device != "cpu" and len(batches) > 1)
+    for k in (0, 1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + k)
-            for masks in found:
-                assert masks is not None
-                expected = nn.functional.dropout(torch.ones(2, length, 33), rate)
-                assert torch.equal(masks[k].unflatten(0, (2, length)), expected)
+            for own, layers in zip(batches, found, strict=True):
+                for width, masks in zip((33, 5, 33), layers, strict=True):
+                    assert masks is not None
+                    expected = nn.functional.dropout(torch.ones(*own[k].ids.shape, width), rate)
+                    assert torch.equal(masks[k], expected.flatten(0, 1))
 
 
 @hypothesis_settings(max_examples=20)

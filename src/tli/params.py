@@ -428,8 +428,8 @@ class Transfer(Section):
 class Compute(Section):
     """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device.
 
-    `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; on the
-    processor both give the same bits.
+    `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; both give
+    the same bits, the first in less time and four times the memory (docs/performance.md).
     """
 
     threads: Count

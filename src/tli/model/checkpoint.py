@@ -43,9 +43,17 @@ _device = torch.device("cpu")
 
 
 def place_on(device: torch.device) -> None:
-    """The device of every model that is loaded from here on."""
+    """The device of every model that is loaded from here on.
+
+    On a GPU bitsandbytes multiplies small batches by packed weights in a kernel of its own, which adds in another order
+    than a product with the weights unpacked; it is told to unpack here too, so that both give the same bits.
+    """
     global _device
     _device = device
+    if device.type == "cuda":
+        from bitsandbytes.backends.cuda import ops
+
+        ops._gemm_4bit_custom_max_m = 0  # rows of a batch up to which it takes that kernel
 
 
 class NoHead(nn.Module):

@@ -2,16 +2,19 @@
 
 For adapter k, on its own batch x_k, with s and the draws of A and of dropout as PEFT has them for the seed k:
     h_k = W x_k + s B_k A_k dropout_k(x_k),    A: (adapter, r, d_in), B: (adapter, d_out, r).
-The batches lie one after another in one row of tokens: W, norms and MLP see it whole, attention and A and B each batch
-by itself, in the shape that it has alone. So every adapter is what PEFT's layers for 4-bit weights would make of it,
-operation by operation. Feeds every table with an adapter trained here.
+The batches lie one after another in one row of tokens, without their padding: W, norms and MLP see it whole, attention
+and A and B each batch by itself, in the padded shape that it has alone. So every adapter is what PEFT's layers for
+4-bit weights would make of it, operation by operation: nothing reads what they make of padding, whose gradient is zero.
+Feeds every table with an adapter trained here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,30 +29,85 @@ from tli.params import Lora
 ATTENTION = "stacked"  # the name of `attend` among transformers' attention functions
 
 
+class Batch(NamedTuple):
+    """One adapter's words: token ids padded on the right, and the places of the real ones in the flattened batch."""
+
+    ids: Int[Tensor, "sequence pos"]
+    real: Int[Tensor, " token"]
+
+
+class Dropout:
+    """What nn.Dropout draws for one adapter: 0 or 1 for each number that comes in, layer after layer, step after step.
+
+    Drawn on the processor, whatever the model's device, from a generator of the adapter's own, one number at a time,
+    padding's too. That takes longer than all else that a GPU does in a step, so for a GPU another thread draws, a step
+    ahead; on the processor it would only take the cores from the model.
+    """
+
+    def __init__(self, rate: float, seed: int) -> None:
+        self.rate, self.generator = rate, torch.Generator().manual_seed(seed)
+        self.thread = ThreadPoolExecutor(1)  # its tasks keep their order, so that the draws do
+
+    def draw(self, batch: Batch, width: int) -> Float[Tensor, "padded d_in"]:
+        return torch.empty(batch.ids.numel(), width).bernoulli_(1 - self.rate, generator=self.generator)
+
+    def ahead(self, batch: Batch, widths: Sequence[int]) -> Future[list[Tensor]]:
+        return self.thread.submit(lambda: [self.draw(batch, width) for width in widths])
+
+
 class Step:
-    """What a forward pass must know of its batches: their shapes, and the generators of their dropout."""
+    """What a forward pass must know of its batches: their shapes, where they are real, and their dropout."""
 
     def __init__(self, rate: float, seeds: Sequence[int]) -> None:
         self.rate = rate
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.shapes: list[tuple[int, int]] = []  # (sequences, positions) of each adapter's batch
+        self.batches: list[Batch] = []
+        self.real = torch.empty(0, dtype=torch.int64)  # of all batches, one after another, on the model's device
+        self._dropouts = [Dropout(rate, seed) for seed in seeds]
+        self._widths: list[int] = []  # of the layers that asked, in the first pass, as they asked
+        self._asked = 0
+        self._drawn: list[Future[list[Tensor]]] = []  # of this pass, an adapter each; none before widths are known
+        self._next: list[Future[list[Tensor]]] = []
 
     @property
     def tokens(self) -> list[int]:
         """Tokens in each adapter's batch, padding in."""
-        return [sequences * positions for sequences, positions in self.shapes]
+        return [batch.ids.numel() for batch in self.batches]
 
-    def masks(self, width: int) -> list[Float[Tensor, "tokens d_in"]] | None:
-        """What nn.Dropout would multiply each adapter's own batch by, 0 or 1 / (1 - p), from its own generator.
+    def begin(
+        self, batches: Sequence[Batch], following: Sequence[Batch] | None = None, *, device: torch.device
+    ) -> None:
+        """These batches come now, and those in the step after, if there is one."""
+        self.batches, self._asked = [*batches], 0
+        starts = [0, *accumulate(self.tokens)]
+        self.real = torch.cat([batch.real + start for batch, start in zip(batches, starts, strict=False)]).to(device)
+        if self.rate and self._widths and device.type != "cpu":
+            self._drawn = self._next or self._ahead(batches)
+            self._next = self._ahead(following) if following else []
 
-        Drawn on the processor, whatever the model's device: as nn.Dropout draws there.
-        """
+    def _ahead(self, batches: Sequence[Batch]) -> list[Future[list[Tensor]]]:
+        return [own.ahead(batch, self._widths) for own, batch in zip(self._dropouts, batches, strict=True)]
+
+    def masks(self, width: int, device: torch.device) -> list[Float[Tensor, "padded d_in"]] | None:
+        """What nn.Dropout would multiply each adapter's own batch by, padding in: 0 or 1 / (1 - p)."""
         if not self.rate:
             return None
-        return [
-            torch.empty(tokens, width).bernoulli_(1 - self.rate, generator=generator).div_(1 - self.rate)
-            for tokens, generator in zip(self.tokens, self.generators, strict=True)
-        ]
+        if self._asked == len(self._widths):
+            self._widths.append(width)
+        if self._drawn:
+            drawn = [own.result()[self._asked] for own in self._drawn]
+        else:
+            drawn = [own.draw(batch, width) for own, batch in zip(self._dropouts, self.batches, strict=True)]
+        self._asked += 1
+        return [own.to(device).div_(1 - self.rate) for own in drawn]
+
+    def pad(self, states: Float[Tensor, "*lead token d"]) -> Float[Tensor, "*lead padded d"]:
+        """The batches' tokens where they stand among their padding, which is zero."""
+        whole = states.new_zeros(*states.shape[:-2], sum(self.tokens), states.shape[-1])
+        return whole.index_copy(-2, self.real, states)
+
+    def close(self) -> None:
+        for own in self._dropouts:
+            own.thread.shutdown(cancel_futures=True)
 
 
 def attend(
@@ -62,13 +120,11 @@ def attend(
     **settings: Any,
 ) -> tuple[Float[Tensor, "1 token head d_head"], None]:
     """Causal attention in each sequence of each batch; transformers' own, one call a batch."""
-    result = []
-    for shape, *own in zip(
-        step.shapes, *(each[0].split(step.tokens, dim=1) for each in (query, key, value)), strict=True
-    ):
-        q, k, v = (states.unflatten(1, shape).transpose(0, 1) for states in own)
+    result, padded = [], [step.pad(each[0]).split(step.tokens, dim=1) for each in (query, key, value)]
+    for batch, *own in zip(step.batches, *padded, strict=True):
+        q, k, v = (states.unflatten(1, batch.ids.shape).transpose(0, 1) for states in own)
         result.append(sdpa_attention_forward(module, q, k, v, None, **settings)[0].flatten(0, 1))
-    return torch.cat(result)[None], None
+    return torch.cat(result)[step.real][None], None
 
 
 class Products(torch.autograd.Function):
@@ -82,7 +138,6 @@ class Products(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, scaling: float, tokens: list[int], masks: list[Tensor] | None
     ) -> Tensor:
-        masks = masks and [mask.to(x.device) for mask in masks]
         result, kept = [], []
         for k, own in enumerate(x[0].split(tokens)):
             seen = own.to(a.dtype) if masks is None else own.to(a.dtype) * masks[k]
@@ -127,7 +182,9 @@ class Stacked(nn.Module):
     def forward(self, x: Float[Tensor, "1 token d_in"]) -> Float[Tensor, "1 token d_out"]:
         result: Tensor = self.base(x)
         apply: Callable[..., Tensor] = Products.apply
-        return result + apply(x, self.a, self.b, self.scaling, self.step.tokens, self.step.masks(x.shape[-1]))
+        step, whole = self.step, self.step.pad(x)
+        added = apply(whole, self.a, self.b, self.scaling, step.tokens, step.masks(x.shape[-1], x.device))
+        return result + added[:, step.real]
 
 
 class Stack:
@@ -142,20 +199,25 @@ class Stack:
         self._model, self._step = model, step
         self._beyond = [layer for name, layer in layers.items() if lora.place(f"{name}.lora_A.").block > reached]
 
-    def states(self, batches: Sequence[Int[Tensor, "sequence pos"]]) -> list[Float[Tensor, "sequence pos d_model"]]:
-        """hidden_states[reached] of each adapter's own batch of token ids, padded on the right to its longest sequence.
+    def states(
+        self, batches: Sequence[Batch], following: Sequence[Batch] | None = None
+    ) -> list[Float[Tensor, "sequence pos d_model"]]:
+        """hidden_states[reached] of each adapter's own batch, zero where there is padding.
 
-        Blocks beyond are not run; but PEFT would draw their dropout, so it is drawn.
+        Blocks beyond are not run; but PEFT would draw their dropout, so it is drawn. `following` are the next call's
+        batches, where they are known: their dropout is drawn meanwhile.
         """
-        self._step.shapes = [(len(ids), ids.shape[1]) for ids in batches]
-        ids = torch.cat([own.flatten() for own in batches])[None].to(self._model.device)
-        positions = torch.cat([torch.arange(own.shape[1]).repeat(len(own)) for own in batches])[None].to(ids.device)
+        step, device = self._step, self._model.device
+        step.begin(batches, following, device=device)
+        ids = torch.cat([batch.ids.flatten() for batch in batches]).to(device)
+        positions = torch.cat([torch.arange(batch.ids.shape[1]).repeat(len(batch.ids)) for batch in batches]).to(device)
         run: Any = backbone.body_of(self._model)
-        states: Tensor = run(input_ids=ids, position_ids=positions, use_cache=False, step=self._step).last_hidden_state
+        given = {"input_ids": ids[step.real][None], "position_ids": positions[step.real][None]}
+        states: Tensor = run(**given, use_cache=False, step=step).last_hidden_state
         for layer in self._beyond:
-            self._step.masks(layer.a.shape[-1])
-        own = states[0].split(self._step.tokens)
-        return [rows.unflatten(0, shape) for rows, shape in zip(own, self._step.shapes, strict=True)]
+            step.masks(layer.a.shape[-1], device)
+        own = step.pad(states[0]).split(step.tokens)
+        return [rows.unflatten(0, batch.ids.shape) for rows, batch in zip(own, batches, strict=True)]
 
     def gradient_norms(self) -> Float[Tensor, " adapter"]:
         """||gradient|| of each adapter, over those of its tensors that the loss reached."""
@@ -209,6 +271,7 @@ def stacked(model: PreTrainedModel, settings: Lora, blocks: int, seeds: Sequence
         body.layers, body.norm = whole[:reached], nn.Identity()
         yield Stack(model, layers, reached, seeds, step)
     finally:
+        step.close()
         model.config._attn_implementation = attention
         body.layers, body.norm = whole, norm
         for name, layer in layers.items():

@@ -85,7 +85,7 @@ def _pair_rows(
         for set_ in SETS[:2]:
             chosen = members(pairs, set_)
             for name, others in (("cosine", chosen), ("random_cosine", chosen[metrics.derangement(len(chosen), 0)])):
-                for index, value in zip(chosen, metrics.dots(u[chosen], v[others]).tolist(), strict=True):
+                for index, value in zip(chosen, metrics.dots(u, v, (chosen, others)).tolist(), strict=True):
                     yield Row(*cell, set_, items[index], at, name, value)
 
 
@@ -122,8 +122,8 @@ def _aggregate_rows(
         }
         for set_, chosen in sets.items():
             first = pairings[set_][0]
-            values = {"cosine_mean": float(metrics.dots(plain_x[chosen], plain_y[chosen]).mean())}
-            random = [metrics.dots(plain_x[chosen], plain_y[others]).mean() for others in pairings[set_]]
+            values = {"cosine_mean": float(metrics.dots(plain_x, plain_y, (chosen, chosen)).mean())}
+            random = [metrics.dots(plain_x, plain_y, (chosen, others)).mean() for others in pairings[set_]]
             values["random_cosine_mean"] = float(np.mean(random))
             for way, (plain, scaled) in ranked.items():
                 values[f"p_at_1.{way}"] = metrics.precision_at(plain[chosen], 1)
@@ -131,8 +131,8 @@ def _aggregate_rows(
                 values[f"mrr.{way}"] = metrics.reciprocal_rank(plain[chosen])
                 values[f"csls_at_1.{way}"] = metrics.precision_at(scaled[chosen], 1)
             for name, (a, b) in moved.items():
-                values[f"{name}_cosine_mean"] = float(metrics.dots(a[chosen], b[chosen]).mean())
-                values[f"{name}_random_cosine_mean"] = float(metrics.dots(a[chosen], b[first]).mean())
+                values[f"{name}_cosine_mean"] = float(metrics.dots(a, b, (chosen, chosen)).mean())
+                values[f"{name}_random_cosine_mean"] = float(metrics.dots(a, b, (chosen, first)).mean())
             values |= _shape(metrics.centred(x[chosen]), metrics.centred(y[chosen]), metrics.centred(y[first]))
             if set_ != "all":
                 values |= _own_pool(similarity[np.ix_(chosen, chosen)])

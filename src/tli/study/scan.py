@@ -66,7 +66,7 @@ def rows(
                 chosen = members(pairs, set_)
                 yield row(set_, "-", view, "cosine_mean", float(cosines[chosen].mean()))
                 for seed in seeds:
-                    random = metrics.dots(u[chosen], v[chosen[metrics.derangement(len(chosen), seed)]])
+                    random = metrics.dots(u, v, (chosen, chosen[metrics.derangement(len(chosen), seed)]))
                     yield row(set_, f"random{seed}", view, "random_cosine_mean", float(random.mean()))
             similarity = np.clip(u @ v.T, -1.0, 1.0)
             true = np.arange(len(pairs))

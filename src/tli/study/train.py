@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_sc
 from tli import store, terminal
 from tli.data.lexicon import SIDES, Pair, item_names, read_pairs
 from tli.model import backbone, card, lora
-from tli.model.stack import Stack, stacked
+from tli.model.stack import Batch, Stack, stacked
 from tli.params import Params, Train
 from tli.store import Row
 from tli.study import embed, metrics
@@ -123,14 +123,15 @@ def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair
     schedule = get_linear_schedule_with_warmup(optimizer, settings.warmup_steps, len(batches))
     steps: list[list[Step]] = [[] for _ in stack.seeds]
     false_negatives = [0 for _ in stack.seeds]
-    for number, batch in enumerate(terminal.progress(batches, f"train r={stack.rank} seeds {stack.seeds}"), start=1):
-        seen = [[own[index] for index in indices] for own, indices in zip(lists, batch, strict=True)]
-        rows = [[forms[pair[side]] for side in (0, 1) for pair in own] for own in seen]
-        where = [(own, slice(max(len(words[row]) for row in own))) for own in rows]
-        states = stack.states([ids[own] for own in where])
-        pooled = [embed.pool(own, chosen[at].to(own.device)) for own, at in zip(states, where, strict=True)]
+    seen = [[[own[index] for index in indices] for own, indices in zip(lists, batch, strict=True)] for batch in batches]
+    rows = [[[forms[pair[side]] for side in (0, 1) for pair in own] for own in each] for each in seen]
+    where = [[(own, slice(max(len(words[row]) for row in own))) for own in each] for each in rows]
+    inputs = [[Batch(ids[own], real[own].flatten().nonzero()[:, 0]) for own in each] for each in where]
+    for number in terminal.progress(range(len(batches)), f"train r={stack.rank} seeds {stack.seeds}"):
+        states = stack.states(inputs[number], *inputs[number + 1 : number + 2])
+        pooled = [embed.pool(own, chosen[at].to(own.device)) for own, at in zip(states, where[number], strict=True)]
         anchors, positives = torch.stack(pooled).chunk(2, dim=1)
-        same = torch.stack([duplicates([pair.english for pair in own]) for own in seen])
+        same = torch.stack([duplicates([pair.english for pair in own]) for own in seen[number]])
         loss, positive, negative = triplet(
             anchors, positives, settings.margin, same if settings.mask_duplicates else None
         )
@@ -140,10 +141,10 @@ def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair
         measured = torch.stack([loss.detach(), positive, negative, stack.gradient_norms(), bos], dim=1).tolist()
         for adapter, (value, near, far, gradient, first) in enumerate(measured):
             if not math.isfinite(value + gradient):
-                named = ", ".join(pair.swahili for pair in seen[adapter])
+                named = ", ".join(pair.swahili for pair in seen[number][adapter])
                 raise store.CheckFailed(
-                    f"train: expected a finite loss and gradient, got {value:g} and {gradient:g} at step {number} of "
-                    f"{len(batches)}, seed {stack.seeds[adapter]} (words: {named}); lower train.lr"
+                    f"train: expected a finite loss and gradient, got {value:g} and {gradient:g} at step {number + 1} "
+                    f"of {len(batches)}, seed {stack.seeds[adapter]} (words: {named}); lower train.lr"
                 )
             steps[adapter].append(Step(value, near, far, schedule.get_last_lr()[0], gradient, first))
             false_negatives[adapter] += int(same[adapter].sum())
