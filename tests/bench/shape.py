@@ -72,6 +72,7 @@ def write(folder: Path) -> Path:
     where |= {"model.embed_tokens.weight": "embeddings.safetensors", "lm_head.weight": "head.safetensors"}
     where |= {"model.norm.weight": "norm.safetensors"}
     store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
+    store.write_manifest(folder)
     return folder
 
 
