@@ -67,7 +67,7 @@ def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
 ) -> None:
     """To the byte: packed weights, whole embeddings and all blocks resident, a batch after another."""
 
-    def batch_by_batch(model: nn.Module, batches: Any) -> Any:
+    def batch_by_batch(model: nn.Module, batches: Any, _real: Any) -> Any:
         seen: dict[str, list[torch.Tensor]] = {}
         for ids in batches:
             backbone.forward(model, ids, lambda layer, states: seen.setdefault(layer, []).append(states))
@@ -233,7 +233,7 @@ class Shift(nn.Module):
         super().__init__()
         self.height, self.place = height, place
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, **_given: Any) -> torch.Tensor:
         moved = states.clone()
         moved[:, 0, self.place] += self.height
         return moved
@@ -247,8 +247,9 @@ class Known(nn.Module):
         self.model = self
         self.embed_tokens = nn.Embedding(12, 8)
         self.layers, self.norm = nn.ModuleList(blocks), nn.Identity()
+        self.config = SimpleNamespace(_attn_implementation="sdpa")
 
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> None:
+    def forward(self, input_ids: torch.Tensor, **_how: Any) -> None:
         states = self.embed_tokens(input_ids)
         for block in self.layers:
             states = block(states)

@@ -73,6 +73,40 @@ def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
     same()
 
 
+@given(st.lists(st.lists(st.integers(4, 7), min_size=1, max_size=5), min_size=1, max_size=8))
+def test_tokens_are_the_beginnings_and_stand_where_they_belong(sequences: list[list[int]]) -> None:
+    """Each beginning once, and of every real position the token whose beginning ends there."""
+    ids, real = backbone.pad(sequences, 3)
+    found = backbone.shared(ids, real)
+    beginnings = {tuple(own[: end + 1]) for own in sequences for end in range(len(own))}
+    assert len(found.first) == len(beginnings)
+    for row, own in enumerate(sequences):
+        for end in range(len(own)):
+            first_row, first_end = divmod(int(found.first[found.place[row, end]]), ids.shape[1])
+            assert ids[first_row, : first_end + 1].tolist() == own[: end + 1]
+    laid = found.laid_out(torch.arange(len(found.first))[:, None].float())
+    assert torch.equal(laid[..., 0][real].long(), found.place[real])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "float32"])
+def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Path, tiny_base: Path, kind: str) -> None:
+    """`run` gives what transformers gives for the whole padded batch: on the tiny model bit for bit in bfloat16."""
+    model = _float32(tiny_base) if kind == "float32" else backbone.load(tiny_quantized / "nf4")
+    bound = {"rtol": 1e-5, "atol": 1e-5} if kind == "float32" else {"rtol": 0.0, "atol": 0.0}
+
+    @hypothesis_settings(max_examples=25)
+    @given(st.lists(st.lists(st.integers(4, 12), min_size=1, max_size=6), min_size=1, max_size=9))
+    def same(words: list[list[int]]) -> None:
+        ids, real = backbone.pad([[1, *word] for word in words], 3)
+        expected: dict[str, torch.Tensor] = {}
+        with torch.no_grad():
+            backbone.forward(model, ids, expected.__setitem__)
+        for layer, (states,) in backbone.run(model, [ids], [real]):
+            torch.testing.assert_close(states[real], expected[layer][real], **bound)
+
+    same()
+
+
 def test_in_bfloat16_no_batch_changes_an_embedding_by_more_than_rounding(tiny_quantized: Path) -> None:
     """Alone (so at its exact length), among words of its length, padded among longer ones: within bfloat16's 2^-8."""
     model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")

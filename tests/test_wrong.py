@@ -79,8 +79,8 @@ def fp4_for_nf4(right: Any) -> Any:
 def next_layer(right: Any) -> Any:
     """hidden_states[i + 1] under the name of i; the last twice."""
 
-    def run(model: nn.Module, batches: Any) -> Iterator[tuple[str, Any]]:
-        names, states = zip(*right(model, batches), strict=True)
+    def run(model: nn.Module, *batches: Any) -> Iterator[tuple[str, Any]]:
+        names, states = zip(*right(model, *batches), strict=True)
         return zip(names, [*states[1:], states[-1]], strict=True)
 
     return run

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
 from tli import store
@@ -30,6 +33,7 @@ from tli.model.checkpoint import rows as rows
 from tli.model.checkpoint import tokenizer as tokenizer
 
 NORM = "norm"
+SHARED = "shared"  # the name of `attend` among transformers' attention functions
 
 
 def setup(threads: int, device: str = "cpu") -> None:
@@ -100,37 +104,118 @@ def forward(
             handle.remove()
 
 
+class Shared(NamedTuple):
+    """The tokens of a batch, each beginning that its sequences share once: a token's state hangs on what is before it.
+
+    `place`: which of the tokens stands at each position, 0 (the first, as good as any) where there is padding; `first`:
+    where in the flattened batch each token stands first.
+    """
+
+    place: Int[Tensor, "batch pos"]
+    first: Int[Tensor, " token"]
+
+    def laid_out(self, states: Float[Tensor, "*lead token d"]) -> Float[Tensor, "*lead batch pos d"]:
+        """The batch's states, from its tokens'."""
+        return torch.unflatten(states[..., self.place.flatten(), :], -2, self.place.shape)
+
+
+def shared(ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"] | None = None) -> Shared:
+    """Which tokens of a batch must be run, `real` being those that are no padding; all, if not given."""
+    lengths = [ids.shape[1]] * len(ids) if real is None else real.sum(dim=1).tolist()
+    tokens: dict[tuple[int, ...], int] = {}
+    place, first = torch.zeros_like(ids), list[int]()
+    for row, (sequence, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
+        for position in range(length):
+            start = tuple(sequence[: position + 1])
+            if start not in tokens:
+                tokens[start] = len(first)
+                first.append(row * ids.shape[1] + position)
+            place[row, position] = tokens[start]
+    return Shared(place, torch.tensor(first, device=ids.device))
+
+
+def attend(
+    module: nn.Module,
+    query: Float[Tensor, "1 head token d_head"],
+    key: Float[Tensor, "1 kv_head token d_head"],
+    value: Float[Tensor, "1 kv_head token d_head"],
+    mask: Tensor | None,
+    batch: Shared,
+    **settings: Any,
+) -> tuple[Float[Tensor, "1 token head d_head"], None]:
+    """Causal attention in each sequence of the batch, by transformers' own, in the batch's own shape and `mask`."""
+    q, k, v = (batch.laid_out(each[0]).transpose(0, 1) for each in (query, key, value))
+    result = sdpa_attention_forward(module, q, k, v, mask, **settings)[0]
+    return result.flatten(0, 1)[batch.first][None], None
+
+
+@contextmanager
+def attention(config: Any, name: str) -> Iterator[None]:
+    """Meanwhile a model with this configuration attends by the function of that name."""
+    before = config._attn_implementation
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
 @torch.no_grad()
 def run(
-    model: nn.Module, batches: Sequence[Int[Tensor, "batch pos"]]
+    model: nn.Module,
+    batches: Sequence[Int[Tensor, "batch pos"]],
+    real: Sequence[Bool[Tensor, "batch pos"]] | None = None,
 ) -> Iterator[tuple[str, list[Float[Tensor, "batch pos d_model"]]]]:
     """Runs all batches through one block, then through the next: each layer's name, and its states for every batch.
 
-    They are what `forward` hands over, bit for bit. A block that is read on demand (see `load`) is read once and not
-    once a batch; what is held between two blocks is the states of all batches.
+    They are what `forward` hands over, where they are `real`. Attention runs in each batch's own shape, all else on its
+    `Shared` tokens: BOS is one for all words. A block that is read on demand (see `load`) is read once and not once a
+    batch; what is held between two blocks is the states of all batches.
     """
+    AttentionInterface.register(SHARED, attend)
     body = body_of(model)
-    blocks, embedded = body.layers, []
-    notes = [[Note() for _ in blocks] for _ in batches]
-    handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+    device = body.embed_tokens.weight.device
+    no_padding: list[None] = [None] * len(batches)
+    tokens = [shared(ids.to(device), own) for ids, own in zip(batches, real or no_padding, strict=True)]
+    embedded: list[Tensor] = []
+    states: list[Tensor] = []
+    kept: list[list[dict[str, Any]]] = []
+    for ids, batch in zip((ids.to(device) for ids in batches), tokens, strict=True):
+        masks = [note.given.get("attention_mask") for note in noted(body, input_ids=ids)]
+        given = {"input_ids": ids.flatten()[batch.first], "position_ids": batch.first % ids.shape[1]}
+        handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+        try:
+            with attention(body.config, SHARED):
+                notes = noted(body, **{name: each[None] for name, each in given.items()}, batch=batch)
+        finally:
+            handle.remove()
+        states.append(notes[0].states)
+        kept.append([note.given | {"attention_mask": mask} for note, mask in zip(notes, masks, strict=True)])
+
+    def laid_out(states: Sequence[Float[Tensor, "1 token d_model"]]) -> list[Float[Tensor, "batch pos d_model"]]:
+        return [batch.laid_out(each[0]) for batch, each in zip(tokens, states, strict=True)]
+
+    yield "0", laid_out(embedded)
+    embedded.clear()
+    for place, block in enumerate(body.layers):
+        with attention(body.config, SHARED):
+            for number, each in enumerate(kept):
+                output = block(states[number], **each[place])
+                states[number] = output[0] if isinstance(output, tuple) else output
+        yield str(place + 1), laid_out(states)
+    if not isinstance(body.norm, nn.Identity):
+        yield NORM, laid_out([body.norm(each) for each in states])
+
+
+def noted(body: Any, **inputs: Any) -> list[Note]:
+    """What the decoder hands to each of its blocks for these inputs; none is run."""
+    blocks, notes = body.layers, [Note() for _ in body.layers]
+    body.layers = nn.ModuleList(notes)
     try:
-        for own, ids in zip(notes, batches, strict=True):
-            body.layers = nn.ModuleList(own)
-            body(input_ids=ids.to(body.embed_tokens.weight.device), use_cache=False)
+        body(**inputs, use_cache=False)
     finally:
         body.layers = blocks
-        handle.remove()
-    states, given = [own[0].states for own in notes], [[note.given for note in own] for own in notes]
-    del notes
-    yield "0", embedded
-    embedded = []
-    for place, block in enumerate(blocks):
-        for number, kept in enumerate(given):
-            output = block(states[number], **kept[place])
-            states[number] = output[0] if isinstance(output, tuple) else output
-        yield str(place + 1), [*states]
-    if not isinstance(body.norm, nn.Identity):
-        yield NORM, [body.norm(each) for each in states]
+    return notes
 
 
 class Note(nn.Module):

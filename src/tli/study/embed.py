@@ -146,7 +146,7 @@ def by_layer(
             lengths = np.array([len(sequences[index]) for index in indices])
             own = content(ids, real, tokenizer)
             batches.append(Batch(part, indices, ids.to(device), real.to(device), own.to(device), lengths))
-    for layer, states in backbone.run(model, [batch.ids for batch in batches]):
+    for layer, states in backbone.run(model, [batch.ids for batch in batches], [batch.real for batch in batches]):
         found = []
         for part, words in enumerate(lists):
             own_batches = [(batch, each) for batch, each in zip(batches, states, strict=True) if batch.part == part]
