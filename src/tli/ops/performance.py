@@ -44,8 +44,8 @@ def run(measured: Sequence[Path], out: Path) -> None:
         "# Performance",
         "",
         "Written by `make bench` and `make bench-8b`. Every ratio is of two measurements of one run. The tables say "
-        "against what; where they name Llama-3.1-8B's shape, it has 32 blocks, hidden size 4,096 and random weights. The "
-        "scan's floor counts every word's tokens: above 100 % those that words share were run once.",
+        "against what; where they name Llama-3.1-8B's shape, it has 32 blocks, hidden size 4,096 and random weights. "
+        "The scan's floor counts every word's tokens: above 100 % those that words share were run once.",
         "",
         f"{', '.join(machines)}; {' and '.join(commits)}. Matrix products: "
         + "; ".join(
