@@ -1,6 +1,6 @@
 """The stages' own code at Llama-3.1-8B's shape on a GPU: what `gpu.py` adds where bitsandbytes, PEFT and data/ are.
 
-The parameters are those of the profile `paper`: its threads, batches and packed weights.
+The parameters are those of the profile `paper`: its threads, its batches, weights unpacked once for training.
 """
 
 from __future__ import annotations
