@@ -81,15 +81,24 @@ class InOrder(click.Group):
 @click.option(
     "--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a value of params.yaml for this command."
 )
+@click.option("--model", metavar="NAME", help="A model of params.yaml.  [default: the first of `models`]")
 @click.pass_context
-def main(context: click.Context, changes: tuple[str, ...]) -> None:
+def main(context: click.Context, changes: tuple[str, ...], model: str | None) -> None:
     """Targeted Lexical Injection and the LoRA-rank study: the stages of dvc.yaml, each a command."""
-    context.obj = dict(map(parameters.parse, changes))
+    context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
 
 
-def loaded(arm: str | None = None) -> parameters.Params:
-    """params.yaml with what --set changes, and what `arm` does."""
-    return parameters.load(changes=click.get_current_context().find_root().obj, arm=arm)
+def loaded(arm: str | None = None, model: str | None = None) -> parameters.Params:
+    """params.yaml with what --set changes and what `arm` does, for `model` or the one that --model names."""
+    given = click.get_current_context().find_root().obj
+    return parameters.load(changes=given["changes"], arm=arm, model=model or given["model"])
+
+
+def every_model() -> list[parameters.Params]:
+    """The parameters of each model of the run, or of the one that --model names."""
+    first = loaded()
+    named = click.get_current_context().find_root().obj["model"]
+    return [first] if named else [loaded(model=model) for model in first.models]
 
 
 @contextmanager
@@ -153,7 +162,7 @@ def check(out: Path | None, repair: bool) -> None:
     if out is not None:
         if repair:
             raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
-        parameters.run(out, changes=click.get_current_context().find_root().obj)
+        parameters.run(out, changes=click.get_current_context().find_root().obj["changes"])
         return
     from tli.ops import files
 
@@ -193,16 +202,19 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @metrics_option
 @click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
 def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
-    """Pre-train the base model, or fetch one, whole or in part."""
+    """Make the base model: packaged, versioned, pre-trained or fetched."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
         from tli.model import base as module
-        from tli.model import hub, part
+        from tli.model import hub, package, part, versioned
 
         model, manifest = params.active.model, Path(params.fetch.manifest)
-        if isinstance(model, parameters.EmbeddedModel):
-            module.run(world_path, out, metrics, model)
+        if isinstance(model, parameters.MicroworldModel):
+            build = versioned.run if model.source == "versioned" else module.run
+            build(world_path, out, metrics, model)
+        elif isinstance(model, parameters.PackagedModel):
+            package.run(out, metrics, model)
         elif model.whole:
             hub.run(out, metrics, model, manifest)
         else:
@@ -218,7 +230,7 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
     with stage(out, base_path / "model.safetensors") as params:
         from tli.model import nf4
 
-        nf4.run(base_path, out, rows, params.quantize)
+        nf4.run(base_path, out, rows, params.quantize, params.active.compute.dtype)
 
 
 @main.command()
@@ -262,6 +274,19 @@ def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -
 
         run = author.run if params.adapter.source == "author" else module.run
         run(pairs_path, quantized, out, rows, log, params)
+
+
+@main.command("base-rows")
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("items", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
+    """Measure the base: similarity and item scores."""
+    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
+        from tli.study import base_rows as module
+
+        module.run(pairs_path, items, quantized, out, params)
 
 
 @main.command()
@@ -350,19 +375,6 @@ def sweep_eval(
         sweep.run_eval(pairs_path, items, quantized, adapters, ranks, out, params, arm)
 
 
-@main.command("sweep-base")
-@click.argument("pairs_path", metavar="PAIRS", type=FILE)
-@click.argument("items", type=FILE)
-@click.argument("quantized", type=FILE)
-@out_option
-def sweep_base(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
-    """Measure a base of the full grid: rank 0 of its arms."""
-    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
-        from tli.study import sweep
-
-        sweep.run_base(pairs_path, items, quantized, out, params)
-
-
 @main.command()
 @click.argument("base_path", metavar="BASE", type=FILE)
 @click.argument("quantized", type=FILE)
@@ -398,6 +410,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("base", "Metrics of the stage base.")
 @given("benchmarks", "Metrics of the stage benchmarks.")
 @given("quantize", "Rows of the stage quantize.")
+@given("base-rows", "Folder of the stage base-rows.")
 @given("scan", "Rows of the stage scan.")
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
@@ -439,10 +452,10 @@ def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -
 
 
 @main.command()
-@click.option("--measured", type=FILE, help="Measured values.  [default: results/<profile>/measured.json]")
+@click.option("--measured", type=FILE, help="Measured values.  [default: results/<model>/measured.json]")
 @REPORTED
 @EXPECTED
-@click.option("--out", type=FILE, help="JSON of the verdicts.  [default: results/<profile>/verify.json]")
+@click.option("--out", type=FILE, help="JSON of the verdicts.  [default: results/<model>/verify.json]")
 @click.option("--strict", is_flag=True, help="Exit 1 where a value differs from what is expected.")
 @click.option(
     "--all", "every", is_flag=True, help="Print every value, not only the published ones and those that differ."
@@ -452,7 +465,7 @@ def verify(measured: Path | None, reported: Path, expected: Path, out: Path | No
     from tli.paper import verify as module
 
     params = loaded()
-    results = Path("results") / params.profile
+    results = Path("results") / params.model
     module.run(
         measured=measured or results / "measured.json",
         reported=reported,
@@ -493,6 +506,7 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 @given("verify", "JSON of the verdicts.")
 @given("pairs", "The checked word list.")
 @given("items", "The scored items.")
+@given("base-rows", "Folder of the stage base-rows.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
 @given("pipeline", "dvc.yaml.")
@@ -528,7 +542,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 @click.argument("cell")
 @out_option
 @click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
-@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<profile>/benchmarks.json]")
+@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<model>/benchmarks.json]")
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
     """Write a cell's accuracies in the harness's form.
 
@@ -537,14 +551,14 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     from tli.ops import export
 
     params = loaded()
-    metrics = metrics or Path("results") / params.profile / "benchmarks.json"
-    export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
+    metrics = metrics or Path("results") / params.model / "benchmarks.json"
+    export.run(rows or export.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
 
 
 @main.command()
 @click.option("--rank", type=int, help="A rank of the sweep.  [default: the paper's cell]")
 @click.option("--seed", type=int, help="A seed of the sweep.  [default: its first]")
-@click.option("--out", type=FILE, help="The folder.  [default: build/<profile>/export/r<rank>-s<seed>, or .../main]")
+@click.option("--out", type=FILE, help="The folder.  [default: build/<model>/export/r<rank>-s<seed>, or .../main]")
 def export(rank: int | None, seed: int | None, out: Path | None) -> None:
     """Make an adapter's folder ready for a hub.
 
@@ -553,15 +567,14 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
     from tli.ops import adapters
 
     params = loaded()
-    build, tables = Path("build") / params.profile, Path("paper") / "tables" / params.profile
+    build, tables = Path("build") / params.model, Path("paper") / "tables" / params.model
     first = params.sweep.seeds[0] if seed is None else seed
     out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
-    names = adapters.run(rank, seed, build, tables, Path("results") / params.profile / "base.json", out, params)
+    names = adapters.run(rank, seed, build, tables, Path("results") / params.model / "base.json", out, params)
     click.echo(f"{out}: {', '.join(names)}; nothing was uploaded")
 
 
 @main.command()
-@click.option("--profile", help="Another profile than that of params.yaml.")
 @click.option(
     "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
 )
@@ -569,23 +582,22 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
 @click.option(
     "--measured", type=FILE, multiple=True, help="With --cluster: JSON of `make bench-8b` or of tests/bench/gpu.py."
 )
-def plan(profile: str | None, pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
+def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     """Say beforehand what a run will cost.
 
-    By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
+    For each model of the run, or the one of --model, by stage: bytes fetched, stored and held in memory, operations.
+    Nothing is fetched for it, and no file written.
     """
     from tli.ops import plan as module
     from tli.ops import workers
 
-    changes = click.get_current_context().find_root().obj
-    changes |= {"profile": profile} if profile else {}
-    params = parameters.load(changes=changes)
-    results = Path("results") / params.profile
-    if cluster:
-        arms = {name: parameters.load(changes=changes, arm=name) for name in workers.arms(params)}
-        click.echo(workers.page(params, arms, pairs, results, measured))
-    else:
-        click.echo(module.page(params, pairs, results))
+    for params in every_model():
+        costs_of = Path("docs") / "costs" / params.model
+        if cluster:
+            arms = {name: loaded(name, params.model) for name in workers.arms(params)}
+            click.echo(workers.page(params, arms, pairs, costs_of, measured))
+        else:
+            click.echo(module.page(params, pairs, costs_of))
 
 
 @main.command()
@@ -620,22 +632,21 @@ def summary() -> None:
     """Say on one screen what the last run found."""
     from tli.ops import summary as module
 
-    params = loaded()
-    click.echo(module.page(params, Path()))
+    click.echo("\n\n".join(module.page(params, Path()) for params in every_model()))
 
 
 @main.command()
 def costs() -> None:
     """Collect what the last runs took, and the checklist.
 
-    Writes costs.json, costs.md and checklist.md to results/<profile>.
+    Writes costs.json, costs.md and checklist.md to docs/costs/<model>.
     """
     from tli.ops import costs as module
 
-    params = loaded()
-    build, results = Path("build") / params.profile, Path("results") / params.profile
-    said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
-    click.echo(f"costs   {said}")
+    for params in every_model():
+        build, out = Path("build") / params.model, Path("docs") / "costs" / params.model
+        said = module.run(build, out, params, tables=f"../../../paper/tables/{params.model}")
+        click.echo(f"costs   {params.model}: {said}")
 
 
 @main.command()

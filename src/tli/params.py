@@ -314,13 +314,42 @@ class Shape(Section):
         return self.held == self.blocks
 
 
-class EmbeddedModel(Shape):
-    """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
+class MicroworldModel(Shape):
+    """A small bilingual Llama, pre-trained on the micro-world.
 
-    source: Literal["pretrain"]
+    `versioned`: its weights are read from the folder `weights`, which data.dvc holds, so that every machine has the
+    same base. `pretrain`: the `base` stage trains it anew from `seed` by `pretraining`, and the results will differ:
+    pre-training amplifies rounding, so that another processor is another seed.
+    """
+
+    source: Literal["versioned", "pretrain"]
+    weights: str
     vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
     seed: Seed
     pretraining: Pretraining
+
+    @property
+    def title(self) -> str:
+        return "a small bilingual Llama, " + (
+            "versioned" if self.source == "versioned" else "pre-trained in this run"
+        )
+
+
+class PackagedModel(Shape):
+    """A pretrained model out of one GGUF file, recognised by its SHA-256 (model/package.py).
+
+    `file` is a path, or a path inside the environment's folder of packaged models (requirements/model.txt).
+    """
+
+    source: Literal["package"]
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    name: str
+    licence: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, out of {self.file.rpartition('/')[2]}"
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -358,6 +387,10 @@ class HubModel(Shape, HubRepo):
     def held(self) -> int:
         return self.blocks if self.span is None else self.span
 
+    @property
+    def title(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
 
 class Mix(Shares):
     """Shares of the corpus's documents by kind; they sum to 1."""
@@ -384,10 +417,10 @@ class Items(Section):
     dev: Annotated[int, Field(ge=6, le=400)]
 
 
-class EmbeddedBenchmarks(Section):
+class MicroworldBenchmarks(Section):
     """The micro-world: `documents` of corpus, the share of combinations held out of it for items, and its noise."""
 
-    source: Literal["world"]
+    source: Literal["microworld"]
     seed: Seed
     documents: Count
     held_out: Annotated[float, Field(gt=0, lt=1)]
@@ -426,8 +459,10 @@ class Transfer(Section):
 
 
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device.
+    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, device and dtype.
 
+    `dtype` is that of every product and of what is not packed in 4 bits. In float32 processors with other instruction
+    sets agree to 2e-4 in a mean cosine; bfloat16 is the paper's choice, and a GPU's.
     `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; both give
     the same bits, the first in less time and four times the memory (docs/performance.md).
     """
@@ -435,14 +470,15 @@ class Compute(Section):
     threads: Count
     batch_size: Count
     device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
     weights: Literal["packed", "dequantized"]
 
 
 class Profile(Section):
-    """What varies with the profile: the model, its benchmarks, the machine's share."""
+    """What varies with the model: its shape and source, its benchmarks, the machine's share."""
 
-    model: Annotated[EmbeddedModel | HubModel, Field(discriminator="source")]
-    benchmarks: Annotated[EmbeddedBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
+    model: Annotated[PackagedModel | MicroworldModel | HubModel, Field(discriminator="source")]
+    benchmarks: Annotated[MicroworldBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
     compute: Compute
 
     @model_validator(mode="after")
@@ -453,9 +489,14 @@ class Profile(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml, as one of its models uses it.
 
-    profile: str
+    `models` lists the models of a run, each by its key in `profiles`. `model` is the one that this process works on; it
+    is no key of the file: `load` sets it.
+    """
+
+    models: Annotated[Names, Field(min_length=1)]
+    model: str
     pairs: Pairs
     adapter: Adapter
     author: Author
@@ -477,9 +518,9 @@ class Params(Section):
     @model_validator(mode="before")
     @classmethod
     def _depth(cls, raw: Any) -> Any:
-        """train.layer in words becomes a number of the profile's blocks."""
+        """train.layer in words becomes a number of the model's blocks."""
         try:
-            blocks, layer = raw["profiles"][raw["profile"]]["model"]["blocks"], raw["train"]["layer"]
+            blocks, layer = raw["profiles"][raw["model"]]["model"]["blocks"], raw["train"]["layer"]
             number = {"middle": blocks // 2, "last": blocks}.get(layer, layer)
         except (KeyError, TypeError):
             return raw  # said of the key itself
@@ -487,8 +528,8 @@ class Params(Section):
 
     @property
     def active(self) -> Profile:
-        """The part of the profile that this run uses."""
-        return self.profiles[self.profile]
+        """The profile of this process's model."""
+        return self.profiles[self.model]
 
     def widths(self, target: str) -> tuple[int, int]:
         """(d_in, d_out) of a projection that LoRA may sit on."""
@@ -506,8 +547,16 @@ class Params(Section):
         return min(min(self.widths(target)) for target in self.lora.targets)
 
 
-def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, arm: str | None = None) -> Params:
-    """Reads and checks `path`, after `changes` (dotted key -> value) and then those of `arm` in it.
+def load(
+    path: Path | str = "params.yaml",
+    changes: Mapping[str, Any] | None = None,
+    arm: str | None = None,
+    model: str | None = None,
+) -> Params:
+    """Reads and checks `path` for one model, after `changes` (dotted key -> value) and then those of `arm` in it.
+
+    Args:
+        model: a key of `profiles`; if not given, the first of `models`.
 
     Raises:
         UserError: one line that names file, key, what was expected, what stood there.
@@ -515,6 +564,8 @@ def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = N
     raw = store.read_yaml(path)
     for key, value in (changes or {}).items():
         _change(raw, key, value, path)
+    if isinstance(raw, dict):
+        _choose(raw, model, path)
     params = _validated(raw, str(path))
     # arms are the full grid's, which needs the whole model
     tried = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
@@ -524,6 +575,26 @@ def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = N
             known = ", ".join(params.arms)
             raise store.UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it there")
     return params if arm is None else changed[arm]
+
+
+def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
+    """Sets the key `model` of the file's content: the one asked for, or the first of `models`."""
+    if "model" in raw:
+        raise store.UserError(f"{path}: model: unknown key; list the models of a run under models")
+    models, profiles = raw.get("models"), raw.get("profiles")
+    known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else ""
+    if not isinstance(models, list) or not models:
+        raise store.UserError(
+            f"{path}: models: expected a list of one model or more (of {known}), got {store.brief(models)}; "
+            "write it as in models: [microworld]"
+        )
+    for key, names in (("models", models), ("--model", [] if model is None else [model])):
+        for name in names:
+            if not isinstance(profiles, dict) or name not in profiles:
+                raise store.UserError(
+                    f"{path}: {key}: expected names of models ({known}), got {store.brief(name)}; correct its spelling"
+                )
+    raw["model"] = models[0] if model is None else model
 
 
 def parse(change: str) -> tuple[str, Any]:
@@ -570,7 +641,7 @@ def _validated(raw: Any, where: str) -> Params:
     return params
 
 
-KINDS = ("pretrain", "hub", "world", "none")
+KINDS = ("package", "versioned", "pretrain", "hub", "microworld", "none")
 
 
 def _first(error: ValidationError) -> str:
@@ -589,34 +660,29 @@ def _first(error: ValidationError) -> str:
 
 
 def _across(params: Params, path: str) -> None:
-    """What no single key shows: the profile exists, the layer and the ranks fit the model."""
-    if params.profile not in params.profiles:
-        known = ", ".join(params.profiles)
-        raise store.UserError(
-            f"{path}: profile: expected one of {known}, got {store.brief(params.profile)}; set a listed one"
-        )
+    """What no single key shows: the layers and the ranks fit the model."""
     blocks = params.active.model.blocks
     if params.train.layer > blocks:
         raise store.UserError(
-            f"{path}: train.layer: expected 1 to {blocks} (the blocks of profile {params.profile}), "
+            f"{path}: train.layer: expected 1 to {blocks} (the blocks of {params.model}), "
             f"got {params.train.layer}; set a layer that the model has"
         )
     if params.adapted_blocks > params.active.model.held:
         key, got = ("train.layer", params.train.layer) if params.lora.blocks == "reached" else ("lora.blocks", "all")
         raise store.UserError(
             f"{path}: {key}: expected what the first {params.active.model.held} of {blocks} blocks can give, which are "
-            f"all that profile {params.profile} has (model.span), got {got}; set another, or model.span null"
+            f"all that {params.model} has (model.span), got {got}; set another, or model.span null"
         )
     if params.sweep.grid and not params.active.model.whole:
         raise store.UserError(
-            f"{path}: sweep.grid: expected [] with model.span (profile {params.profile}), got {[*params.sweep.grid]}; "
+            f"{path}: sweep.grid: expected [] with model.span ({params.model}), got {[*params.sweep.grid]}; "
             "the full grid needs the whole model"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _fits(params, f"{path}: {key}", ranks)
     if params.bos.layer >= blocks:
         raise store.UserError(
-            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of profile {params.profile}), "
+            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of {params.model}), "
             f"got {params.bos.layer}; set a layer that the model has"
         )
 
@@ -625,12 +691,14 @@ def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
     if max(ranks) > params.highest_rank:
         raise store.UserError(
             f"{where}: expected at most {params.highest_rank} (the smallest width of "
-            f"{', '.join(params.lora.targets)} in profile {params.profile}), got {max(ranks)}; set a lower rank"
+            f"{', '.join(params.lora.targets)} in {params.model}), got {max(ranks)}; set a lower rank"
         )
 
 
 def run(out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None) -> Params:
-    """The `check` stage: loads `path` and writes a constant, on which every other stage depends."""
+    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends."""
     params = load(path, changes)
+    for model in params.models:
+        load(path, changes, model=model)
     store.write_text(out, "params.yaml is valid\n")
     return params

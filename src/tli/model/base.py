@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tli import kept, store, terminal
-from tli.params import EmbeddedModel
+from tli.params import MicroworldModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
 PREFIXES = "(?:ha)?(?:a|wa|u|i|li|ya|ki|vi|zi)"
@@ -80,7 +80,7 @@ def batches(
         yield from (torch.tensor(batch) for batch in ready)
 
 
-def make_model(settings: EmbeddedModel, vocabulary: int) -> LlamaForCausalLM:
+def make_model(settings: MicroworldModel, vocabulary: int) -> LlamaForCausalLM:
     """A Llama with random weights from `settings.seed`."""
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -110,7 +110,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 def pretrain(
     model: LlamaForCausalLM,
     documents: Sequence[Sequence[int]],
-    settings: EmbeddedModel,
+    settings: MicroworldModel,
     finished: kept.Kept | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """Trains `model` in place and yields (step, tokens predicted, mean cross-entropy in nats) after each step.
@@ -176,7 +176,7 @@ def restore(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimi
     return past
 
 
-def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> None:
+def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -> None:
     """The `base` stage: writes the checkpoint and its tokenizer to `out`, the training log to `metrics`."""
     texts = store.read_text(world_path / "corpus.txt").splitlines()
     verbs = store.read_text(world_path / "verbs.txt").splitlines()

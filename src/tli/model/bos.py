@@ -85,7 +85,9 @@ def run(
             if (base / file).exists():
                 shutil.copy(base / file, folder / file)
         with tempfile.TemporaryDirectory() as temporary:
-            nf4.write_checkpoint(folder, Path(temporary) / "nf4", "nf4", params.quantize.nf4)
+            nf4.write_checkpoint(
+                folder, Path(temporary) / "nf4", "nf4", params.quantize.nf4, params.active.compute.dtype
+            )
             edited = backbone.load(Path(temporary) / "nf4")
             after, changed = look(edited, sequences, pad, size), leak(model, edited, sequences, pad, size)
     found: list[Row] = []

@@ -48,7 +48,7 @@ def _sentences(found: Compared) -> Iterator[str]:
 
 
 def _notes(run: Run, name: str) -> dict[str, str]:
-    path = run.folder / "paper" / "tables" / run.params.profile / f"{name}.md"
+    path = run.folder / "paper" / "tables" / run.params.model / f"{name}.md"
     lines = store.read_text(path).splitlines() if path.is_file() else []
     return {masked(line): line[2:] for line in lines if line.startswith("- ")}
 

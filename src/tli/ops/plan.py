@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tli import store
 from tli.data import lexicon
-from tli.params import EmbeddedBenchmarks, EmbeddedModel, HubBenchmarks, Params
+from tli.params import HubBenchmarks, HubModel, MicroworldBenchmarks, MicroworldModel, PackagedModel, Params
 
 FULL, HALF, PACKED = 4.0, 2.0, 0.5 + 4 / 64  # bytes a weight: as fetched, as loaded, in 4 bits
 IMPORTS = 5e8  # bytes of memory that torch and transformers take
@@ -100,8 +100,9 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
         yield Cost("train", fetch=adapted, disk=adapted, memory=held_cut)
     else:
         yield Cost("train", disk=adapted, memory=held_cut, flop=training)
-    yield Cost("align", memory=held, flop=4 * forward)  # before and after, NF4 and FP4
-    yield Cost("transfer", memory=held if scored else 0, flop=2 * scoring)
+    yield Cost("base-rows", memory=held, flop=2 * forward + scoring)  # NF4 and FP4
+    yield Cost("align", memory=held, flop=2 * forward)
+    yield Cost("transfer", memory=held if scored else 0, flop=scoring)
     asked = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0  # each word with each candidate
     yield Cost("probe", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)
     yield Cost("project", memory=held, flop=2 * forward * params.project.pairs / (trained + control))
@@ -112,7 +113,11 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
 
 def _base(params: Params, size: Sizes) -> Cost:
     model = params.active.model
-    if isinstance(model, EmbeddedModel):
+    if isinstance(model, PackagedModel):
+        return Cost("base", disk=size.all * FULL, memory=IMPORTS + 2 * size.all * FULL)
+    if isinstance(model, MicroworldModel) and model.source == "versioned":
+        return Cost("base", disk=size.all * HALF, memory=IMPORTS)
+    if isinstance(model, MicroworldModel):
         tokens = model.pretraining.steps * model.pretraining.batch_tokens
         # weights, gradients and AdamW's two moments
         return Cost("base", disk=size.all * FULL, memory=IMPORTS + 4 * size.all * FULL, flop=6 * size.all * tokens)
@@ -125,7 +130,7 @@ def _base(params: Params, size: Sizes) -> Cost:
 def _items(params: Params) -> Iterator[tuple[str, int]]:
     """Task and number of items scored, language by language."""
     found = params.active.benchmarks
-    if isinstance(found, EmbeddedBenchmarks):
+    if isinstance(found, MicroworldBenchmarks):
         yield from ((task, found.items.test) for task in ASKED for _ in ("english", "swahili"))
     elif isinstance(found, HubBenchmarks):
         languages = {"xcopa": len(found.xcopa.languages) + 1, "xnli": len(found.xnli.languages)}  # COPA is XCOPA's en
@@ -172,7 +177,7 @@ def page(params: Params, pairs: Path, results: Path) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = ["  ".join([line[0].ljust(widths[0]), *_right(line[1:], widths[1:])]).rstrip() for line in (header, *lines)]
-    return "\n".join([f"plan, profile {params.profile}: {_what(params)}", "", *rows, "", *_said(params, len(listed))])
+    return "\n".join([f"plan, {params.model}: {_what(params)}", "", *rows, "", *_said(params, len(listed))])
 
 
 def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -193,16 +198,14 @@ def _minutes(last: dict[str, float], stage: str) -> str:
 
 def _what(params: Params) -> str:
     model = params.active.model
-    if isinstance(model, EmbeddedModel):
-        return f"a Llama of {model.blocks} blocks, pre-trained here; nothing of it is fetched"
     held = f"{model.blocks} blocks" if model.whole else f"the first {model.held} of {model.blocks} blocks"
-    return f"{model.repo}, {held}"
+    return f"{model.title}, {held}" + ("" if isinstance(model, HubModel) else "; nothing of it is fetched")
 
 
 def _said(params: Params, pairs: int) -> list[str]:
     """What the numbers rest on, and what cannot be checked or is left out."""
     lines = [f"By shape and count ({pairs} word pairs), formulas in src/tli/ops/plan.py. Minutes: the last run's."]
-    if not isinstance(params.active.model, EmbeddedModel):
+    if isinstance(params.active.model, HubModel):
         lines.append("Fetched weights are counted at 4 bytes; what the cache has is not fetched again.")
     if not params.active.model.whole:
         lines.append(

@@ -93,7 +93,7 @@ def load(name: str, folder: Path) -> Run:
         UserError: a file is not there or not of its form, or the tables are not this run's.
     """
     params = parameters.load(folder / "params.yaml")
-    profile = params.profile
+    profile = params.model
     tables = folder / "paper" / "tables" / profile
     if not store.receipt_of(tables).is_file():
         raise store.UserError(f"{folder}: expected a whole run, got no {store.receipt_of(tables)}; run `dvc repro`")
@@ -165,7 +165,7 @@ def conditions(run: Run) -> dict[str, str]:
 
 def _receipts(run: Run) -> Iterator[dict[str, Any]]:
     """The run's receipts, the full grid's left out, by path."""
-    build = run.folder / "build" / run.params.profile
+    build = run.folder / "build" / run.params.model
     for path in sorted(build.rglob("*.receipt.json")):
         if path.relative_to(build).parts[0] != "full":
             yield store.read_json(path, "a receipt")
@@ -178,7 +178,7 @@ def files(run: Run) -> dict[str, dict[str, str]]:
         paths: set[Path] = set()
         if not kind.made or store.receipt_of(run.folder / kind.made).is_file():
             for pattern in kind.patterns:
-                paths |= {*run.folder.glob(pattern.replace("/P/", f"/{run.params.profile}/"))}
+                paths |= {*run.folder.glob(pattern.replace("/P/", f"/{run.params.model}/"))}
         kept = (path for path in paths if path.is_file() and path.name not in kind.less)
         named = {path.relative_to(run.folder).as_posix(): path for path in kept if ".receipt." not in path.name}
         found[kind.name] = {name: store.sha256(path) for name, path in sorted(named.items())}

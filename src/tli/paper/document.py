@@ -80,8 +80,8 @@ def content(inputs: Inputs, params: Params) -> dict[str, Any]:
     """Everything that main.typ looks up, as text where a reader sees it."""
     tables = inputs.tables.tables
     return {
-        "profile": params.profile,
-        "embedded": params.active.model.source == "pretrain",
+        "profile": params.model,
+        "microworld": params.active.model.source in ("versioned", "pretrain"),
         "published_model": published.is_published_model(params),
         "of_items": said_of_items(params),
         "of_published": published.whose(params),

@@ -85,7 +85,7 @@ def settings(params: Params, measured: Measured) -> Measured:
     How files are fetched and where cells run changes no value, nor does what only the full grid reads, and the author's
     files count only where a source says that they are used.
     """
-    others = {"profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
+    others = {"models", "model", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     own = params.active.model_dump(mode="json", exclude={"compute"})
@@ -105,14 +105,15 @@ def changed(key: str, recorded: Measured, now: Measured) -> list[str]:
 
 
 def load(path: Path, params: Params) -> dict[str, Any]:
-    """The section of paper/expected.yaml for params.profile; empty where nothing is recorded.
+    """The section of paper/expected.yaml for params.model; empty where nothing is recorded.
 
     Of a part of the published model is expected what was published and stands at a layer that it has.
     """
     sections = load_yaml(path).get("profiles", {})
-    section: dict[str, Any] = sections.get(params.profile) or {}
+    section: dict[str, Any] = sections.get(params.model) or {}
     if published.is_published_model(params) and not params.active.model.whole:
-        section = {"published": published.within((sections.get("paper") or {}).get("published", []), params)} | section
+        whole = (sections.get("lugha_llama") or {}).get("published", [])
+        section = {"published": published.within(whole, params)} | section
     return section
 
 
@@ -157,7 +158,7 @@ def family(key: str) -> str:
 
 
 def record(*, runs: Sequence[Path], drifted: Sequence[Path], out: Path, params: Params) -> None:
-    """Writes what runs gave into the section of params.profile in `out` (paper/expected.yaml); all else there stays.
+    """Writes what runs gave into the section of params.model in `out` (paper/expected.yaml); all else there stays.
 
     The expected value is the default run's. The tolerance answers one question: how far may the same seed land on
     another CPU? That drift is seen a few times, as D = value of a drifted run - default, and so few a value are not to
@@ -223,12 +224,12 @@ def record(*, runs: Sequence[Path], drifted: Sequence[Path], out: Path, params: 
             why = f"{quantile:.3g} x {ratio:.2g} x SD {spread:.3g} over {len(runs)} base seeds"
         keys[key] = {"value": value, "tolerance": max(wide, drift), "why": why}
     under = settings(params, default)
-    _update(out, params.profile, {"recorded_under": {"sha256": digest(under), "params": under}, "keys": keys})
+    _update(out, params.model, {"recorded_under": {"sha256": digest(under), "params": under}, "keys": keys})
 
 
 def publish(*, reported: Path, out: Path, params: Params) -> None:
     """Writes what was published as expectations of the profile `paper` into `out`; all else there stays."""
-    _update(out, "paper", {"published": published.expectations(load_yaml(reported), params)})
+    _update(out, "lugha_llama", {"published": published.expectations(load_yaml(reported), params)})
 
 
 def digest(under: Measured) -> str:

@@ -16,12 +16,12 @@ from tli.params import HubModel, Params
 from tli.study.views import layers, named, names
 
 SETS = ("trained", "control")
-PROFILES = ("paper", "headline")  # of the published model, whole or its first blocks
+PUBLISHED = ("lugha_llama", "lugha_llama_early")  # of the published model, whole or its first blocks
 
 
 def is_published_model(params: Params) -> bool:
     """Whether this run's model is the one whose values were published."""
-    return params.profile in PROFILES
+    return params.model in PUBLISHED
 
 
 def whose(params: Params) -> str:
@@ -94,17 +94,17 @@ RECIPE = (  # the paper's; alpha / r is 2 at rank 16 under every scaling
 
 
 def expectations(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
-    """What was published, as expectations of a run of profile `paper`, each part with the settings that it is for.
+    """What was published, as expectations of a run of `lugha_llama`, each part with the settings that it is for.
 
     The likeliest reading of the one before/after value is as_scripted: nothing is expected at as_described. Values
     after training are expected closely of the author's own adapter, and widely of one trained here.
 
     Raises:
-        UserError: params.yaml has no profile `paper` with a model from the hub.
+        UserError: params.yaml has no profile `lugha_llama` with a model from the hub.
     """
-    profile = params.profiles.get("paper")
+    profile = params.profiles.get("lugha_llama")
     if profile is None or not isinstance(profile.model, HubModel):
-        raise store.UserError("params.yaml: profiles: expected a profile paper with a model from the hub; restore it")
+        raise store.UserError("params.yaml: profiles: expected lugha_llama with a model from the hub; restore it")
     setup = {key: entry["paper"] for key, entry in reported["setup"].items()}
     model = profile.model
     whole: dict[str, Any] = {"model.repo": model.repo, "model.revision": model.revision, "model.blocks": model.blocks}

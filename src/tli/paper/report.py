@@ -40,6 +40,7 @@ def run(
     verify: Path,
     pairs: Path,
     items: Path,
+    base_rows: Path,
     align: Path,
     transfer: Path,
     pipeline: Path,
@@ -53,7 +54,7 @@ def run(
         source: folder with report.html.j2, report.css and report.js.
         tables, full: folders of tables, of the default and of the full grid; `full` need not exist.
         verify: JSON of the verdicts.
-        pairs, items, align, transfer: the word list, the scored items, and the rows of base and paper's cell.
+        pairs, items, base_rows, align, transfer: the word list, the items, the rows of base and paper's cell.
         pipeline: dvc.yaml. requirements: the list of packages with their versions.
         out: the HTML file to write.
     """
@@ -61,7 +62,8 @@ def run(
     grid = collected.read(full) if full.is_dir() else None
     over_bases = grid.tables if grid else {}
     verdicts = store.read_json(verify)
-    aligned, scored = Rows(align), Rows(transfer)
+    aligned = Rows(base_rows / "align.tsv", align)
+    scored = Rows(base_rows / "transfer.tsv", transfer)
     data = {
         "scan": scan(page),
         "pairs": word_pairs(pairs, aligned, params),
@@ -70,8 +72,8 @@ def run(
     }
     found = dag.stages(load_yaml(pipeline))
     context = {
-        "profile": params.profile,
-        "embedded": params.active.model.source == "pretrain",
+        "profile": params.model,
+        "microworld": params.active.model.source in ("versioned", "pretrain"),
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
         "said": wording.all_sentences(page.tables, over_bases, verdicts, params),
@@ -101,7 +103,7 @@ def _files(*paths: Path) -> list[tuple[str, Path]]:
 def _parameters(params: Params) -> list[tuple[str, str]]:
     """Every parameter of this run, the profile's part among them, as text."""
     shared = flat(params.model_dump(mode="json", exclude={"profiles", "arms"}))
-    own = flat(params.active.model_dump(mode="json"), f"profiles.{params.profile}")
+    own = flat(params.active.model_dump(mode="json"), f"profiles.{params.model}")
     return [(key, text(f"params.{key}", value)) for key, value in (shared | own).items()]
 
 

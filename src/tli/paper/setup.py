@@ -11,7 +11,7 @@ from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
 from tli.paper.scores import TASKS, item_name, language_name, notes, said_of_items
 from tli.paper.similarity import PAIR_SETS, left_out, trained_view
-from tli.params import HubModel, Params
+from tli.params import Params
 
 NO_VIEW = "none (configuration and counts, no similarity)"
 COMPARED = (
@@ -64,7 +64,7 @@ def setup(
     table = Table(
         "setup",
         "Setup",
-        f"This run (profile `{params.profile}`), what the paper says and what the public scripts do. Quantisation is "
+        f"This run (model `{params.model}`), what the paper says and what the public scripts do. Quantisation is "
         "read off the loaded modules; no software version, time or memory stands here.",
         (
             Column("what", "what"),
@@ -83,8 +83,7 @@ def setup(
 def _model(quantize: Rows, params: Params) -> Iterator[Line]:
     """Whose model it is by params.yaml, its shape as loaded."""
     model = params.active.model
-    name = f"{model.repo}@{model.revision}" if isinstance(model, HubModel) else "a small Llama, pre-trained here"
-    yield Line("model", "model", name, "params.yaml")
+    yield Line("model", "model", model.title, "params.yaml")
     for key, title in (
         ("class", "architecture"),
         ("blocks", "blocks"),
@@ -212,7 +211,7 @@ def items(found: Measured, params: Params) -> Made:
             groups.setdefault(tuple(parts[:3]), {})[".".join(parts[3:])] = value
             measured[f"items.{key}"] = value
     kinds = dict.fromkeys(name for group in groups.values() for name in group)
-    other = "dev" if params.active.benchmarks.source == "world" else "validation"
+    other = "dev" if params.active.benchmarks.source == "microworld" else "validation"
     rows: list[dict[str, Cell]] = []
     for (task, language, split), group in groups.items():
         named = language_name(f"{task}.{language}", params)

@@ -69,7 +69,7 @@ def run(
     store.write_json(
         out,
         {
-            "profile": params.profile,
+            "profile": params.model,
             "verdicts": {verdict: counts[verdict] for verdict in (AGREES, DIFFERS, NONE)},
             "claims": {
                 "number": len(judged),
@@ -84,7 +84,7 @@ def run(
     )
     _print(checks if every else told, theirs, again, judged)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (AGREES, DIFFERS, NONE) if counts[verdict])
-    click.echo(f"verify, profile {params.profile}: {len(checks)} values: {said or 'none'}; all in {out}")
+    click.echo(f"verify, profile {params.model}: {len(checks)} values: {said or 'none'}; all in {out}")
     wrong = [check for check in checks if check.verdict == DIFFERS]
     if wrong and strict:
         first = wrong[0]
