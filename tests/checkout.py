@@ -70,8 +70,11 @@ class Checkout:
         return loaded
 
     @property
-    def profile(self) -> str:
-        return str(self.params()["profile"])
+    def model(self) -> str:
+        """The first model of the run."""
+        models = self.params()["models"]
+        assert isinstance(models, list)
+        return str(models[0])
 
     def params(self) -> dict[str, object]:
         loaded: dict[str, object] = YAML(typ="safe", pure=True).load(

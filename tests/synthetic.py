@@ -52,13 +52,15 @@ def fabricate(
     store.write_rows(given["quantize"], _quantize(blocks))
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
-    both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
-    both += _align(rng, main, gain, forms, params, ("nf4", "fp4"))
-    store.write_rows(given["align"], both)
+    given["base_rows"] = folder / "base-rows"
+    store.write_rows(given["base_rows"] / "align.tsv", [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))])
+    store.write_rows(given["align"], [*_align(rng, main, gain, forms, params, ("nf4", "fp4"))])
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
-    scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
-              for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
-    store.write_rows(given["transfer"], [*scored, Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)])
+    scored = {cell: [*_transfer(rng, cell, skill, labels)]
+              for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))}  # fmt: skip
+    store.write_rows(given["transfer"], scored.pop(main))
+    drift = Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)
+    store.write_rows(given["base_rows"] / "transfer.tsv", [drift, *(row for rows in scored.values() for row in rows)])
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
     store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, forms["control"], params)])
@@ -94,18 +96,19 @@ def with_blocks(params: Params, blocks: int) -> Params:
     """The same parameters for a model of another depth."""
     model = params.active.model.model_copy(update={"blocks": blocks})
     profile = params.active.model_copy(update={"model": model})
-    return params.model_copy(update={"profiles": {**params.profiles, params.profile: profile}})
+    return params.model_copy(update={"profiles": {**params.profiles, params.model: profile}})
 
 
 def as_paper(params: Params) -> Params:
-    """The same parameters under the name of the published model's profile: synthetic values judged as if they were its.
+    """The same parameters under the name of the published model: synthetic values judged as if they were its.
 
     Tests only. The word lists are said to be the author's, on whom the published values were measured.
     """
     return params.model_copy(
         update={
-            "profile": "paper",
-            "profiles": {"paper": params.active},
+            "model": "lugha_llama",
+            "models": ("lugha_llama",),
+            "profiles": {"lugha_llama": params.active},
             "pairs": params.pairs.model_copy(update={"source": "author"}),
         }
     )

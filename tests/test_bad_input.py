@@ -205,8 +205,8 @@ CASES: dict[str, Case] = {
         "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
     ),
     "params: widths that do not divide": params("heads: 4", "heads: 3", "expected hidden_size a multiple of heads"),
-    "params: a profile that is a list": params("profile: embedded", "profile: [embedded]", "profile: expected"),
-    "params: another profile": params("profile: embedded", "profile: ../embedded", "profile: expected one of"),
+    "params: models that are no list": params("models: [microworld]", "models: microworld", "models: expected a list"),
+    "params: an unknown model": params("[microworld]", "[../microworld]", "models: expected names of models"),
     "params: an address without TLS": params("https://", "http://", "author.url: expected"),
     "params: a hash too short": params("sha256: f396", "sha256: f39", "author.trained.sha256: expected"),
     "params: shares beyond 1": params("dictionary: 0.06", "dictionary: 0.6", "shares that sum to 1"),
@@ -549,7 +549,7 @@ def desk(
     (root / "world" / "items.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
     (root / "rows.tsv").write_text(HEADER + ROW.format(1), encoding="utf-8")
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
-    shutil.copyfile(ROOT / "results" / "embedded" / "measured.json", root / "measured.json")
+    shutil.copyfile(ROOT / "results" / "microworld" / "measured.json", root / "measured.json")
     (root / "paper").mkdir()
     for name in ("reported.yaml", "expected.yaml"):
         shutil.copyfile(ROOT / "paper" / name, root / "paper" / name)

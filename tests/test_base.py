@@ -27,7 +27,7 @@ SETTINGS = SimpleNamespace(
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world/, and the same base twice: first/, second/."""
     folder = tmp_path_factory.mktemp("base")
-    settings = params.load(ROOT / "params.yaml").profiles["embedded"].benchmarks.model_copy(update={"documents": 3000})
+    settings = params.load(ROOT / "params.yaml").profiles["microworld"].benchmarks.model_copy(update={"documents": 3000})
     world.run(ROOT / "data/pairs.tsv", ROOT / "data/world", folder / "world", folder / "world.json", settings)
     for name in ("first", "second"):
         base.run(folder / "world", folder / name, folder / f"{name}.json", SETTINGS)

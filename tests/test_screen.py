@@ -29,8 +29,8 @@ def smoke() -> Params:
 def run(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> Path:
     """A folder with what a run leaves, of synthetic rows."""
     folder = tmp_path_factory.mktemp("run")
-    results = folder / "results" / smoke.profile
-    folders = {name: folder / "paper" / name / smoke.profile for name in ("tables", "figures")}
+    results = folder / "results" / smoke.model
+    folders = {name: folder / "paper" / name / smoke.model for name in ("tables", "figures")}
     own = {"tables": folders["tables"], "figures_out": folders["figures"], "measured": results / "measured.json"}
     made = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20) | own
     tables.run(**made)
@@ -57,12 +57,12 @@ def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Pa
     assert len(page.splitlines()) <= LINES
     assert max(map(len, page.splitlines())) <= COLUMNS, page
     found = lines(page)
-    verdicts = store.read_json(project / "results" / smoke.profile / "verify.json")
+    verdicts = store.read_json(project / "results" / smoke.model / "verify.json")
     counts = verdicts["verdicts"]
     said = f"{sum(counts.values())} values: {counts['agrees']} agrees, {counts['differs']} differs, "
     assert found["verify"] == said + f"{counts['no expectation']} no expectation"
     assert found["claims"].startswith("18: ")
-    measured = store.read_json(project / "results" / smoke.profile / "measured.json")
+    measured = store.read_json(project / "results" / smoke.model / "measured.json")
     gain = f"{measured['align.trained.gain.2.mask.nf4']:+.4f}".replace("-", "−")
     assert f"({gain})" in found["cosine"]
     assert f"{measured['retrieval.all.after.p1_sw_en.2.mask.nf4']:.3f}" in found["P@1"]
@@ -70,7 +70,7 @@ def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Pa
     assert f"XNLI-form: English {measured['transfer.xnli.en.main.accuracy']:.1f}" in found["accuracy"]
     assert f"Swahili {accuracy:.1f}" in found["accuracy"]
     assert found["time"].startswith("1.5 minutes in all stages")
-    assert found["tables"] == "paper/tables/embedded/README.md"
+    assert found["tables"] == "paper/tables/microworld/README.md"
 
 
 def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Params) -> None:
@@ -82,7 +82,7 @@ def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Pa
 
 
 def test_values_that_differ_are_named(project: Path, smoke: Params) -> None:
-    path = project / "results" / smoke.profile / "verify.json"
+    path = project / "results" / smoke.model / "verify.json"
     verdicts = store.read_json(path)
     wrong = [*verdicts["values"]][:4]
     store.write_json(path, verdicts | {"values": dict.fromkeys(wrong, "differs")})
@@ -94,4 +94,4 @@ def test_before_a_run_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, ["summary"])
     assert done.exit_code == 2
-    assert "results/embedded/measured.json: no such file" in done.output
+    assert "results/microworld/measured.json: no such file" in done.output

@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left_on_it(
     needs(*shell(f'{mount}; "$@"', "unshare", "--mount"))
     command = world(place)
     if name == "base":
-        build = f"build/{stages.checkout.profile}"
+        build = f"build/{stages.checkout.model}"
         command = ("base", f"{build}/world", "--out", f"{place}/base", "--metrics", f"{place}/base.json")
     script = f'{mount}; code=0; "$@" || code=$?; ls -A {place} >&2; exit $code'
     said = tli(stages.checkout, *command, before=shell(script, "unshare", "--mount"))
@@ -226,7 +226,7 @@ def test_a_reader_that_has_enough_is_no_error(stages: Stages) -> None:
 def test_a_second_run_in_the_checkout_says_who_is_there(stages: Stages, figures: Figures) -> None:
     """Of two runs at once in a checkout the second, by dvc or by hand, says who holds the lock, and writes nothing."""
     checkout, name = stages.checkout, "base"
-    lock = checkout.root / "build" / checkout.profile / ".kept" / f"{name}.lock"
+    lock = checkout.root / "build" / checkout.model / ".kept" / f"{name}.lock"
     stages.remove(name)
     repro = ("dvc", "repro", "--single-item", "--no-run-cache", name)
     with start(checkout, *repro) as first:
@@ -277,7 +277,7 @@ def test_a_run_elsewhere_gives_the_same_bytes(elsewhere: Checkout, done: Checkou
     folders = ("build", "results", "paper")
     assert elsewhere.digests(*folders) == done.digests(*folders)
     assert (elsewhere.root / "dvc.lock").read_bytes() == (done.root / "dvc.lock").read_bytes()
-    assert store.read_json(elsewhere.root / "build" / done.profile / "base.receipt.json")["revision"] == "unknown"
+    assert store.read_json(elsewhere.root / "build" / done.model / "base.receipt.json")["revision"] == "unknown"
     figures("files the same", len(done.digests(*folders)))
 
 

@@ -282,7 +282,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: 
     """
     folder, reported = tmp_path_factory.mktemp("judged"), load_yaml(ROOT / "paper" / "reported.yaml")
     compute = params.active.compute.model_copy(update={"batch_size": 3})
-    profiles = {params.profile: params.active.model_copy(update={"compute": compute})}
+    profiles = {params.model: params.active.model_copy(update={"compute": compute})}
     moved = params.model_copy(update={"profiles": profiles})
     runs = []
     for seed, how in [*((seed, params) for seed in range(5)), (0, moved)]:

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tli import kept, store, terminal
+from tli.model import shards
 from tli.params import MicroworldModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
@@ -206,6 +207,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
         with store.atomic_dir(out) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+            digest = shards.digest_of_all(folder)
         store.write_json(
             metrics,
             {
@@ -216,6 +218,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
                 "tokens_seen": tokens,
                 "steps": steps,
                 "loss": log[-1][1],
+                "tensors_sha256": digest,
                 "log": [{"step": step, "loss": loss} for step, loss in log],
             },
         )

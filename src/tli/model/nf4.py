@@ -272,6 +272,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("projections", "double_quant", str(found[0].double_quant).lower()),
         ("projections", "loaded_dtype", _rounded_to(held)),
         ("projections", "compute_dtype", _name({each.compute for each in found})),
+        ("projections", "tensors_sha256", shards.digest_of_all(folder)),
         ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
         ("others", "parameters", sum(math.prod(info.shape) for info in others)),
         ("others", "bytes", sum(info.nbytes for info in others)),

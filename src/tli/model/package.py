@@ -8,10 +8,9 @@ Feeds every table of a model whose source is `package`. No network is used.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -23,13 +22,6 @@ from tli.model.hub import SHAPE
 from tli.params import PackagedModel
 
 FOLDER = "models"  # of the environment: where `make setup` puts packaged models
-
-
-class Weights(NamedTuple):
-    """The tensors of a checkpoint as one SHA-256, and their number."""
-
-    sha256: str
-    tensors: int
 
 
 def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
@@ -46,7 +38,7 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         _prepend_bos(folder)
-        weights = digest(folder)
+        tensors, digest = len(shards.headers(folder)), shards.digest_of_all(folder)
     store.write_json(
         metrics,
         {
@@ -55,8 +47,8 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
             "file_bytes": file.stat().st_size,
             "file_sha256": settings.sha256,
             "licence": settings.licence,
-            "tensors": weights.tensors,
-            "tensors_sha256": weights.sha256,
+            "tensors": tensors,
+            "tensors_sha256": digest,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "head": "tied" if model.config.tie_word_embeddings else "own",
         },
@@ -114,12 +106,3 @@ def _prepend_bos(folder: Path) -> None:
     bos = tokenizer.bos_token
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)])
     tokenizer.save_pretrained(folder)
-
-
-def digest(folder: Path) -> Weights:
-    """SHA-256 over the lines `name dtype shape sha256` of a checkpoint's tensors, sorted by name."""
-    lines = [
-        f"{name} {info.dtype} {'x'.join(map(str, info.shape))} {shards.digest(info)}\n"
-        for name, info in sorted(shards.headers(folder).items())
-    ]
-    return Weights(hashlib.sha256("".join(lines).encode()).hexdigest(), len(lines))

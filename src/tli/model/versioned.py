@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tli import store
-from tli.model.package import digest
+from tli.model import shards
 from tli.params import MicroworldModel
 
 RECIPE = "recipe.json"
@@ -69,7 +69,7 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
                 "run `dvc pull data.dvc`"
             )
     recipe: Mapping[str, Any] = store.read_json(folder / RECIPE, "the weights' recipe")
-    expected, got = recipe.get("tensors_sha256"), digest(folder).sha256
+    expected, got = recipe.get("tensors_sha256"), shards.digest_of_all(folder)
     if got != expected:
         raise store.UserError(
             f"{folder / 'model.safetensors'}: expected tensors of SHA-256 {expected} ({RECIPE}), got {got}; "

@@ -27,6 +27,7 @@ LOADED = {
     "compute_dtype": "compute dtype",
     "parameters": "parameters",
     "bytes": "bytes",
+    "tensors_sha256": "SHA-256 over all tensors of the checkpoint",
 }
 
 
