@@ -204,7 +204,7 @@ CASES: dict[str, Case] = {
     "params: a layer past the model": params(
         "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
     ),
-    "params: widths that do not divide": params("heads: 4", "heads: 3", "expected hidden_size a multiple of heads"),
+    "params: widths that do not divide": params("heads: 4", "heads: 3", "expected heads a multiple of kv_heads"),
     "params: a profile that is a list": params("profile: embedded", "profile: [embedded]", "profile: expected"),
     "params: another profile": params("profile: embedded", "profile: ../embedded", "profile: expected one of"),
     "params: an address without TLS": params("https://", "http://", "author.url: expected"),

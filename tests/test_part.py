@@ -90,6 +90,7 @@ def settings(folder: Path, **changed: Any) -> HubModel:
     shape = {"blocks": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
     names = {name: name for name in ("hidden_size", "intermediate_size", "vocab_size")} | shape
     given: dict[str, Any] = {key: config[name] for key, name in names.items()}
+    given |= {"head_dim": config["head_dim"], "tied_embeddings": config["tie_word_embeddings"]}
     source = {"source": "hub", "repo": LLAMA.name, "revision": LLAMA.revision, "head_from": None, "span": 2}
     return HubModel.model_validate(source | given | changed)
 

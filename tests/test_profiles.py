@@ -75,7 +75,8 @@ def prepared(folder: Path, hub: loopback.Hub, profile: str, **model: Any) -> Che
     section["model"] |= {
         "blocks": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "vocab_size": config["vocab_size"],
         "intermediate_size": config["intermediate_size"], "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"],
+        "kv_heads": config["num_key_value_heads"], "tied_embeddings": config["tie_word_embeddings"],
+        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
     }  # fmt: skip
     data = dict(section["benchmarks"])
     if data["source"] == "hub":

@@ -89,11 +89,12 @@ def make_model(settings: EmbeddedModel, vocabulary: int) -> LlamaForCausalLM:
         num_hidden_layers=settings.blocks,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.kv_heads,
+        head_dim=settings.head_dim,
         max_position_embeddings=CONTEXT,
         bos_token_id=SPECIAL.index("<s>"),
         eos_token_id=SPECIAL.index("</s>"),
         pad_token_id=SPECIAL.index("<pad>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=settings.tied_embeddings,
     )
     config._attn_implementation = "eager"  # on two cores 1.6 times as fast as sdpa at these widths and lengths
     torch.manual_seed(settings.seed)
