@@ -394,7 +394,7 @@ def test_a_model_that_transformers_does_not_have_is_refused(
     config = json.dumps({"model_type": kind, "auto_map": {"AutoConfig": "modeling.Config"}}).encode()
     repo = publish(world, written[LLAMA], "o/other", config__json=config, modeling__py=b"1 / 0")
     with pytest.raises(
-        store.UserError, match=rf"model_type: expected a causal language model .*, got {kind!r}; choose"
+        store.UserError, match=rf"config\.json: model_type: expected one of llama, .*, got {kind!r}; choose"
     ):
         world.fetch(repo)
 

@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tli import kept, store, terminal
+from tli.model.tokenizer import put_bos_first
 from tli.params import EmbeddedModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
@@ -212,6 +213,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: EmbeddedModel) -> 
             {
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "blocks": settings.blocks,
+                "bos": put_bos_first(out),
                 "documents": len(documents),
                 "tokens_a_pass": sum(map(len, documents)),
                 "tokens_seen": tokens,

@@ -64,7 +64,7 @@ def fetch_part(
     shards = [name for name in names if name.endswith(".safetensors")]
     paths = fetch.fetch(repo, [name for name in names if name not in shards], manifest)
     hub.place(paths, out)
-    hub.check_shape(settings, out, repo)
+    bos = hub.prepare(out, repo.key("config.json"), settings)
     rows = tuple(token_rows(AutoTokenizer.from_pretrained(out, local_files_only=True), words))
     remotes = {name: Remote(repo, name, manifest) for name in shards}
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,6 +103,7 @@ def fetch_part(
         "missing_from_index": unlisted,
         "missing_from_shards": unheld,
         "head": "left out" if hub.HEAD in tensors else "left out; the checkpoint has none of its own",
+        "bos": bos,
         "checked": CHECKED,
         "shard_sizes": [{"file": name, "bytes": size} for name, size in sizes.items()],
         "parts": [_said(one, repo, manifest) for one in wanted],
