@@ -31,6 +31,7 @@ from tli.model.tokenizer import put_bos_first
 from tli.params import HubModel, Shape
 
 HEAD = "lm_head.weight"
+WEIGHTS = ".safetensors"
 HEAD_FILE = "head-from.safetensors"
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -119,7 +120,7 @@ def fetch_checkpoint(
             weights of `head_from` differ in any bit.
     """
     names = chosen(repo, _listed(repo, manifest))
-    weights = [name for name in names if name.endswith(".safetensors")]
+    weights = [name for name in names if name.endswith(WEIGHTS)]
     paths = fetch.fetch(repo, [name for name in names if name not in weights], manifest)
     place(paths, out)
     bos = prepare(out, repo.key("config.json"), shape)
@@ -166,8 +167,8 @@ def _listed(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]
     `fetch` notes all files of a call together: where the manifest names some weights, it names all.
     """
     names = fetch.noted(repo, manifest)
-    if not any(name.endswith(".safetensors") for name in names) or not (weights_only or "config.json" in names):
-        names = fetch.listing(repo, manifest)
+    if not any(name.endswith(WEIGHTS) for name in names) or not (weights_only or "config.json" in names):
+        names = fetch.listing(repo, manifest, WEIGHTS)
     return names
 
 

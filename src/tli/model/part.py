@@ -61,7 +61,7 @@ def fetch_part(
     """
     span = settings.span or settings.blocks
     names = hub.chosen(repo, _listed(repo, manifest))
-    shards = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in names if name.endswith(hub.WEIGHTS)]
     paths = fetch.fetch(repo, [name for name in names if name not in shards], manifest)
     hub.place(paths, out)
     bos = hub.prepare(out, repo.key("config.json"), settings)
@@ -121,7 +121,7 @@ def _listed(repo: Repo, manifest: Path) -> list[str]:
     prefix = repo.key("")
     keys = [key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix)]
     if not any(key.endswith(f"{pins.PART}header") for key in keys):
-        return fetch.listing(repo, manifest)
+        return fetch.listing(repo, manifest, hub.WEIGHTS)
     return sorted({key.partition("#")[0] if pins.PART in key else key for key in keys})
 
 
