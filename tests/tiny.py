@@ -95,7 +95,7 @@ def write_model(folder: Path, model_type: str, **changes: object) -> PreTrainedM
     tokenizer = write_tokenizer(folder)
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        configuration(model_type, vocab_size=len(tokenizer), **changes), dtype=torch.float32
+        configuration(model_type, **({"vocab_size": len(tokenizer)} | changes)), dtype=torch.float32
     )
     for parameter in model.parameters():
         if parameter.ndim == 1:

@@ -7,12 +7,12 @@ whose `add_bos_token` only asks the tokenizer for its own special tokens. Feeds 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.processors import Sequence, TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tli import store
@@ -49,7 +49,7 @@ def put_bos_first(folder: Path, where: str | None = None) -> str:
 def prepend_bos(folder: Path, where: str | None = None) -> bool:
     """Makes the tokenizer of `folder` put its BOS token in front of a text; returns whether it had to be made to.
 
-    The rest of its post-processor stays, and runs before. Files that change are written anew, since the folder's may be
+    The rest of its post-processor stays. Files that change are written anew, since the folder's may be
     hard links into a cache. A tokenizer without a BOS token is left alone.
 
     Raises:
@@ -76,17 +76,42 @@ def prepend_bos(folder: Path, where: str | None = None) -> bool:
 
 
 def _with_bos(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer of `folder` with a post-processor that adds BOS behind the one that it has."""
+    """The tokenizer of `folder`, its post-processor extended so that BOS stands in front of each text."""
     if (folder / FILE).is_file():
         core = Tokenizer.from_file(str(folder / FILE))
     else:  # transformers made it from vocab.json and merges.txt, or from a SentencePiece model
         core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    bos, number = str(tokenizer.bos_token), int(tokenizer.bos_token_id)
-    template = TemplateProcessing(
-        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, number)]
-    )
-    core.post_processor = template if core.post_processor is None else Sequence([core.post_processor, template])
-    return core
+    content = json.loads(core.to_str())
+    content["post_processor"] = _extended(content["post_processor"], str(tokenizer.bos_token), tokenizer.bos_token_id)
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _extended(processor: dict[str, Any] | None, bos: str, number: int) -> dict[str, Any]:
+    """A post-processor as tokenizer.json has it, with BOS in its template; with a template where it has none.
+
+    Two templates one after another are more than the library can run on a pair of texts.
+    """
+    if processor is None:
+        texts: list[dict[str, Any]] = [{"Sequence": {"id": name, "type_id": place}} for place, name in enumerate("AB")]
+        empty = {"type": "TemplateProcessing", "single": texts[:1], "pair": texts, "special_tokens": {}}
+        return _extended(empty, bos, number)
+    if processor["type"] == "TemplateProcessing":
+        tokens = processor["special_tokens"] | {bos: {"id": bos, "ids": [number], "tokens": [bos]}}
+        pieces = {key: _before_each_text(processor[key], bos) for key in ("single", "pair")}
+        return {**processor, **pieces, "special_tokens": tokens}
+    steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
+    templates = [step for step in steps if step["type"] == "TemplateProcessing"]
+    changed = [_extended(step, bos, number) if step in templates else step for step in steps]
+    return {"type": "Sequence", "processors": changed if templates else [*steps, _extended(None, bos, number)]}
+
+
+def _before_each_text(template: list[dict[str, Any]], bos: str) -> list[dict[str, Any]]:
+    pieces: list[dict[str, Any]] = []
+    for piece in template:
+        if "Sequence" in piece:
+            pieces.append({"SpecialToken": {"id": bos, "type_id": piece["Sequence"]["type_id"]}})
+        pieces.append(piece)
+    return pieces
 
 
 def _write(folder: Path, content: Tokenizer | dict[str, Any]) -> None:
