@@ -19,11 +19,12 @@ from tiny import MODEL_TYPES, ROOT, configuration, write_model
 from tli import params as parameters
 from tli import store
 from tli.data.lexicon import Pair
+from tli.data.items import write_items
 from tli.data.prompts import Item
-from tli.model import backbone, hub, lora, nf4, supported
+from tli.model import backbone, bos, hub, lora, nf4, supported
 from tli.model.stack import stacked, window_mask
 from tli.params import Params
-from tli.study import train, transfer
+from tli.study import embed, scan, train, transfer
 
 IDS = torch.tensor([[1, 8, 9, 40, 17, 5], [1, 30, 12, 6, 3, 3]])
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -90,6 +91,17 @@ def test_the_rows_of_the_embeddings_have_the_models_scale(written: SimpleNamespa
         assert torch.equal(embeddings(IDS), expected)
     plain = written.model.model.embed_tokens.weight[IDS]
     assert (written.type == "gemma3_text") != torch.equal(plain, expected)
+
+
+def test_the_scan_reads_the_loaded_model_as_it_is(written: SimpleNamespace, pairs: list[Pair]) -> None:
+    model, tokenizer = backbone.load(written.nf4), backbone.tokenizer(written.nf4)
+    words = [pair.english for pair in pairs]
+    rows = scan.evidence(model, tokenizer, words, 8, embed.embed(model, tokenizer, words, 8))
+    evidence = {row.measure: row.value for row in rows}
+    rope = "full_attention default, sliding_attention default" if written.type == "gemma3_text" else "default"
+    assert evidence.pop("architecture") == f"{written.type}, rope {rope}"
+    assert (evidence.pop("hidden_states"), evidence.pop("final_hidden_state")) == (5, 4)
+    assert "no" not in evidence.values(), evidence
 
 
 # Training.
@@ -162,6 +174,20 @@ def test_an_item_past_the_window_is_refused(tmp_path: Path, model_type: str) -> 
     exam = transfer.prepare([item], backbone.tokenizer(tmp_path), 64)
     with pytest.raises(store.CheckFailed, match="attention window of 3 tokens"):
         transfer.log_likelihoods(backbone.load(tmp_path), exam.batches)
+
+
+def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
+    tmp_path: Path, pairs: list[Pair], params: Params
+) -> None:
+    write_model(tmp_path / "base", "gemma3_text")
+    nf4.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4)
+    store.write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
+    write_items(tmp_path / "items.jsonl", [Item("0", "xcopa", "en", "test", 0, "the dog", (" here", " right"))])
+    with pytest.raises(store.UserError, match=r"config\.json: hidden_act: expected silu, .*, got None; choose"):
+        bos.run(
+            tmp_path / "base", tmp_path, tmp_path / "pairs.tsv", tmp_path / "items.jsonl", tmp_path / "out",
+            tmp_path / "rows.tsv", params,
+        )  # fmt: skip
 
 
 # Counts.
