@@ -18,8 +18,8 @@ import peft_run
 from tiny import MODEL_TYPES, ROOT, configuration, write_model
 from tli import params as parameters
 from tli import store
-from tli.data.lexicon import Pair
 from tli.data.items import write_items
+from tli.data.lexicon import Pair
 from tli.data.prompts import Item
 from tli.model import backbone, bos, hub, lora, nf4, supported
 from tli.model.stack import stacked, window_mask
@@ -179,7 +179,7 @@ def test_an_item_past_the_window_is_refused(tmp_path: Path, model_type: str) -> 
 def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
     tmp_path: Path, pairs: list[Pair], params: Params
 ) -> None:
-    write_model(tmp_path / "base", "gemma3_text")
+    write_model(tmp_path / "base", "gemma3_text", intermediate_size=128)
     nf4.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4)
     store.write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
     write_items(tmp_path / "items.jsonl", [Item("0", "xcopa", "en", "test", 0, "the dog", (" here", " right"))])
