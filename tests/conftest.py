@@ -62,7 +62,7 @@ def params() -> parameters.Params:
     loaded = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
     profile = loaded.active
     model = profile.model.model_copy(
-        update={"blocks": 4, "hidden_size": 64, "intermediate_size": 96, "heads": 4, "kv_heads": 2}
+        update={"blocks": 4, "hidden_size": 64, "intermediate_size": 96, "heads": 4, "kv_heads": 2, "head_dim": 16}
     )
     return loaded.model_copy(update={"profiles": {loaded.model: profile.model_copy(update={"model": model})}})
 

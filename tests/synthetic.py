@@ -78,7 +78,10 @@ def fabricate(
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
-        "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
+        "base": {
+            "tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}],
+            "bos": "the tokenizer's own",
+        },
         "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
         | {f"{set_}.scored": "test" for set_ in SETS},
     }  # fmt: skip
@@ -119,7 +122,7 @@ def _quantize(blocks: int) -> Iterator[Row]:
         for item, measure, value in (
             ("model", "class", "LlamaForCausalLM"), ("model", "blocks", blocks), ("model", "hidden_size", 64),
             ("model", "intermediate_size", 96), ("model", "heads", 4), ("model", "kv_heads", 2),
-            ("model", "vocab_size", 160), ("model", "head", "loaded"),
+            ("model", "head_dim", 16), ("model", "vocab_size", 160), ("model", "head", "loaded"),
             ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
             ("projections", "parameters", 4096), ("projections", "blocksize", 64),
             ("projections", "double_quant", "false"),

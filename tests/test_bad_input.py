@@ -204,7 +204,7 @@ CASES: dict[str, Case] = {
     "params: a layer past the model": params(
         "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
     ),
-    "params: widths that do not divide": params("heads: 4", "heads: 3", "expected hidden_size a multiple of heads"),
+    "params: widths that do not divide": params("heads: 4", "heads: 3", "expected heads a multiple of kv_heads"),
     "params: models that are no list": params("models: [microworld]", "models: microworld", "models: expected a list"),
     "params: an unknown model": params("[microworld]", "[../microworld]", "models: expected names of models"),
     "params: an address without TLS": params("https://", "http://", "author.url: expected"),

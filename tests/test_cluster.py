@@ -120,11 +120,13 @@ def test_a_stage_that_fails_for_its_own_reason_is_not_tried_again(place: Path, r
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 1
     line = submit.unfinished(cell())
-    assert line == f"sweep-train@microworld-2: attempts: 1; last line: no such rank; log: {cell().folder / '1' / cells.LOG}"
+    log = cell().folder / "1" / cells.LOG
+    assert line == f"sweep-train@microworld-2: attempts: 1; last line: no such rank; log: {log}"
 
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
-    first, second = cell(), Cell("sweep-eval@microworld-2", (), {"out.txt": "sweep-train@microworld-2"}, ("rows",), "1" * 64, True)
+    first = cell()
+    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.name}, ("rows",), "1" * 64, True)
     runs(
         "import pathlib; p = pathlib.Path; p('out.txt').exists() and p('rows').write_text(p('out.txt').read_text())\n"
         "p('in.txt').exists() and (p('out.txt').mkdir(), p('out.txt/a').write_text('new'))"

@@ -94,7 +94,8 @@ def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_
     assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
     with pytest.raises(store.UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
         params.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
-    with pytest.raises(store.UserError, match=r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"):
+    expected = r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"
+    with pytest.raises(store.UserError, match=expected):
         params.load(ROOT / "params.yaml", {"profiles.lugha_llama.model.span": 2})
 
 

@@ -75,7 +75,8 @@ def prepared(folder: Path, hub: loopback.Hub, model_name: str, **model: Any) -> 
     section["model"] |= {
         "blocks": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "vocab_size": config["vocab_size"],
         "intermediate_size": config["intermediate_size"], "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"],
+        "kv_heads": config["num_key_value_heads"], "tied_embeddings": config["tie_word_embeddings"],
+        "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
     }  # fmt: skip
     data = dict(section["benchmarks"])
     if data["source"] == "hub":
@@ -191,7 +192,8 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
     sibling = PUBLISHED["lugha_llama"]["model"]
     copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
     copy("dvc", "repro", "transfer")
-    assert store.read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"].startswith("from models/Lugha-Llama/")
+    base = store.read_json(copy.root / "results" / "lugha_llama" / "base.json")
+    assert base["head"].startswith("from models/Lugha-Llama/")
 
 
 def test_qwen3_runs_to_the_last_table(hub: loopback.Hub, tmp_path: Path) -> None:

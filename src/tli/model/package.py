@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from tli import store
-from tli.model import shards
-from tli.model.hub import SHAPE
+from tli.model import shards, supported
+from tli.model.hub import compare_shape
+from tli.model.tokenizer import put_bos_first
 from tli.params import PackagedModel
 
 FOLDER = "models"  # of the environment: where `make setup` puts packaged models
@@ -37,7 +38,7 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
     with store.atomic_dir(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        _prepend_bos(folder)
+        bos = put_bos_first(folder, file.name)
         tensors, digest = len(shards.headers(folder)), shards.digest_of_all(folder)
     store.write_json(
         metrics,
@@ -47,6 +48,7 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
             "file_bytes": file.stat().st_size,
             "file_sha256": settings.sha256,
             "licence": settings.licence,
+            "bos": bos,
             "tensors": tensors,
             "tensors_sha256": digest,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -77,15 +79,10 @@ def locate(settings: PackagedModel) -> Path:
 
 
 def check_shape(file: Path, settings: PackagedModel) -> None:
-    """Raises UserError unless every field of the shape in params.yaml is that of the GGUF file's own header."""
-    config = load_gguf_checkpoint(str(file))["config"]
-    for key, name in SHAPE.items():
-        expected = config.get(name)
-        if expected is not None and expected != getattr(settings, key):
-            raise store.UserError(
-                f"params.yaml: model.{key}: expected {expected}, as in {file.name}, got {getattr(settings, key)}; "
-                "set it so"
-            )
+    """Raises UserError unless the architecture is supported and the shape in params.yaml is that of the GGUF header."""
+    header = load_gguf_checkpoint(str(file))["config"]
+    supported.check_configuration(header, file.name)
+    compare_shape(settings, AutoConfig.for_model(**header), file.name)
 
 
 def load(file: Path) -> PreTrainedModel:
@@ -98,11 +95,3 @@ def load(file: Path) -> PreTrainedModel:
     del model.config.quantization_config
     loaded: PreTrainedModel = model.eval()
     return loaded
-
-
-def _prepend_bos(folder: Path) -> None:
-    from tokenizers import processors
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    bos = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)])
-    tokenizer.save_pretrained(folder)
