@@ -47,7 +47,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test soak bench bench-8b cluster-test sbom lint image image-test clean lock
+.PHONY: help setup repro plots test compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
@@ -78,13 +78,18 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it (30 minutes)
+compare: $(TEST_STAMP) data ## run the smoke pipeline under the processor's own instructions and under AVX2, and compare the two (5 minutes)
+	@$(enter)
+	python tests/compare.py tests/smoke/params.yaml
+
+soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it; `compare` with the default parameters (an hour)
 	@$(enter)
 	mkdir -p build; rm -f build/figures.jsonl
 	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
 	python -m pytest $(ARGS)
 	python -m tli sbom
 	python -m tli reliability build/figures.jsonl
+	python tests/compare.py params.yaml  # as `compare` does, under the default parameters
 
 bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
 	@$(enter)
