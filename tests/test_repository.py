@@ -478,7 +478,7 @@ def install_torch(folder: Path, torch: str, driver: bool, pip: str, uv: str, **v
         ("cpu", True, "cuda", "reachable", ["pip cpu", "uv cpu"],
          "torch 9.9+cpu (CPU build): TORCH=cpu; uv found a CPU build"),
         ("cpu", False, "cuda", "unreachable", ["pip cpu", "uv cpu"],
-         f"setup: TORCH=cpu: {NO_CPU_BUILD.replace('torch', TORCH)}: name its index: make TORCH_INDEX=...; all of it: "),
+         f"setup: TORCH=cpu: {NO_CPU_BUILD.replace('torch', TORCH)}: name its index: make TORCH_INDEX=...; "),
         ("cuda", False, "cuda", "reachable", ["pip"],
          "torch 9.9+cu130 (CUDA build): TORCH=cuda; pip's own choice"),
         ("cuda", False, "cpu", "reachable", ["pip"],
