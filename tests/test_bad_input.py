@@ -525,7 +525,7 @@ def desk(
     root = tmp_path_factory.mktemp("desk")
     text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
     (root / "params.yaml").write_text(text.replace("intermediate_size: 128", "intermediate_size: 96"), encoding="utf-8")
-    shutil.copytree(ROOT / "data" / "world", root / "data" / "world")
+    shutil.copytree(ROOT / "data" / "world", root / "data" / "world", copy_function=shutil.copyfile)  # DVC: read-only
     store.write_tsv(root / "data" / "pairs.tsv", Pair._fields, pairs)
     shutil.copytree(tiny_base, root / "base")
     shutil.copytree(tiny_quantized, root / "quantized")

@@ -120,8 +120,30 @@ def test_a_stage_that_fails_for_its_own_reason_is_not_tried_again(place: Path, r
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 1
     line = submit.unfinished(cell())
-    log = cell().folder / "1" / cells.LOG
+    log = cell().folder / "1" / cells.STDERR
     assert line == f"sweep-train@microworld-2: attempts: 1; last line: no such rank; log: {log}"
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("print('progress', file=sys.stderr, flush=True); print('on stdout', flush=True); sys.exit('why')", "why"),
+        ("sys.stderr.write('why\\n'); sys.stderr.flush(); print('on stdout', flush=True); sys.exit(1)", "why"),
+        ("print('why'); sys.stderr.write(' \\n\\n'); sys.exit(1)", "why"),
+        ("sys.exit(3)", "exit status 3"),
+    ],
+    ids=["stderr after stdout", "stdout after stderr", "stderr blank", "neither"],
+)
+def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
+    place: Path, runs: Callable[[str], None], code: str, line: str
+) -> None:
+    """The same line in whichever order the two streams are written."""
+    runs(f"import sys; {code}")
+    (folder,) = prepared(cell())
+    with pytest.raises(store.CheckFailed) as caught:
+        attempt.run(folder)
+    assert caught.value.message == line
+    assert f"last line: {line}; log: " in submit.unfinished(cell())
 
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
@@ -300,7 +322,7 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
 def test_interrupted_it_ends_its_own_jobs(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     with copy.started("tli", "submit") as running:
-        log = waited(lambda: next(copy.root.glob(f"{cells.FOLDER}/sweep-train@microworld-2.*/1/{cells.LOG}"), None))
+        log = waited(lambda: next(copy.root.glob(f"{cells.FOLDER}/sweep-train@microworld-2.*/1/{cells.STDERR}"), None))
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 1
     waited(lambda: not left(log.parent))
