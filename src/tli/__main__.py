@@ -133,6 +133,7 @@ def stage(
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
     if params.active.compute.dtype == "float32" and params.active.compute.device == "cpu":
         os.environ |= {name: value for name, value in PORTABLE.items() if name not in os.environ}
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars, beside the stage's
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
