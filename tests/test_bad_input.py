@@ -411,7 +411,7 @@ CASES: dict[str, Case] = {
     "checkpoint: no JSON": Case("align", write(CONFIG, "{"), "config.json: column 2: not JSON"),
     "checkpoint: a list": Case("align", write(CONFIG, "[]"), "expected a model's configuration"),
     "checkpoint: an architecture that is none": Case(
-        "align", keys(CONFIG, model_type="mamba9"), "config.json: expected"
+        "align", keys(CONFIG, model_type="mamba9"), "config.json: model_type: expected one of llama, .*got 'mamba9'"
     ),
     "checkpoint: code of its own": Case(
         "align",
@@ -419,7 +419,7 @@ CASES: dict[str, Case] = {
             keys(CONFIG, model_type="own", auto_map={"AutoConfig": "own.Own"}),
             write("quantized/nf4/own.py", "import os; os.mkdir('executed')"),
         ),
-        "config.json: expected",
+        "config.json: model_type: expected",
     ),
     "checkpoint: blocks without end": Case(
         "align", keys(CONFIG, num_hidden_layers=10**9), "num_hidden_layers: expected"
