@@ -486,6 +486,16 @@ class Params(Section):
         return {**raw, "train": {**raw["train"], "layer": number}}
 
     @property
+    def model(self) -> str:
+        """The name of the model that this process works on."""
+        return self.profile
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models of the run."""
+        return (self.profile,)
+
+    @property
     def active(self) -> Profile:
         """The part of the profile that this run uses."""
         return self.profiles[self.profile]
@@ -506,13 +516,20 @@ class Params(Section):
         return min(min(self.widths(target)) for target in self.lora.targets)
 
 
-def load(path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, arm: str | None = None) -> Params:
+def load(
+    path: Path | str = "params.yaml",
+    changes: Mapping[str, Any] | None = None,
+    arm: str | None = None,
+    model: str | None = None,
+) -> Params:
     """Reads and checks `path`, after `changes` (dotted key -> value) and then those of `arm` in it.
 
     Raises:
         UserError: one line that names file, key, what was expected, what stood there.
     """
     raw = store.read_yaml(path)
+    if model is not None:
+        raw["profile"] = model
     for key, value in (changes or {}).items():
         _change(raw, key, value, path)
     params = _validated(raw, str(path))

@@ -16,7 +16,7 @@ import click
 from tli import store, terminal
 from tli.paper import collected
 from tli.paper.document import text
-from tli.paper.expected import AGREES, DIFFERS, NONE
+from tli.paper.judge import DIFFERS, VERDICTS
 from tli.paper.rows import Measured
 from tli.paper.scores import item_name, language_name
 from tli.paper.similarity import trained_view
@@ -58,7 +58,7 @@ def _what(params: Params) -> str:
 
 def _verdicts(verdicts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     counts, claims = verdicts["verdicts"], verdicts["claims"]
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (AGREES, DIFFERS, NONE))
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
     wrong = [key for key, verdict in verdicts["values"].items() if verdict == DIFFERS]
     if wrong:
         listed = f"{', '.join(wrong[:NAMED])}{' …' if len(wrong) > NAMED else ''}"
