@@ -15,6 +15,7 @@ import numpy as np
 from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item, Source, render
+from tli.paper import verify
 from tli.params import Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
@@ -78,7 +79,8 @@ def fabricate(
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
         "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
         "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in SETS},
+        | {f"{set_}.scored": "test" for set_ in SETS}
+        | {f"{set_}.test.label.{k}": int((gold == k).sum()) for set_, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
@@ -97,6 +99,17 @@ def with_blocks(params: Params, blocks: int) -> Params:
     return params.model_copy(update={"profiles": {**params.profiles, params.profile: profile}})
 
 
+def verdict_files(root: Path | None = None) -> verify.Files:
+    """The project's files that `verify` reads, in the folder `root`."""
+    root = Path(__file__).resolve().parents[1] if root is None else root
+    return verify.Files(*(root / path for path in verify.Files()))
+
+
+def named(params: Params, model: str) -> Params:
+    """The same parameters for a model of another name."""
+    return params.model_copy(update={"profile": model, "profiles": {model: params.active}})
+
+
 def as_paper(params: Params) -> Params:
     """The same parameters under the name of the published model's profile: synthetic values judged as if they were its.
 
@@ -104,8 +117,8 @@ def as_paper(params: Params) -> Params:
     """
     return params.model_copy(
         update={
-            "profile": "paper",
-            "profiles": {"paper": params.active},
+            "profile": "lugha_llama",
+            "profiles": {"lugha_llama": params.active},
             "pairs": params.pairs.model_copy(update={"source": "author"}),
         }
     )

@@ -167,7 +167,7 @@ def _json(
         "other_setting": judged.other_setting,
         "verdicts": judged.counts,
         "failures": [*judged.failures],
-        "conclusions": [outcome._asdict() for outcome in judged.outcomes],
+        "conclusions": [{**outcome._asdict(), "changed": outcome.changed} for outcome in judged.outcomes],
         "kinds": {
             kind: {"values": count.values, "outside": count.outside, "farthest": _finite(count.farthest)}
             for kind, count in judged.kinds.items()
