@@ -80,7 +80,7 @@ def fabricate(
         "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
         "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
         | {f"{set_}.scored": "test" for set_ in SETS}
-        | {f"{name}.test.label.{k}": int((gold == k).sum()) for name, gold in labels.items() for k in set(gold.tolist())},
+        | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"

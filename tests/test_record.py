@@ -1,4 +1,4 @@
-"""tools/record and tools/drift: what is recorded of several runs, what is refused, and runs that go on where they were."""
+"""tools/record and tools/drift: what is recorded of several runs, what is refused, and runs that are resumed."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_a_clone_runs_from_the_start_and_keeps_what_it_has_done(
     first, folder = commit(project), tmp_path / "drift" / "one-thread"
     drift.prepare(folder, first, drift.WAYS["one-thread"])
     assert not (folder / "dvc.lock").exists()
-    assert "threads: 1," in (folder / "params.yaml").read_text()
+    assert "threads: 1" in (folder / "params.yaml").read_text()
     (folder / "dvc.lock").write_text("the run's\n")
     drift.prepare(folder, first, drift.WAYS["one-thread"])
     (project / "code.py").write_text("new\n")
@@ -255,7 +255,7 @@ def test_a_clone_runs_from_the_start_and_keeps_what_it_has_done(
     drift.prepare(folder, second, drift.WAYS["one-thread"])
     assert (folder / "code.py").is_file()
     assert (folder / "dvc.lock").read_text() == "the run's\n"
-    assert "threads: 1," in (folder / "params.yaml").read_text()
+    assert "threads: 1" in (folder / "params.yaml").read_text()
     assert "threads: 2," in (project / "params.yaml").read_text()
 
 
@@ -289,7 +289,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_is_tried_again(
     assert CliRunner().invoke(drift.main, ["thread", *build]).exit_code == 2
 
 
-def test_threads_are_set_in_every_profile_or_not_at_all(tmp_path: Path) -> None:
+def test_threads_are_set_in_every_profile_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
     drift.set_threads(path, 1)
@@ -297,6 +297,3 @@ def test_threads_are_set_in_every_profile_or_not_at_all(tmp_path: Path) -> None:
     assert {profile["compute"]["threads"] for profile in after.values()} == {1}
     for name, profile in after.items():
         assert profile | {"compute": before[name]["compute"]} == before[name]
-    path.write_text("profiles: {a: {compute: {device: cpu}}}\n")
-    with pytest.raises(store.UserError, match="in 1 profiles, got it in 0"):
-        drift.set_threads(path, 1)
