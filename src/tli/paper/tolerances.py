@@ -162,7 +162,7 @@ def item_value(key: str, values: Measured, params: Params) -> float:
         return 1.0
     label = re.search(r"^class\..*\.(\d+)$|^sweep\.r\d+\.class_change\..*\.(\d+)$", key)
     ending = f"label.{label[1] or label[2]}" if label else "items"
-    return 100 / _items(task[1], task[2] or "[a-z]{2}", ending, values, params)
+    return 100 / _items(task[1], task[2], ending, values, params)
 
 
 def _words(key: str, values: Measured, params: Params) -> int:
@@ -174,16 +174,15 @@ def _words(key: str, values: Measured, params: Params) -> int:
     return sum(_count(f"setup.pairs.{name}", values) for name in sets)
 
 
-def _items(task: str, language: str, ending: str, values: Measured, params: Params) -> int:
-    """The number of scored items of a task; without a language that of its smallest set."""
+def _items(task: str, language: str | None, ending: str, values: Measured, params: Params) -> int:
+    """The number of scored items of a task in a language, of its smallest set without one."""
     splits = ("validation", "dev", "test") if params.transfer.split == "validation" else ("test", "validation", "dev")
+    start = f"items.{task}." if language is None else f"items.{task}.{language}."
     for split in splits:
-        counts = [
-            _count(key, values) for key in values if re.fullmatch(rf"items\.{task}\.{language}\.{split}\.{ending}", key)
-        ]
-        if counts:
-            return min(counts)
-    return _count(f"items.{task}.{language}.{splits[0]}.{ending}", values)
+        keys = [key for key in values if key.startswith(start) and key.endswith(f".{split}.{ending}")]
+        if keys:
+            return min(_count(key, values) for key in keys)
+    return _count(f"{start}{splits[0]}.{ending}", values)
 
 
 def _count(key: str, values: Measured) -> int:
