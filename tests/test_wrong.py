@@ -250,7 +250,7 @@ def test_a_wrong_implementation_fails_a_test(
 
 # What `verify` says of them: the values of a run with the right code are recorded, those with the wrong one judged.
 
-# A wrong implementation -> the run that has its part of the code, and, where it changes no value of that run, the reason:
+# A wrong implementation -> the run that has its part of the code, and the reason where it changes no value of that run:
 # then its test alone can notice it.
 SEEN: dict[str, tuple[str, str]] = {
     "the mean takes padding in": ("words", ""),
