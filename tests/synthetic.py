@@ -15,6 +15,7 @@ import numpy as np
 from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item, Source, render
+from tli.paper import verify
 from tli.params import Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
@@ -83,7 +84,8 @@ def fabricate(
             "bos": "the tokenizer's own",
         },
         "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in SETS},
+        | {f"{set_}.scored": "test" for set_ in SETS}
+        | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
@@ -100,6 +102,17 @@ def with_blocks(params: Params, blocks: int) -> Params:
     model = params.active.model.model_copy(update={"blocks": blocks})
     profile = params.active.model_copy(update={"model": model})
     return params.model_copy(update={"profiles": {**params.profiles, params.model: profile}})
+
+
+def verdict_files(root: Path | None = None) -> verify.Files:
+    """The project's files that `verify` reads, in the folder `root`."""
+    root = Path(__file__).resolve().parents[1] if root is None else root
+    return verify.Files(*(root / path for path in verify.Files()))
+
+
+def named(params: Params, model: str) -> Params:
+    """The same parameters for a model of another name."""
+    return params.model_copy(update={"model": model, "models": (model,), "profiles": {model: params.active}})
 
 
 def as_paper(params: Params) -> Params:

@@ -54,6 +54,7 @@ COMMANDS = {
     "performance": "performance bench.json --out out/performance.md",
     "plan": "plan --pairs data/pairs.tsv",
 }
+MODEL = parameters.load(ROOT / "tests" / "smoke" / "params.yaml").model
 REMOVED = "REMOVED"
 
 
@@ -244,9 +245,6 @@ CASES: dict[str, Case] = {
         "export-results r3-s9 --rows rows.tsv --metrics benchmarks.json --out out/export.json", lambda: None, "r3-s9"
     ),
     "command: a profile that is not there": Case("plan --profile huge", lambda: None, "profile: expected one of"),
-    "command: too few runs": Case(
-        "record measured.json --expected out/expected.yaml", lambda: None, "expected five runs"
-    ),
     # word lists
     "words: missing": Case("pairs", remove("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
     "words: a folder": Case("pairs", folder("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
@@ -477,7 +475,13 @@ CASES: dict[str, Case] = {
     "measured: a key twice": Case("verify", write("measured.json", '{"a": 1, "a": 2}'), "the key 'a' twice"),
     "reported: no YAML": Case("verify", write("paper/reported.yaml", "a: ["), "reported.yaml:\\d+: not valid YAML"),
     "reported: a list": Case("verify", write("paper/reported.yaml", "- a"), "reported.yaml: expected a mapping"),
-    "expected: no YAML": Case("verify", write("paper/expected.yaml", "a: !!int x"), "expected.yaml: not valid YAML"),
+    "expected: no JSON": Case("verify", write(f"paper/expected/{MODEL}.json", "{"), "column 2: not JSON"),
+    "expected: another form": Case(
+        "verify", write(f"paper/expected/{MODEL}.json", "{}"), "expected the keys model, settings, digests, values"
+    ),
+    "tolerances: no YAML": Case("verify", write("paper/tolerances.yaml", "a: !!int x"), "s.yaml: not valid YAML"),
+    "tolerances: none": Case("verify", remove("paper/tolerances.yaml"), "tolerances.yaml: no such file"),
+    "conclusions: a list": Case("verify", write("paper/conclusions.yaml", "- a"), "s.yaml: expected a mapping"),
     "results: empty": Case("audit", write("results.csv", ""), "results.csv"),
     "results: another header": Case("audit", write("results.csv", "a,b\n"), "results.csv:1: expected the columns"),
     "results: a cosine of 2": Case(
@@ -551,7 +555,8 @@ def desk(
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
     shutil.copyfile(ROOT / "results" / "microworld" / "measured.json", root / "measured.json")
     (root / "paper").mkdir()
-    for name in ("reported.yaml", "expected.yaml"):
+    (root / "paper" / "expected").mkdir()
+    for name in ("reported.yaml", "conclusions.yaml", "tolerances.yaml"):
         shutil.copyfile(ROOT / "paper" / name, root / "paper" / name)
     for name in {word for command in COMMANDS.values() for word in command.split() if word.startswith("out/")}:
         file = root / name if "." in name or name == "out/checked" else root / name / "file"

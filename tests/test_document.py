@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pytest
 import typst
 
-from synthetic import fabricate, fabricate_grid
+from synthetic import fabricate, fabricate_grid, verdict_files
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
@@ -37,8 +37,7 @@ def paths(folder: Path, smoke: Params, **options: Any) -> dict[str, Any]:
     tables.run(**made)
     out = folder / "out"
     verdicts, reported = out / "verify.json", made["reported"]
-    expected = ROOT / "paper" / "expected.yaml"
-    verify.run(measured=made["measured"], reported=reported, expected=expected, out=verdicts, params=smoke)
+    verify.run(measured=made["measured"], files=verdict_files(), out=verdicts, params=smoke)
     given = {"tables": made["tables"], "figures": made["figures_out"], "measured": made["measured"]}
     given |= {"full": out / "full", "full_figures": out / "full-figures", "verify": verdicts, "reported": reported}
     given |= {"source": SOURCE, "numbers": out / "numbers", "out": out / "artifact.pdf", "params": smoke}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import browser
-from synthetic import fabricate, fabricate_grid
+from synthetic import fabricate, fabricate_grid, verdict_files
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
@@ -51,8 +51,8 @@ def given(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> dict[str, 
     folder = tmp_path_factory.mktemp("report")
     made = fabricate(folder, smoke, pairs=(8, 4), items=20)
     tables.run(**made)
-    verdicts, expected = folder / "verify.json", ROOT / "paper" / "expected.yaml"
-    verify.run(measured=made["measured"], reported=made["reported"], expected=expected, out=verdicts, params=smoke)
+    verdicts = folder / "verify.json"
+    verify.run(measured=made["measured"], files=verdict_files(), out=verdicts, params=smoke)
     write_items(folder / "items.jsonl", items(made["transfer"]))
     found = {name: made[name] for name in ("tables", "pairs", "align", "transfer", "params")}
     found |= {"source": ROOT / "paper" / "report", "full": folder / "full", "verify": verdicts}
