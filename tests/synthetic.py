@@ -37,7 +37,7 @@ def fabricate(
     Args:
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
-        items: test items a task and language.
+        items: test items a task and language; none where the model has no benchmarks.
         gain: of the paper's cell in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
@@ -52,16 +52,20 @@ def fabricate(
     store.write_rows(given["quantize"], _quantize(blocks))
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
-    both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
-    both += _align(rng, main, gain, forms, params, ("nf4", "fp4"))
-    store.write_rows(given["align"], both)
-    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
-    scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
+    base_rows, both = folder / "base-rows", ("nf4", "fp4")
+    store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
+    store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
+    sets = () if params.active.benchmarks.source == "none" else SETS
+    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
+    scored = [row for cell, skill in ((BASE, 1.0), (("untrained", "-", 0, "0"), 0.0))
               for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
-    store.write_rows(given["transfer"], [*scored, Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)])
+    drift = [Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)] if sets else []
+    store.write_rows(base_rows / "transfer.tsv", [*scored, *drift])
+    store.write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
-    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, forms["control"], params)])
+    asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
+    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
     store.write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
     store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
@@ -75,10 +79,10 @@ def fabricate(
     write_items(given["items"], _items(labels))
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
-        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
+        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
         "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
-        "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in SETS},
+        "benchmarks": {f"{set_}.test.{key}": items for set_ in sets for key in ("items", "accuracy.ngram")}
+        | {f"{set_}.scored": "test" for set_ in sets},
     }  # fmt: skip
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
@@ -87,14 +91,14 @@ def fabricate(
     made = {"tables": "tables", "figures_out": "figures", "plots_out": "plots"}
     made |= {"headline": "headline.json", "measured": "measured.json"}
     outputs = {name: folder / "out" / path for name, path in made.items()}
-    return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
+    return given | outputs | {"base_rows": base_rows, "sweep": folder / "sweep", "reported": reported, "params": params}
 
 
 def with_blocks(params: Params, blocks: int) -> Params:
     """The same parameters for a model of another depth."""
     model = params.active.model.model_copy(update={"blocks": blocks})
     profile = params.active.model_copy(update={"model": model})
-    return params.model_copy(update={"profiles": {**params.profiles, params.profile: profile}})
+    return params.model_copy(update={"profiles": {**params.profiles, params.model: profile}})
 
 
 def as_paper(params: Params) -> Params:
@@ -104,8 +108,9 @@ def as_paper(params: Params) -> Params:
     """
     return params.model_copy(
         update={
-            "profile": "paper",
-            "profiles": {"paper": params.active},
+            "models": ("lugha_llama",),
+            "model": "lugha_llama",
+            "profiles": {"lugha_llama": params.active},
             "pairs": params.pairs.model_copy(update={"source": "author"}),
         }
     )
