@@ -25,8 +25,10 @@ from tli.params import Params
 SOURCE = ROOT / "paper"
 REPORTED = SOURCE / "reported.yaml"
 ABSENT = {
-    "transfer": "has no benchmark items in this run", "sweep": "has no sweep over ranks", "grid": "The full grid was not run",
-}  # fmt: skip
+    "transfer": "has no benchmark items in this run",
+    "sweep": "has no sweep over ranks",
+    "grid": "The full grid was not run",
+}
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,7 @@ def absent(given: dict[str, Any], data: dict[str, Any], folder: Path) -> str:
     return typst.query(root / "main.typ", "<absent>", root=root, ignore_system_fonts=True)
 
 
+MOST_PAGES = 20
 # What main.typ may say in digits: indices and constants of its equations, names of data types.
 ALLOWED = {"$ cal(L) = 1 / B sum_(i = 1)^B max (0, m + max_(j != i) s_(i j) - s_(i i)). $", "$log_2 r$", "FP4"}
 ALLOWED |= {"bfloat16", "SHA-256"}
@@ -153,7 +156,9 @@ def test_one_model_alone_makes_a_document(given: dict[str, Any], number: int, tm
 
 def test_a_model_without_tables_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
     missing = given["models"][0].model_copy(update={"model": "lugha_llama"})
-    with pytest.raises(store.UserError, match=r"tables/lugha_llama/README.md: expected the tables' page, found no file"):
+    with pytest.raises(
+        store.UserError, match=r"tables/lugha_llama/README.md: expected the tables' page, found no file"
+    ):
         document.run(**elsewhere(given, tmp_path) | {"models": [*given["models"], missing]})
     assert not (tmp_path / "artifact.pdf").exists()
 
@@ -215,7 +220,8 @@ def test_what_a_model_lacks_is_said_in_one_sentence(given: dict[str, Any], tmp_p
 def test_a_cut_model_makes_a_document(given: dict[str, Any], tmp_path: Path) -> None:
     """The first two blocks of the published model: no items, no layer L - 1, no head."""
     early = parameters.load(ROOT / "params.yaml", model="lugha_llama_early").active
-    params = given["models"][1].model_copy(update={"model": "lugha_llama_early", "profiles": {"lugha_llama_early": early}})
+    named = {"model": "lugha_llama_early", "profiles": {"lugha_llama_early": early}}
+    params = given["models"][1].model_copy(update=named)
     finished(tmp_path, params)
     made = paths(tmp_path, [params])
     document.run(**made)

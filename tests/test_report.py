@@ -236,6 +236,10 @@ def text_of(name: str) -> str:
     return f"document.getElementById({json.dumps(name)}).textContent"
 
 
+SHOWN = """[...document.querySelectorAll('.model')].filter((part) => part.offsetHeight)
+  .map((part) => part.dataset.model)"""
+
+
 @pytest.fixture(scope="module")
 def tab(given: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Tab]:
     if browser.PROGRAM is None:
@@ -266,8 +270,7 @@ def test_it_renders_without_an_error_and_asks_for_nothing(tab: browser.Tab, give
 
 
 def test_the_switch_shows_one_model_and_its_plots(tab: browser.Tab, model: str) -> None:
-    shown = "[...document.querySelectorAll('.model')].filter((part) => part.offsetParent).map((part) => part.dataset.model)"
-    assert tab.run(shown) == [model]
+    assert tab.run(SHOWN) == [model]
     assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .dot').length") == 12
     assert tab.run(f"document.querySelectorAll('#scan-plot-{model} .line').length") == 2
     assert tab.told("Runtime.exceptionThrown") == []
@@ -292,8 +295,7 @@ def test_an_address_of_a_section_shows_its_model(tab: browser.Tab) -> None:
 
 def test_print_has_the_chosen_model_alone(tab: browser.Tab, model: str) -> None:
     tab("Emulation.setEmulatedMedia", media="print")
-    shown = "[...document.querySelectorAll('.model')].filter((part) => part.offsetHeight).map((part) => part.dataset.model)"
-    assert tab.run(shown) == [model]
+    assert tab.run(SHOWN) == [model]
     assert tab.run("document.getElementById('switch').offsetHeight") == 0
     tab("Emulation.setEmulatedMedia", media="")
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file that shows every model of a run, without a server or a network (stages: report-data, report).
+"""The report: one HTML file that shows every model of a run, without server or network (stages: report-data, report).
 
 `report-data` gathers what the page needs of one model, as JSON; `report` writes the page from these files:
 paper/report/report.html.j2 with report.css and report.js in it. Tables are those of the stage `tables`, sentences those
@@ -105,9 +105,7 @@ def _read_table(name: str, written: Mapping[str, Any]) -> Collected:
     )
 
 
-def run(
-    *, source: Path, folder: Path, models: Sequence[str], pipeline: Path, requirements: Path, out: Path
-) -> None:
+def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, requirements: Path, out: Path) -> None:
     """The `report` stage.
 
     Args:
@@ -141,7 +139,8 @@ def run(
 def _shown(written: Mapping[str, Any]) -> dict[str, Any]:
     """A model's data as the template reads them: tables as tables, and which views have anything to draw."""
     groups = {
-        group: {name: _read_table(name, table) for name, table in written[group].items()} for group in ("tables", "full")
+        group: {name: _read_table(name, table) for name, table in written[group].items()}
+        for group in ("tables", "full")
     }
     return {**written, **groups, "has": {name: bool(values) for name, values in written["plots"].items()}}
 
