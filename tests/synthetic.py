@@ -38,7 +38,7 @@ def fabricate(
     Args:
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
-        items: test items a task and language.
+        items: test items a task and language; none where the model has no benchmarks.
         gain: of the paper's cell in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
@@ -53,18 +53,21 @@ def fabricate(
     store.write_rows(given["quantize"], _quantize(blocks))
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
-    given["base_rows"] = folder / "base-rows"
-    store.write_rows(given["base_rows"] / "align.tsv", [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))])
-    store.write_rows(given["align"], [*_align(rng, main, gain, forms, params, ("nf4", "fp4"))])
-    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
-    scored = {cell: [*_transfer(rng, cell, skill, labels)]
-              for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))}  # fmt: skip
-    store.write_rows(given["transfer"], scored.pop(main))
-    drift = Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)
-    store.write_rows(given["base_rows"] / "transfer.tsv", [drift, *(row for rows in scored.values() for row in rows)])
+    base_rows, both = folder / "base-rows", ("nf4", "fp4")
+    given["base_rows"] = base_rows
+    store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
+    store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
+    sets = () if params.active.benchmarks.source == "none" else SETS
+    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
+    scored = [row for cell, skill in ((BASE, 1.0), (("untrained", "-", 0, "0"), 0.0))
+              for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
+    drift = [Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)] if sets else []
+    store.write_rows(base_rows / "transfer.tsv", [*scored, *drift])
+    store.write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
-    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, forms["control"], params)])
+    asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
+    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
     store.write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
     store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
@@ -78,13 +81,13 @@ def fabricate(
     write_items(given["items"], _items(labels))
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
-        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
+        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
         "base": {
             "tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}],
             "bos": "the tokenizer's own",
         },
-        "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in SETS}
+        "benchmarks": {f"{set_}.test.{key}": items for set_ in sets for key in ("items", "accuracy.ngram")}
+        | {f"{set_}.scored": "test" for set_ in sets}
         | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():

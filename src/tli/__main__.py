@@ -504,48 +504,55 @@ def verify(
 
 @main.command()
 @click.argument("source", type=FILE)
-@given("tables", "Folder of tables.")
-@given("figures", "Folder of figures.")
-@given("full", "Folder of the full grid's tables, where there is one.")
-@given("full-figures", "Folder of its figures.")
-@given("measured", "Measured values.")
-@given("verify", "JSON of the verdicts.")
+@given("tables", "Folder with a folder of tables for each model.")
+@given("figures", "Folder with a folder of figures for each model.")
+@given("results", "Folder with measured.json and verify.json of each model, in a folder each.")
 @REPORTED
 @given("numbers", "Folder to write: document.json and numbers.tex.")
 @out_option
 def paper(source: Path, out: Path, **paths: Path) -> None:
     """Write the paper as PDF, and its numbers for LaTeX.
 
-    SOURCE holds main.typ, style.typ and references.bib.
+    SOURCE holds main.typ, style.typ and references.bib. The paper shows every model of the run, or the one of --model.
     """
     from tli.paper import document
 
-    with stage(out, source / "main.typ", torch=False) as params:
-        document.run(source=source, out=out, params=params, **paths)
+    with stage(out, source / "main.typ", torch=False):
+        document.run(source=source, out=out, models=every_model(), **paths)
 
 
-@main.command()
-@click.argument("source", type=FILE)
-@given("tables", "Folder of tables.")
-@given("full", "Folder of the full grid's tables, where there is one.")
+@main.command("report-data")
+@given("tables", "Folder with a folder of tables for each model.")
 @given("verify", "JSON of the verdicts.")
 @given("pairs", "The checked word list.")
 @given("items", "The scored items.")
 @given("base-rows", "Folder of the stage base-rows.")
 @given("align", "Rows of the stage align.")
 @given("transfer", "Rows of the stage transfer.")
+@out_option
+def report_data(out: Path, **paths: Path) -> None:
+    """Gather what the report shows of one model, as JSON."""
+    from tli.paper import report as module
+
+    with stage(out, paths["verify"], torch=False) as params:
+        module.gather(out=out, params=params, **paths)
+
+
+@main.command()
+@click.argument("source", type=FILE)
+@given("folder", "Folder of the stage report-data.")
 @given("pipeline", "dvc.yaml.")
 @given("requirements", "The list of packages.")
 @out_option
 def report(source: Path, out: Path, **paths: Path) -> None:
     """Write the report: one HTML file that needs no network.
 
-    SOURCE holds report.html.j2, report.css and report.js.
+    SOURCE holds report.html.j2, report.css and report.js. The page shows every model of the run, or the one of --model.
     """
     from tli.paper import report as module
 
-    with stage(out, source / "report.html.j2", torch=False) as params:
-        module.run(source=source, out=out, params=params, **paths)
+    with stage(out, source / "report.html.j2", torch=False):
+        module.run(source=source, out=out, models=[params.model for params in every_model()], **paths)
 
 
 @main.command()
