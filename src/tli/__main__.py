@@ -319,6 +319,18 @@ def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 
 
 @main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
+    """Train and measure the paper's cell in bfloat16."""
+    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import bfloat16 as module
+
+        module.run(pairs_path, quantized, out, params)
+
+
+@main.command()
 @click.argument("items", type=FILE)
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
@@ -427,6 +439,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("scan", "Rows of the stage scan.")
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
+@given("bfloat16", "Rows of the stage bfloat16.")
 @given("transfer", "Rows of the stage transfer.")
 @given("probe", "Rows of the stage probe.")
 @given("project", "Rows of the stage project.")
