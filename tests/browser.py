@@ -106,11 +106,12 @@ def tab(profile: Path) -> Iterator[Tab]:
 
 
 LOOK_UP = """(() => {
-  const search = document.getElementById("pair-search");
+  const section = document.querySelector(".model:not([hidden]) section[id^='pairs-']");
+  const search = section.querySelector("input[type=search]");
   search.value = "kitabu";
   search.dispatchEvent(new Event("input"));
   document.documentElement.style.scrollBehavior = "auto";
-  document.getElementById("pairs").scrollIntoView();
+  section.scrollIntoView();
 })()"""
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
@@ -70,11 +71,12 @@ class Checkout:
         return loaded
 
     @property
-    def profile(self) -> str:
-        return str(self.params()["profile"])
+    def model(self) -> str:
+        """The first model of the run."""
+        return str(self.params()["models"][0])
 
-    def params(self) -> dict[str, object]:
-        loaded: dict[str, object] = YAML(typ="safe", pure=True).load(
+    def params(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(
             (self.root / "params.yaml").read_text(encoding="utf-8")
         )
         return loaded

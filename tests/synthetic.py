@@ -38,7 +38,7 @@ def fabricate(
     Args:
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
-        items: test items a task and language.
+        items: test items a task and language; none where the model has no benchmarks.
         gain: of the paper's cell in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
@@ -53,16 +53,21 @@ def fabricate(
     store.write_rows(given["quantize"], _quantize(blocks))
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
-    both = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
-    both += _align(rng, main, gain, forms, params, ("nf4", "fp4"))
-    store.write_rows(given["align"], both)
-    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in SETS}
-    scored = [row for cell, skill in ((BASE, 1.0), (main, 1.1), (("untrained", "-", 0, "0"), 0.0))
+    base_rows, both = folder / "base-rows", ("nf4", "fp4")
+    given["base_rows"] = base_rows
+    store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
+    store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
+    sets = () if params.active.benchmarks.source == "none" else SETS
+    labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
+    scored = [row for cell, skill in ((BASE, 1.0), (("untrained", "-", 0, "0"), 0.0))
               for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
-    store.write_rows(given["transfer"], [*scored, Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)])
+    drift = [Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)] if sets else []
+    store.write_rows(base_rows / "transfer.tsv", [*scored, *drift])
+    store.write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
-    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, forms["control"], params)])
+    asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
+    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
     store.write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
     store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
@@ -76,10 +81,13 @@ def fabricate(
     write_items(given["items"], _items(labels))
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
-        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in SETS}},
-        "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
-        "benchmarks": {f"{set_}.test.{key}": items for set_ in SETS for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in SETS}
+        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
+        "base": {
+            "tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}],
+            "bos": "the tokenizer's own",
+        },
+        "benchmarks": {f"{set_}.test.{key}": items for set_ in sets for key in ("items", "accuracy.ngram")}
+        | {f"{set_}.scored": "test" for set_ in sets}
         | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():
@@ -96,7 +104,7 @@ def with_blocks(params: Params, blocks: int) -> Params:
     """The same parameters for a model of another depth."""
     model = params.active.model.model_copy(update={"blocks": blocks})
     profile = params.active.model_copy(update={"model": model})
-    return params.model_copy(update={"profiles": {**params.profiles, params.profile: profile}})
+    return params.model_copy(update={"profiles": {**params.profiles, params.model: profile}})
 
 
 def verdict_files(root: Path | None = None) -> verify.Files:
@@ -107,17 +115,18 @@ def verdict_files(root: Path | None = None) -> verify.Files:
 
 def named(params: Params, model: str) -> Params:
     """The same parameters for a model of another name."""
-    return params.model_copy(update={"profile": model, "profiles": {model: params.active}})
+    return params.model_copy(update={"model": model, "models": (model,), "profiles": {model: params.active}})
 
 
 def as_paper(params: Params) -> Params:
-    """The same parameters under the name of the published model's profile: synthetic values judged as if they were its.
+    """The same parameters under the name of the published model: synthetic values judged as if they were its.
 
     Tests only. The word lists are said to be the author's, on whom the published values were measured.
     """
     return params.model_copy(
         update={
-            "profile": "lugha_llama",
+            "model": "lugha_llama",
+            "models": ("lugha_llama",),
             "profiles": {"lugha_llama": params.active},
             "pairs": params.pairs.model_copy(update={"source": "author"}),
         }
@@ -129,7 +138,7 @@ def _quantize(blocks: int) -> Iterator[Row]:
         for item, measure, value in (
             ("model", "class", "LlamaForCausalLM"), ("model", "blocks", blocks), ("model", "hidden_size", 64),
             ("model", "intermediate_size", 96), ("model", "heads", 4), ("model", "kv_heads", 2),
-            ("model", "vocab_size", 160), ("model", "head", "loaded"),
+            ("model", "head_dim", 16), ("model", "vocab_size", 160), ("model", "head", "loaded"),
             ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
             ("projections", "parameters", 4096), ("projections", "blocksize", 64),
             ("projections", "double_quant", "false"),

@@ -34,7 +34,7 @@ from tli.data.prompts import ANSWERS, CONNECTORS, Item
 from tli.data.teller import World
 from tli.data.vocabulary import read_vocabulary
 from tli.model import backbone, nf4
-from tli.params import EmbeddedBenchmarks, Params
+from tli.params import MicroworldBenchmarks, Params
 from tli.study import transfer
 
 ALL = os.environ.get("TLI_PARITY") == "all"
@@ -213,7 +213,7 @@ def test_every_language(asked: SimpleNamespace) -> None:
 
 def test_the_micro_world_s_items(asked: SimpleNamespace, params: Params) -> None:
     settings = params.active.benchmarks
-    assert isinstance(settings, EmbeddedBenchmarks)
+    assert isinstance(settings, MicroworldBenchmarks)
     held_out = World(read_vocabulary(ROOT / "data" / "world"), settings.held_out, random.Random("0:held-out"))
     records = [record for record in world.items(held_out, settings) if record["split"] == "test"]
     for task in ("xcopa", "xnli"):

@@ -16,7 +16,7 @@ from checkout import Checkout, clone
 from synthetic import fabricate
 from tiny import ROOT
 from tli import params as parameters
-from tli.paper import tables
+from tli.paper import plots, tables
 from tli.study import train
 from tli.study.train import Step
 
@@ -30,7 +30,7 @@ DRAWN = {  # title -> curves
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments and outputs of the stage `tables` over synthetic rows; read only."""
-    smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+    smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml", model="microworld")
     given = fabricate(tmp_path_factory.mktemp("rows"), smoke, pairs=(8, 4), items=20)
     tables.run(**given)
     return given
@@ -68,11 +68,19 @@ def test_the_curves_are_the_tables_own(made: dict[str, Any]) -> None:
         assert width == pytest.approx(2 * float(row["gain_sd_trained"]), rel=1e-6)
 
 
+def test_a_model_without_items_has_every_file(tmp_path: Path) -> None:
+    """DVC warns of a plot whose file is not there; one with a header alone is drawn empty."""
+    plots.write(tmp_path / "plots", (), parameters.load(ROOT / "params.yaml", model="smollm2"))
+    files = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in (tmp_path / "plots").iterdir()}
+    assert files.keys() == {"scan", "transfer", "alignment"}
+    assert all(len(written) == 1 for written in files.values())
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, made: dict[str, Any]) -> Checkout:
     """A checkout after a run, as far as DVC's plots go: the curves of `tables` and those of training."""
     checkout = clone(tmp_path_factory.mktemp("plots") / "project")
-    results = checkout.root / "results" / checkout.profile
+    results = checkout.root / "results" / checkout.model
     results.mkdir(parents=True)
     shutil.copytree(made["plots_out"], results / "plots")
     train.write_curves(results / "train", [Step(0.4 - 0.01 * n, 0.1 * n, 0.2, 1e-4, 1.0, 9.0) for n in range(6)])
@@ -118,6 +126,23 @@ def test_every_plot_is_drawn_and_nothing_is_asked_for(tab: browser.Tab, page: Pa
     tab.screenshot(folder / "plots.png", 1100, 1400)
 
 
+def test_a_plot_without_values_says_so(project: Checkout, tmp_path: Path) -> None:
+    """As for a model without items: DVC loads the file, and the page says that there is nothing in it."""
+    if browser.PROGRAM is None:
+        pytest.skip("no browser on this machine: chromium is not in PATH")
+    copy = project.copied(tmp_path / "project")
+    path = copy.root / "results" / copy.model / "plots" / "transfer.tsv"
+    path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
+    output = copy("dvc", "plots", "show")
+    assert "failed to load" not in output
+    with browser.tab(tmp_path / "chromium") as opened:
+        opened.open((copy.root / "dvc_plots" / "index.html").as_uri())
+        empty = "[...document.querySelectorAll('figure')].filter((figure) => !figure.querySelector('svg'))"
+        texts = opened.run(f"{empty}.map((figure) => figure.textContent)")
+        assert opened.told("Runtime.exceptionThrown") == []
+    assert texts == ["Accuracy by rank  against rank 0No values."]
+
+
 def test_nothing_can_leave_the_page(tab: browser.Tab) -> None:
     said = tab.run("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.message)")
     assert said == "Failed to fetch"
@@ -131,7 +156,7 @@ def test_two_runs_stand_in_one_plot(project: Checkout, tmp_path_factory: pytest.
         pytest.skip("no browser on this machine: chromium is not in PATH")
     project("git", "add", "-A")
     project("git", "commit", "-q", "-m", "one run")
-    path = project.root / "results" / project.profile / "plots" / "scan.tsv"
+    path = project.root / "results" / project.model / "plots" / "scan.tsv"
     path.write_text(path.read_text(encoding="utf-8").replace("\t0.", "\t0.1"), encoding="utf-8")
     project("dvc", "plots", "diff", "HEAD", "workspace", "--targets", "Cosine by layer", "-o", "two")
     with browser.tab(tmp_path_factory.mktemp("chromium")) as opened:

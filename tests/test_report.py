@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -14,52 +15,65 @@ from typing import Any
 import pytest
 
 import browser
-from synthetic import fabricate, fabricate_grid, verdict_files
+from runs import SMOKE, finished, smoke_models
+from synthetic import fabricate_grid
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item
-from tli.paper import dag, grid, report, tables, verify
+from tli.paper import dag, grid, report
 from tli.paper.rows import Rows, load_yaml
 from tli.params import Params
 
-SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")  # a folder to keep them in
+LEXICAL, SCORED = "smollm2", "microworld"  # the models of the page, without and with items
 
 
 @pytest.fixture(scope="module")
-def smoke() -> Params:
-    return parameters.load(SMOKE)
+def models() -> tuple[Params, Params]:
+    return smoke_models()
 
 
-def items(transfer: Path) -> list[Item]:
+def items(rows: Rows) -> list[Item]:
     """Texts for the invented scores: an item for each, the right option named so."""
-    found = []
-    rows = Rows(transfer)
+    made = []
     for set_ in rows.sets("label"):
         task, language = set_.split(".")
         for item, label in rows.each("base", set_, "-", "label").items():
             options = tuple(f" {'right' if k == label else 'wrong'} {k}" for k in range(2 if task == "xcopa" else 3))
-            found.append(Item(item, task, language, "test", int(label), f"Context <of> {item} because", options))
-    return found
+            made.append(Item(item, task, language, "test", int(label), f"Context <of> {item} because", options))
+    return made
+
+
+def data_of(root: Path, made: dict[str, Any], params: Params) -> dict[str, Any]:
+    """The arguments of `report.gather` for a model of the run under `root`."""
+    given = {name: made[name] for name in ("pairs", "items", "base_rows", "align", "transfer", "verify")}
+    out = root / "build" / "report" / f"{params.model}.json"
+    return given | {"tables": root / "paper" / "tables", "out": out, "params": params}
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> dict[str, Any]:
-    """The arguments of `report.run` over synthetic rows, and its output; read only."""
-    folder = tmp_path_factory.mktemp("report")
-    made = fabricate(folder, smoke, pairs=(8, 4), items=20)
-    tables.run(**made)
-    verdicts = folder / "verify.json"
-    verify.run(measured=made["measured"], files=verdict_files(), out=verdicts, params=smoke)
-    write_items(folder / "items.jsonl", items(made["transfer"]))
-    found = {name: made[name] for name in ("tables", "pairs", "align", "transfer", "params")}
-    found |= {"source": ROOT / "paper" / "report", "full": folder / "full", "verify": verdicts}
-    found |= {"items": folder / "items.jsonl", "pipeline": ROOT / "dvc.yaml", "out": folder / "report.html"}
-    found |= {"requirements": ROOT / "requirements" / "run.in"}
-    report.run(**found)
-    return found
+def gathered(tmp_path_factory: pytest.TempPathFactory, models: tuple[Params, Params]) -> dict[str, dict[str, Any]]:
+    """Model -> the arguments of `report.gather` over synthetic rows, its output written; read only."""
+    root = tmp_path_factory.mktemp("report")
+    runs = finished(root, *models)
+    given = {params.model: data_of(root, runs[params.model], params) for params in models}
+    for arguments in given.values():
+        scored = Rows(arguments["base_rows"] / "transfer.tsv", arguments["transfer"])
+        write_items(arguments["items"], items(scored))
+        report.gather(**arguments)
+    return given
+
+
+@pytest.fixture(scope="module")
+def given(gathered: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The arguments of `report.run` for both models, and its output; read only."""
+    arguments = {"source": ROOT / "paper" / "report", "folder": gathered[SCORED]["out"].parent, "models": [*gathered]}
+    arguments |= {"pipeline": ROOT / "dvc.yaml", "requirements": ROOT / "requirements" / "run.in"}
+    arguments |= {"out": tmp_path_factory.mktemp("page") / "report.html"}
+    report.run(**arguments)
+    return arguments
 
 
 class Page(HTMLParser):
@@ -116,52 +130,87 @@ def test_who_cannot_see_or_point_is_served(given: dict[str, Any]) -> None:
             assert any(name in label for label in labelled), one
 
 
-def test_the_same_rows_give_the_same_bytes(given: dict[str, Any], tmp_path: Path) -> None:
+def test_the_same_rows_give_the_same_bytes(
+    given: dict[str, Any], gathered: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    for model, arguments in gathered.items():
+        report.gather(**arguments | {"out": tmp_path / f"{model}.json"})
+        assert (tmp_path / f"{model}.json").read_bytes() == arguments["out"].read_bytes()
     report.run(**given | {"out": tmp_path / "again.html"})
     assert (tmp_path / "again.html").read_bytes() == given["out"].read_bytes()
 
 
 def inside(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(re.findall(r'id="data">(.*?)</script>', path.read_text("utf-8"), re.S)[0])
-    return found
+    """Model -> the data of its plots."""
+    data: dict[str, Any] = json.loads(re.findall(r'id="data">(.*?)</script>', path.read_text("utf-8"), re.S)[0])
+    return data
 
 
-def test_the_data_are_the_rows(given: dict[str, Any]) -> None:
+def ids(path: Path) -> set[str | None]:
+    return {attributes.get("id") for _, attributes in Page(path.read_text(encoding="utf-8")).found}
+
+
+def test_the_data_are_the_rows(given: dict[str, Any], gathered: dict[str, dict[str, Any]]) -> None:
     data = inside(given["out"])
-    align, transfer = Rows(given["align"]), Rows(given["transfer"])
-    at = data["pairs"]["views"].index("2.content.fp4")
-    for swahili, _, set_, before, after in data["pairs"]["rows"]:
-        for cell, values in (("base", before), ("main", after)):
-            assert values[at] == round(align.one(cell, set_, "2.content.fp4", "cosine", swahili), 4)
-    (swahili_nli,) = (one for one in data["items"] if one["name"] == "XNLI-form, Swahili")
-    chosen = [*transfer.each("main", "xnli.sw", "-", "pred").values()]
+    assert [*data] == [LEXICAL, SCORED]
+    for model, arguments in gathered.items():
+        align = Rows(arguments["base_rows"] / "align.tsv", arguments["align"])
+        at = data[model]["pairs"]["views"].index("2.content.fp4")
+        for swahili, _, set_, before, after in data[model]["pairs"]["rows"]:
+            for cell, values in (("base", before), ("main", after)):
+                assert values[at] == round(align.one(cell, set_, "2.content.fp4", "cosine", swahili), 4)
+    assert data[LEXICAL]["items"] == []
+    (swahili_nli,) = (set_ for set_ in data[SCORED]["items"] if set_["name"] == "XNLI-form, Swahili")
+    chosen = [*Rows(gathered[SCORED]["transfer"]).each("main", "xnli.sw", "-", "pred").values()]
     assert [row[6] for row in swahili_nli["rows"]] == chosen
     assert {row[1][row[2]].split()[0] for row in swahili_nli["rows"]} == {"right"}
 
 
-def test_the_full_grid_s_arms_join_the_curves(given: dict[str, Any], smoke: Params, tmp_path: Path) -> None:
-    each = {name: parameters.load(SMOKE, arm=name) for name in (*smoke.sweep.arms, *smoke.sweep.bos_arms)}
-    rows = fabricate_grid(tmp_path / "rows", smoke, each)
-    grid.run(rows, tmp_path / "full", tmp_path / "figures", tmp_path / "full.json", smoke, each)
-    report.run(**given | {"full": tmp_path / "full", "out": tmp_path / "full.html"})
-    curves = inside(tmp_path / "full.html")["curves"]
-    for arms in curves.values():
-        assert {"sweep, this base", "2r, over bases", "bos, over bases"} <= arms.keys()
-    assert curves.keys() == inside(given["out"])["curves"].keys()
+def test_each_model_has_its_views_and_the_first_of_the_run_comes_first(given: dict[str, Any], tmp_path: Path) -> None:
+    """Every view of both models, those of scores where there are items; the page of one model has no switch."""
+    both = ids(given["out"])
+    for view in ("verdict", "published", "scan", "pairs", "audits", "tables", "receipts"):
+        assert {f"{view}-{LEXICAL}", f"{view}-{SCORED}"} <= both
+    assert {f"rank-{SCORED}", f"items-{SCORED}", "model", "pipeline"} <= both
+    assert {f"rank-{LEXICAL}", f"items-{LEXICAL}"} & both == set()
+    text = given["out"].read_text(encoding="utf-8")
+    assert text.index(f'data-model="{LEXICAL}"') < text.index(f'data-model="{SCORED}"')
+    report.run(**given | {"models": [SCORED], "out": tmp_path / "alone.html"})
+    alone = ids(tmp_path / "alone.html")
+    assert f"items-{SCORED}" in alone
+    assert {"model", f"verdict-{LEXICAL}"} & alone == set()
 
 
-def test_without_items_and_sweep_their_sections_are_left_out(given: dict[str, Any], tmp_path: Path) -> None:
-    tables_of = tmp_path / "tables"
-    page = (given["tables"] / "README.md").read_text(encoding="utf-8")
-    left_out = r"\[\.csv\]\((changes|robustness|xcopa|xnli|gap|odds|classes|items|baselines)\.csv"
-    kept = [part for part in re.split(r"^(?=## )", page, flags=re.M) if not re.search(left_out, part)]
-    store.write_text(tables_of / "README.md", "".join(kept))
-    for path in given["tables"].glob("*.csv"):
-        (tables_of / path.name).write_bytes(path.read_bytes())
-    report.run(**given | {"tables": tables_of, "items": tmp_path / "none.jsonl", "out": tmp_path / "less.html"})
-    ids = {one.get("id") for _, one in Page((tmp_path / "less.html").read_text(encoding="utf-8")).found}
-    assert {"rank", "items"} & ids == set()
-    assert {"verdict", "scan", "pairs", "tables", "pipeline"} <= ids
+def test_a_model_whose_data_are_missing_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(store.UserError, match=r"qwen3\.json: no such file"):
+        report.run(**given | {"models": [SCORED, "qwen3"], "out": tmp_path / "report.html"})
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_full_grid_s_arms_join_the_curves(
+    given: dict[str, Any], gathered: dict[str, dict[str, Any]], models: tuple[Params, Params], tmp_path: Path
+) -> None:
+    params = models[1]
+    arms = {
+        name: parameters.load(SMOKE, arm=name, model=SCORED) for name in (*params.sweep.arms, *params.sweep.bos_arms)
+    }
+    rows = fabricate_grid(tmp_path / "rows", params, arms)
+    tables = tmp_path / "tables"
+    shutil.copytree(gathered[SCORED]["tables"], tables)
+    grid.run(rows, tables / f"{SCORED}-full", tmp_path / "figures", tmp_path / "full.json", params, arms)
+    report.gather(**gathered[SCORED] | {"tables": tables, "out": tmp_path / f"{SCORED}.json"})
+    report.run(**given | {"folder": tmp_path, "models": [SCORED], "out": tmp_path / "full.html"})
+    curves = inside(tmp_path / "full.html")[SCORED]["curves"]
+    for arms_of in curves.values():
+        assert {"sweep, this base", "2r, over bases", "bos, over bases"} <= arms_of.keys()
+    assert curves.keys() == inside(given["out"])[SCORED]["curves"].keys()
+
+
+def test_a_base_without_items_says_so_and_has_no_empty_views(given: dict[str, Any]) -> None:
+    text = given["out"].read_text(encoding="utf-8")
+    first, second = text.split('data-model="')[1:]
+    assert "no benchmark items in this run" in first
+    assert "no benchmark items in this run" not in second
 
 
 def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> None:
@@ -172,6 +221,8 @@ def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> N
     assert found["align"].after == ("train",)
     assert found["sweep-train"].after == ("quantize",), "base, before it, has the words"
     assert found["verify"].after == ("tables",)
+    assert found["paper"].after == found["report-data"].after == ("verify",)
+    assert found["report"].after == ("report-data",)
     drawn = dag.draw([*found.values()])
     assert drawn.count("<rect") == len(found)
     assert drawn.count("<path") == sum(len(stage.after) for stage in found.values())
@@ -179,7 +230,14 @@ def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> N
 
 # In the browser.
 
-SAID = "document.getElementById('{}').textContent"
+
+def text_of(name: str) -> str:
+    """The code that reads what an element says."""
+    return f"document.getElementById({json.dumps(name)}).textContent"
+
+
+SHOWN = """[...document.querySelectorAll('.model')].filter((part) => part.offsetHeight)
+  .map((part) => part.dataset.model)"""
 
 
 @pytest.fixture(scope="module")
@@ -197,84 +255,123 @@ def put(tab: browser.Tab, name: str, value: str, event: str = "input") -> None:
     tab.run(f"{at}.value = {json.dumps(value)}; {at}.dispatchEvent(new Event('{event}'))")
 
 
+@pytest.fixture(params=[LEXICAL, SCORED])
+def model(request: pytest.FixtureRequest, tab: browser.Tab) -> str:
+    """A model, chosen at the top of the page."""
+    put(tab, "model", request.param, "change")
+    return str(request.param)
+
+
 def test_it_renders_without_an_error_and_asks_for_nothing(tab: browser.Tab, given: dict[str, Any]) -> None:
-    asked = {one["request"]["url"] for one in tab.told("Network.requestWillBeSent")}
+    asked = {event["request"]["url"] for event in tab.told("Network.requestWillBeSent")}
     assert asked - {"data:,"} == {given["out"].as_uri()}
     for event in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
         assert tab.told(event) == []
-    assert tab.run("document.querySelectorAll('#pair-plot .dot').length") == 12
+
+
+def test_the_switch_shows_one_model_and_its_plots(tab: browser.Tab, model: str) -> None:
+    assert tab.run(SHOWN) == [model]
+    assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .dot').length") == 12
+    assert tab.run(f"document.querySelectorAll('#scan-plot-{model} .line').length") == 2
+    assert tab.told("Runtime.exceptionThrown") == []
+
+
+def test_the_switch_is_reached_and_moved_by_keys(tab: browser.Tab) -> None:
+    put(tab, "model", LEXICAL, "change")
+    tab.run("document.getElementById('model').focus()")
+    for kind in ("keyDown", "keyUp"):
+        tab("Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40)
+    assert tab.run("document.getElementById('model').value") == SCORED
+    assert tab.run(f"document.getElementById('verdict-{SCORED}').offsetParent !== null")
+
+
+def test_an_address_of_a_section_shows_its_model(tab: browser.Tab) -> None:
+    put(tab, "model", LEXICAL, "change")
+    changed = "new Promise((done) => addEventListener('hashchange', done, {once: true})).then(() => true)"
+    tab.run(f"location.hash = 'items-{SCORED}'; {changed}")
+    assert tab.run("document.getElementById('model').value") == SCORED
+    tab.run("history.replaceState(null, '', '#')")
+
+
+def test_print_has_the_chosen_model_alone(tab: browser.Tab, model: str) -> None:
+    tab("Emulation.setEmulatedMedia", media="print")
+    assert tab.run(SHOWN) == [model]
+    assert tab.run("document.getElementById('switch').offsetHeight") == 0
+    tab("Emulation.setEmulatedMedia", media="")
 
 
 def test_nothing_can_leave_the_page(tab: browser.Tab) -> None:
     """Its own policy stops even a script that would ask."""
-    said = tab.run("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.message)")
-    assert said == "Failed to fetch"
-    told = [one["entry"]["text"] for one in tab.told("Log.entryAdded")]
+    answer = tab.run("fetch('http://127.0.0.1:9/').then(() => 'sent', (error) => error.message)")
+    assert answer == "Failed to fetch"
+    told = [event["entry"]["text"] for event in tab.told("Log.entryAdded")]
     assert any("Content Security Policy" in text for text in told)
     tab.events.clear()
 
 
-def test_search_finds_a_word_in_either_language(tab: browser.Tab) -> None:
+def test_search_finds_a_word_in_either_language(tab: browser.Tab, model: str) -> None:
     for word in ("NENO3", "word-neno3"):
-        put(tab, "pair-search", word)
-        assert tab.run(SAID.format("pair-said")).startswith("1 of 12 pairs")
-        assert tab.run("document.querySelectorAll('#pair-plot .hit').length") == 1
-        assert "neno3 / word-neno3" in tab.run(SAID.format("pair-found"))
-    put(tab, "pair-search", "no such word")
-    assert tab.run(SAID.format("pair-said")).startswith("0 of 12 pairs")
-    put(tab, "pair-search", "")
-    tab.run("document.getElementById('pair-control').click()")
-    assert tab.run("document.querySelectorAll('#pair-plot .dot').length") == 8
-    tab.run("document.getElementById('pair-control').click()")
+        put(tab, f"pair-search-{model}", word)
+        assert tab.run(text_of(f"pair-said-{model}")).startswith("1 of 12 pairs")
+        assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .hit').length") == 1
+        assert "neno3 / word-neno3" in tab.run(text_of(f"pair-found-{model}"))
+    put(tab, f"pair-search-{model}", "no such word")
+    assert tab.run(text_of(f"pair-said-{model}")).startswith("0 of 12 pairs")
+    put(tab, f"pair-search-{model}", "")
+    tab.run(f"document.getElementById('pair-control-{model}').click()")
+    assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .dot').length") == 8
+    tab.run(f"document.getElementById('pair-control-{model}').click()")
 
 
-def test_toggles_change_the_plots(tab: browser.Tab) -> None:
+def test_toggles_change_the_plots(tab: browser.Tab, model: str) -> None:
     def path() -> str:
-        return str(tab.run("document.querySelector('#scan-plot .line').getAttribute('d')"))
+        return str(tab.run(f"document.querySelector('#scan-plot-{model} .line').getAttribute('d')"))
 
     seen = {path()}
     for name in ("content", "p1", "mask", "cosine"):
-        tab.run(f"document.querySelector('#scan input[value={name}]').click()")
+        tab.run(f"document.querySelector('#scan-{model} input[value={name}]').click()")
         seen.add(path())
     assert len(seen) == 4
-    dots = "document.querySelector('#pair-plot .dot').getAttribute('cy')"
+    dots = f"document.querySelector('#pair-plot-{model} .dot').getAttribute('cy')"
     before = tab.run(dots)
-    put(tab, "pair-view", "1", "change")
+    put(tab, f"pair-view-{model}", "1", "change")
     assert tab.run(dots) != before
-    first = tab.run(SAID.format("curve-said"))
-    names = tab.run("[...document.querySelectorAll('#curve-outcome option')].map((one) => one.value)")
-    put(tab, "curve-outcome", names[-1], "change")
-    assert tab.run(SAID.format("curve-said")) != first
+    if model == SCORED:
+        first = tab.run(text_of(f"curve-said-{model}"))
+        names = tab.run(f"[...document.querySelectorAll('#curve-outcome-{model} option')].map((one) => one.value)")
+        put(tab, f"curve-outcome-{model}", names[-1], "change")
+        assert tab.run(text_of(f"curve-said-{model}")) != first
 
 
-def test_the_arrow_keys_read_a_layer(tab: browser.Tab) -> None:
-    press = "document.getElementById('scan-plot').dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}))"
-    said = []
+def test_the_arrow_keys_read_a_layer(tab: browser.Tab, model: str) -> None:
+    at = f"document.getElementById('scan-plot-{model}')"
+    lines = []
     for _ in range(2):
-        tab.run(press)
-        said.append(tab.run(SAID.format("scan-said")))
-    assert [text.split(",")[0] for text in said] == ["Layer 0", "Layer 1"]
-    assert "translations 0." in said[1]
+        tab.run(f"{at}.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight'}}))")
+        lines.append(tab.run(text_of(f"scan-said-{model}")))
+    assert [line.split(",")[0] for line in lines] == ["Layer 0", "Layer 1"]
+    assert "translations 0." in lines[1]
 
 
-def test_the_explorer_keeps_the_flipped_items(tab: browser.Tab, given: dict[str, Any]) -> None:
-    transfer = Rows(given["transfer"])
+def test_the_explorer_keeps_the_flipped_items(tab: browser.Tab, gathered: dict[str, dict[str, Any]]) -> None:
+    put(tab, "model", SCORED, "change")
+    transfer = Rows(gathered[SCORED]["base_rows"] / "transfer.tsv", gathered[SCORED]["transfer"])
     before, after = (transfer.each(cell, "xcopa.en", "-", "pred") for cell in ("base", "main"))
     flipped = sum(before[item] != after[item] for item in before)
-    put(tab, "item-filter", "flipped", "change")
-    assert tab.run(SAID.format("item-said")).startswith(f"{flipped} of 20 items")
-    assert tab.run("document.querySelectorAll('#item-list .flip').length") == min(flipped, 10)
-    put(tab, "item-filter", "all", "change")
-    put(tab, "item-search", "xcopa.en.test.0007")
-    assert "Context <of> xcopa.en.test.0007 because" in tab.run(SAID.format("item-list"))
-    put(tab, "item-search", "")
+    put(tab, f"item-filter-{SCORED}", "flipped", "change")
+    assert tab.run(text_of(f"item-said-{SCORED}")).startswith(f"{flipped} of 20 items")
+    assert tab.run(f"document.querySelectorAll('#item-list-{SCORED} .flip').length") == min(flipped, 10)
+    put(tab, f"item-filter-{SCORED}", "all", "change")
+    put(tab, f"item-search-{SCORED}", "xcopa.en.test.0007")
+    assert "Context <of> xcopa.en.test.0007 because" in tab.run(text_of(f"item-list-{SCORED}"))
+    put(tab, f"item-search-{SCORED}", "")
 
 
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (390, True)])
-def test_it_fits_a_screen_light_and_dark(tab: browser.Tab, width: int, dark: bool, tmp_path: Path) -> None:
+def test_it_fits_a_screen_light_and_dark(tab: browser.Tab, model: str, width: int, dark: bool, tmp_path: Path) -> None:
     folder = Path(SCREENSHOTS) if SCREENSHOTS else tmp_path
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"report-{width}{'-dark' if dark else ''}.png"
+    file = folder / f"report-{model}-{width}{'-dark' if dark else ''}.png"
     tab.screenshot(file, width, 2400, dark)
     assert file.stat().st_size > 20_000
     assert tab.run("document.documentElement.scrollWidth") <= width

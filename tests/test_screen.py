@@ -8,13 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from synthetic import fabricate, verdict_files
-from tiny import ROOT
-from tli import params as parameters
+from runs import SMOKE, finished, smoke_models
 from tli import store
 from tli.__main__ import main
 from tli.ops import summary
-from tli.paper import tables, verify
 from tli.params import Params
 
 COLUMNS, LINES = 120, 24
@@ -22,20 +19,17 @@ COLUMNS, LINES = 120, 24
 
 @pytest.fixture(scope="module")
 def smoke() -> Params:
-    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+    return smoke_models()[1]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> Path:
-    """A folder with what a run leaves, of synthetic rows."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what a run of two models leaves, of synthetic rows."""
     folder = tmp_path_factory.mktemp("run")
-    results = folder / "results" / smoke.profile
-    folders = {name: folder / "paper" / name / smoke.profile for name in ("tables", "figures")}
-    own = {"tables": folders["tables"], "figures_out": folders["figures"], "measured": results / "measured.json"}
-    made = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20) | own
-    tables.run(**made)
-    verify.run(measured=own["measured"], files=verdict_files(), out=results / "verify.json", params=smoke)
-    store.write_json(results / "costs.json", {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
+    for params in smoke_models():
+        finished(folder, params)
+        costs = folder / "docs" / "costs" / params.model / "costs.json"
+        store.write_json(costs, {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
     return folder
 
 
@@ -56,13 +50,13 @@ def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Pa
     assert len(page.splitlines()) <= LINES
     assert max(map(len, page.splitlines())) <= COLUMNS, page
     found = lines(page)
-    verdicts = store.read_json(project / "results" / smoke.profile / "verify.json")
+    verdicts = store.read_json(project / "results" / smoke.model / "verify.json")
     counts = verdicts["verdicts"]
     assert found["verify"] == (
         f"0 of 0 values outside their tolerance; {counts['no expectation']:,} without an expectation"
     )
     assert found["claims"].startswith("18: ")
-    measured = store.read_json(project / "results" / smoke.profile / "measured.json")
+    measured = store.read_json(project / "results" / smoke.model / "measured.json")
     gain = f"{measured['align.trained.gain.2.mask.nf4']:+.4f}".replace("-", "−")
     assert f"({gain})" in found["cosine"]
     assert f"{measured['retrieval.all.after.p1_sw_en.2.mask.nf4']:.3f}" in found["P@1"]
@@ -70,7 +64,15 @@ def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Pa
     assert f"XNLI-form: English {measured['transfer.xnli.en.main.accuracy']:.1f}" in found["accuracy"]
     assert f"Swahili {accuracy:.1f}" in found["accuracy"]
     assert found["time"].startswith("1.5 minutes in all stages")
-    assert found["tables"] == "paper/tables/embedded/README.md"
+    assert found["tables"] == "paper/tables/microworld/README.md"
+
+
+def test_a_model_without_items_has_no_line_on_accuracy(project: Path) -> None:
+    lexical = smoke_models()[0]
+    page = summary.page(lexical, project)
+    assert len(page.splitlines()) <= LINES
+    assert {"accuracy"} & lines(page).keys() == set()
+    assert lines(page)["tables"] == "paper/tables/smollm2/README.md"
 
 
 def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Params) -> None:
@@ -82,7 +84,7 @@ def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Pa
 
 
 def test_values_that_differ_are_named(project: Path, smoke: Params) -> None:
-    path = project / "results" / smoke.profile / "verify.json"
+    path = project / "results" / smoke.model / "verify.json"
     verdicts = store.read_json(path)
     wrong = [*verdicts["values"]][:4]
     store.write_json(path, verdicts | {"values": dict.fromkeys(wrong, "differs")})
@@ -90,8 +92,8 @@ def test_values_that_differ_are_named(project: Path, smoke: Params) -> None:
 
 
 def test_before_a_run_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "params.yaml").write_bytes((ROOT / "tests" / "smoke" / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes(SMOKE.read_bytes())
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["summary"])
+    done = CliRunner().invoke(main, ["--model", "microworld", "summary"])
     assert done.exit_code == 2
-    assert "results/embedded/measured.json: no such file" in done.output
+    assert "results/microworld/measured.json: no such file" in done.output

@@ -19,7 +19,7 @@ SMALL, LARGE = math.log10(1e-9), math.log10(0.4)
 
 @pytest.fixture(scope="module")
 def smoke() -> Params:
-    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+    return parameters.load(ROOT / "tests" / "smoke" / "params.yaml", model="microworld")
 
 
 def table(name: str, *rows: dict[str, Any]) -> Collected:
@@ -150,11 +150,11 @@ def test_bos(after: float, said: str, smoke: Params) -> None:
 def test_verdicts() -> None:
     verify: dict[str, Any] = {
         "verdicts": {"agrees": 3, "differs": 0, "no expectation": 1200},
-        "claims": {"number": 2, "verdicts": {"holds": 1, "needs profile=paper": 1}},
+        "claims": {"number": 2, "verdicts": {"holds": 1, "needs models=[lugha_llama]": 1}},
         "recomputed": [{"statistic": "t, trained", "agrees": True}, {"statistic": "p, trained", "agrees": True}],
     }
     assert "All 3 values" in wording.expected(verify)
-    assert wording.judged(verify) == "The study's 2 claims read: 1 `holds`, 1 `needs profile=paper`."
+    assert wording.judged(verify) == "The study's 2 claims read: 1 `holds`, 1 `needs models=[lugha_llama]`."
     assert wording.recomputed(verify).startswith("All 2 ")
     verify["recomputed"][1]["agrees"] = False
     assert wording.recomputed(verify).endswith("1 follow from the published summaries; not so: p, trained.")

@@ -1,7 +1,6 @@
 "use strict";
 (() => {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const $ = (id) => document.getElementById(id);
+  const models = JSON.parse(document.getElementById("data").textContent);
   const SVG = "http://www.w3.org/2000/svg";
 
   function node(parent, name, attributes = {}, text = null) {
@@ -65,187 +64,217 @@
     return [low - pad, high + pad];
   };
 
-  // Layers.
-  function layers() {
-    const svg = $("scan-plot"), chosen = (name) => document.querySelector(`input[name="${name}"]:checked`).value;
-    const SERIES = { cosine: [["cosine", "translations"], ["random", "random pairs"], ["published", "published pilot, trained pairs"]],
-      p1: [["p1_sw_en", "P@1 sw→en"], ["p1_en_sw", "P@1 en→sw"]] };
-    let rows = [], shown = null, at = null, guide = null, series = [];
-    function draw() {
-      const measure = chosen("measure");
-      rows = data.scan.filter((row) => row.pooling === chosen("pooling"));
-      series = SERIES[measure].filter(([key]) => rows.some((row) => row[key] !== null));
-      const values = series.flatMap(([key]) => rows.map((row) => row[key])).filter((v) => v !== null);
-      const range = measure === "cosine" ? [Math.min(0, ...values), 1.02] : [0, span(values, 0.005)[1]];
-      const every = Math.ceil(rows.length / 18);
-      const xs = rows.map((row, k) => [k, row.layer]).filter(([k]) => k % every === 0 || k === rows.length - 1);
-      shown = frame(svg, series.map(([, name]) => name), xs, [-0.5, rows.length - 0.5], range, "layer", measure === "cosine" ? "mean cosine" : "P@1, all pairs");
-      guide = node(svg, "line", { class: "guide", y1: shown.box.top, y2: shown.box.bottom, x1: -9, x2: -9 });
-      series.forEach(([key], k) => {
-        const points = rows.map((row, i) => [shown.x(i), row[key]]).filter(([, v]) => v !== null).map(([x, v]) => [x, shown.y(v)]);
-        if (key !== "published") node(svg, "path", { class: `line s${k}`, d: "M" + points.map((p) => p.join(" ")).join("L") });
-        for (const [x, y] of points) symbol(svg, k, x, y, 4, { class: `p${k}` });
-      });
-      at = null;
-      $("scan-said").textContent = "Point at a layer, or use the arrow keys.";
-    }
-    function read(k) {
-      at = Math.max(0, Math.min(rows.length - 1, k));
-      guide.setAttribute("x1", shown.x(at)); guide.setAttribute("x2", shown.x(at));
-      const said = series.filter(([key]) => rows[at][key] !== null).map(([key, name]) => `${name} ${plain(rows[at][key], 4)}`);
-      $("scan-said").textContent = `Layer ${rows[at].layer}, ${rows[at].pooling} pooling: ${said.join(", ")}`;
-    }
-    svg.addEventListener("pointermove", (event) => read(Math.round((place(svg, event)[0] - shown.x(0)) / (shown.x(1) - shown.x(0)))));
-    svg.addEventListener("keydown", (event) => {
-      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (step) { event.preventDefault(); read(at === null ? 0 : at + step); }
-    });
-    for (const input of document.querySelectorAll("#scan input")) input.addEventListener("change", draw);
-    draw();
-    return draw;
-  }
+  // Everything interactive on one model; returns what draws its plots again.
+  function start(model) {
+    const data = models[model], $ = (id) => document.getElementById(`${id}-${model}`);
 
-  // Word pairs.
-  function pairs() {
-    const { views, names, rows, first } = data.pairs, svg = $("pair-plot"), search = $("pair-search");
-    views.forEach((view, k) => {
-      const option = node($("pair-view"), "option", { value: k }, names[k] ? `${view} (${names[k]})` : view);
-      if (view === first) option.selected = true;
-    });
-    let seen = [];
-    const asked = () => search.value.trim().toLowerCase();
-    const matches = (row, word) => row[0].toLowerCase().includes(word) || row[1].toLowerCase().includes(word);
-    function draw() {
-      const k = Number($("pair-view").value), word = asked();
-      const kept = rows.filter((row) => $(row[2] === "trained" ? "pair-trained" : "pair-control").checked);
-      const all = rows.flatMap((row) => [row[3][k], row[4][k]]), range = span(all, 0.01);
-      const shown = frame(svg, ["trained", "unseen"], ticks(...range, 6), range, range, "cosine before", "cosine after");
-      node(svg, "line", { class: "guide", x1: shown.x(range[0]), y1: shown.y(range[0]), x2: shown.x(range[1]), y2: shown.y(range[1]) });
-      seen = kept.map((row) => ({ row, x: shown.x(row[3][k]), y: shown.y(row[4][k]), hit: word !== "" && matches(row, word) }));
-      for (const one of [...seen].sort((a, b) => a.hit - b.hit)) {
-        const kind = one.row[2] === "trained" ? 0 : 1;
-        symbol(svg, kind, one.x, one.y, one.hit ? 6 : 3.2, { class: one.hit ? "hit" : `dot p${kind}${word ? " dim" : ""}` });
+    // Layers.
+    function layers() {
+      const svg = $("scan-plot"), chosen = (name) => $("scan").querySelector(`input[name^="${name}-"]:checked`).value;
+      const SERIES = { cosine: [["cosine", "translations"], ["random", "random pairs"], ["published", "published pilot, trained pairs"]],
+        p1: [["p1_sw_en", "P@1 sw→en"], ["p1_en_sw", "P@1 en→sw"]] };
+      let rows = [], shown = null, at = null, guide = null, series = [];
+      function draw() {
+        const measure = chosen("measure");
+        rows = data.scan.filter((row) => row.pooling === chosen("pooling"));
+        series = SERIES[measure].filter(([key]) => rows.some((row) => row[key] !== null));
+        const values = series.flatMap(([key]) => rows.map((row) => row[key])).filter((v) => v !== null);
+        const range = measure === "cosine" ? [Math.min(0, ...values), 1.02] : [0, span(values, 0.005)[1]];
+        const every = Math.ceil(rows.length / 18);
+        const xs = rows.map((row, k) => [k, row.layer]).filter(([k]) => k % every === 0 || k === rows.length - 1);
+        shown = frame(svg, series.map(([, name]) => name), xs, [-0.5, rows.length - 0.5], range, "layer", measure === "cosine" ? "mean cosine" : "P@1, all pairs");
+        guide = node(svg, "line", { class: "guide", y1: shown.box.top, y2: shown.box.bottom, x1: -9, x2: -9 });
+        series.forEach(([key], k) => {
+          const points = rows.map((row, i) => [shown.x(i), row[key]]).filter(([, v]) => v !== null).map(([x, v]) => [x, shown.y(v)]);
+          if (key !== "published") node(svg, "path", { class: `line s${k}`, d: "M" + points.map((p) => p.join(" ")).join("L") });
+          for (const [x, y] of points) symbol(svg, k, x, y, 4, { class: `p${k}` });
+        });
+        at = null;
+        $("scan-said").textContent = "Point at a layer, or use the arrow keys.";
       }
-      const found = seen.filter((one) => one.hit);
-      const down = seen.filter((one) => one.row[4][k] < one.row[3][k]).length;
-      $("pair-said").textContent = word ? `${found.length} of ${seen.length} pairs match “${search.value.trim()}”.`
-        : `${seen.length} pairs at ${views[k]}: the cosine of ${down} falls. Point at one, or search for a word.`;
-      list(found.slice(0, 25).map((one) => one.row));
-    }
-    function list(found) {
-      $("pair-found").replaceChildren();
-      if (!found.length) return;
-      const table = node($("pair-found"), "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
-      for (const title of ["pair", "set", ...views]) node(head, "th", { scope: "col" }, title);
-      for (const row of found) {
-        const line = node(body, "tr");
-        node(line, "th", { scope: "row" }, `${row[0]} / ${row[1]}`);
-        node(line, "td", {}, row[2] === "trained" ? "trained" : "unseen");
-        views.forEach((_, k) => node(line, "td", { class: "n" }, `${plain(row[3][k], 3)} → ${plain(row[4][k], 3)}`));
+      function read(k) {
+        at = Math.max(0, Math.min(rows.length - 1, k));
+        guide.setAttribute("x1", shown.x(at)); guide.setAttribute("x2", shown.x(at));
+        const said = series.filter(([key]) => rows[at][key] !== null).map(([key, name]) => `${name} ${plain(rows[at][key], 4)}`);
+        $("scan-said").textContent = `Layer ${rows[at].layer}, ${rows[at].pooling} pooling: ${said.join(", ")}`;
       }
-    }
-    svg.addEventListener("pointermove", (event) => {
-      const [x, y] = place(svg, event), k = Number($("pair-view").value);
-      let near = null, best = 14 ** 2;
-      for (const one of seen) {
-        const away = (one.x - x) ** 2 + (one.y - y) ** 2;
-        if (away < best) [near, best] = [one.row, away];
-      }
-      if (near) $("pair-said").textContent = `${near[0]} / ${near[1]}: ${plain(near[3][k], 4)} before, ${plain(near[4][k], 4)} after (${signed(near[4][k] - near[3][k], 4)})`;
-    });
-    for (const id of ["pair-view", "pair-trained", "pair-control"]) $(id).addEventListener("change", draw);
-    search.addEventListener("input", draw);
-    draw();
-    return draw;
-  }
-
-  // Rank.
-  function curves() {
-    const svg = $("curve-plot");
-    for (const name of Object.keys(data.curves)) node($("curve-outcome"), "option", {}, name);
-    function arms() {
-      const box = $("curve-arms"), found = Object.keys(data.curves[$("curve-outcome").value]);
-      box.replaceChildren(box.firstElementChild);
-      found.forEach((name, k) => {
-        const label = node(box, "label"), input = node(label, "input", { type: "checkbox", value: name });
-        input.checked = k < 4;
-        input.addEventListener("change", draw);
-        label.append(` ${name}`);
+      svg.addEventListener("pointermove", (event) => read(Math.round((place(svg, event)[0] - shown.x(0)) / (shown.x(1) - shown.x(0)))));
+      svg.addEventListener("keydown", (event) => {
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (step) { event.preventDefault(); read(at === null ? 0 : at + step); }
       });
+      for (const input of $("scan").querySelectorAll("input")) input.addEventListener("change", draw);
+      draw();
+      return draw;
+    }
+
+    // Word pairs.
+    function pairs() {
+      const { views, names, rows, first } = data.pairs, svg = $("pair-plot"), search = $("pair-search");
+      views.forEach((view, k) => {
+        const option = node($("pair-view"), "option", { value: k }, names[k] ? `${view} (${names[k]})` : view);
+        if (view === first) option.selected = true;
+      });
+      let seen = [];
+      const asked = () => search.value.trim().toLowerCase();
+      const matches = (row, word) => row[0].toLowerCase().includes(word) || row[1].toLowerCase().includes(word);
+      function draw() {
+        const k = Number($("pair-view").value), word = asked();
+        const kept = rows.filter((row) => $(row[2] === "trained" ? "pair-trained" : "pair-control").checked);
+        const all = rows.flatMap((row) => [row[3][k], row[4][k]]), range = span(all, 0.01);
+        const shown = frame(svg, ["trained", "unseen"], ticks(...range, 6), range, range, "cosine before", "cosine after");
+        node(svg, "line", { class: "guide", x1: shown.x(range[0]), y1: shown.y(range[0]), x2: shown.x(range[1]), y2: shown.y(range[1]) });
+        seen = kept.map((row) => ({ row, x: shown.x(row[3][k]), y: shown.y(row[4][k]), hit: word !== "" && matches(row, word) }));
+        for (const one of [...seen].sort((a, b) => a.hit - b.hit)) {
+          const kind = one.row[2] === "trained" ? 0 : 1;
+          symbol(svg, kind, one.x, one.y, one.hit ? 6 : 3.2, { class: one.hit ? "hit" : `dot p${kind}${word ? " dim" : ""}` });
+        }
+        const found = seen.filter((one) => one.hit);
+        const down = seen.filter((one) => one.row[4][k] < one.row[3][k]).length;
+        $("pair-said").textContent = word ? `${found.length} of ${seen.length} pairs match “${search.value.trim()}”.`
+          : `${seen.length} pairs at ${views[k]}: the cosine of ${down} falls. Point at one, or search for a word.`;
+        list(found.slice(0, 25).map((one) => one.row));
+      }
+      function list(found) {
+        $("pair-found").replaceChildren();
+        if (!found.length) return;
+        const table = node($("pair-found"), "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
+        for (const title of ["pair", "set", ...views]) node(head, "th", { scope: "col" }, title);
+        for (const row of found) {
+          const line = node(body, "tr");
+          node(line, "th", { scope: "row" }, `${row[0]} / ${row[1]}`);
+          node(line, "td", {}, row[2] === "trained" ? "trained" : "unseen");
+          views.forEach((_, k) => node(line, "td", { class: "n" }, `${plain(row[3][k], 3)} → ${plain(row[4][k], 3)}`));
+        }
+      }
+      svg.addEventListener("pointermove", (event) => {
+        const [x, y] = place(svg, event), k = Number($("pair-view").value);
+        let near = null, best = 14 ** 2;
+        for (const one of seen) {
+          const away = (one.x - x) ** 2 + (one.y - y) ** 2;
+          if (away < best) [near, best] = [one.row, away];
+        }
+        if (near) $("pair-said").textContent = `${near[0]} / ${near[1]}: ${plain(near[3][k], 4)} before, ${plain(near[4][k], 4)} after (${signed(near[4][k] - near[3][k], 4)})`;
+      });
+      for (const id of ["pair-view", "pair-trained", "pair-control"]) $(id).addEventListener("change", draw);
+      search.addEventListener("input", draw);
+      draw();
+      return draw;
+    }
+
+    // Rank.
+    function curves() {
+      const svg = $("curve-plot");
+      for (const name of Object.keys(data.curves)) node($("curve-outcome"), "option", {}, name);
+      function arms() {
+        const box = $("curve-arms"), found = Object.keys(data.curves[$("curve-outcome").value]);
+        box.replaceChildren(box.firstElementChild);
+        found.forEach((name, k) => {
+          const label = node(box, "label"), input = node(label, "input", { type: "checkbox", value: name });
+          input.checked = k < 4;
+          input.addEventListener("change", draw);
+          label.append(` ${name}`);
+        });
+        draw();
+      }
+      function draw() {
+        const outcome = data.curves[$("curve-outcome").value];
+        const chosen = [...$("curve-arms").querySelectorAll("input:checked")].map((input) => input.value);
+        const ranks = [...new Set(Object.values(outcome).flat().map((point) => point[0]))].sort((a, b) => a - b);
+        const values = chosen.flatMap((name) => outcome[name]).flatMap((point) => point.slice(1)).filter((v) => v !== null);
+        const shown = frame(svg, chosen, ranks.map((rank, k) => [k, rank]), [-0.5, ranks.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
+        node(svg, "line", { class: "guide", x1: shown.box.left, x2: shown.box.right, y1: shown.y(0), y2: shown.y(0) });
+        const said = [];
+        chosen.forEach((name, k) => {
+          const shift = 7 * (k - (chosen.length - 1) / 2), tone = k % 4;
+          const points = outcome[name].map(([rank, change, low, high]) => ({ x: shown.x(ranks.indexOf(rank)) + shift, rank, change, low, high }));
+          node(svg, "path", { class: `line s${tone}`, d: "M" + points.map((p) => `${p.x} ${shown.y(p.change)}`).join("L") });
+          for (const p of points) {
+            if (p.low !== null && p.high !== null) node(svg, "line", { class: `line s${tone}`, x1: p.x, x2: p.x, y1: shown.y(p.low), y2: shown.y(p.high) });
+            symbol(svg, k, p.x, shown.y(p.change), 4.5, { class: `p${tone}` });
+          }
+          said.push(`${name}: ` + points.map((p) => `rank ${p.rank} ${signed(p.change, 1)}` +
+            (p.low === null ? "" : ` (${signed(p.low, 1)} to ${signed(p.high, 1)})`)).join(", "));
+        });
+        $("curve-said").textContent = said.join(". ");
+      }
+      $("curve-outcome").addEventListener("change", arms);
+      arms();
+      return draw;
+    }
+
+    // Items.
+    function items() {
+      const PAGE = 10;
+      let from = 0;
+      data.items.forEach((set, k) => node($("item-set"), "option", { value: k }, set.name));
+      const KEEP = {
+        all: () => true, flipped: (i) => i[5] !== i[6], won: (i) => i[5] !== i[2] && i[6] === i[2],
+        lost: (i) => i[5] === i[2] && i[6] !== i[2], wrong: (i) => i[6] !== i[2],
+      };
+      function draw() {
+        const set = data.items[Number($("item-set").value)], word = $("item-search").value.trim().toLowerCase();
+        const kept = set.rows.filter(KEEP[$("item-filter").value])
+          .filter((item) => !word || [item[0], ...item[1]].join(" ").toLowerCase().includes(word));
+        from = Math.max(0, Math.min(from, PAGE * Math.floor((kept.length - 1) / PAGE)));
+        const held = set.number > set.rows.length ? `the first ${set.rows.length} of ${set.number} items` : `${set.number} items`;
+        $("item-said").textContent = `${kept.length} of ${held}` + (kept.length ? `; ${from + 1} to ${Math.min(from + PAGE, kept.length)} are shown` : "");
+        $("item-list").replaceChildren();
+        for (const [context, options, label, before, after, first, last] of kept.slice(from, from + PAGE)) {
+          const line = node($("item-list"), "li");
+          if (context) node(line, "p", {}, `${context} …`);
+          const table = node(line, "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
+          for (const [title, side] of [["option", ""], ["log p before", "n"], ["log p after", "n"]]) node(head, "th", { scope: "col", class: side }, title);
+          options.forEach((option, k) => {
+            const row = node(body, "tr");
+            node(row, "th", { scope: "row", class: k === label ? "right" : "" }, option.trim() + (k === label ? " ✓ right answer" : ""));
+            node(row, "td", { class: "n" }, plain(before[k], 2) + (k === first ? " ◄" : ""));
+            node(row, "td", { class: "n" }, plain(after[k], 2) + (k === last ? " ◄" : ""));
+          });
+          if (first !== last) node(line, "p", { class: "flip" }, first === label ? "Right before, wrong after" : last === label ? "Wrong before, right after" : "Another wrong answer");
+        }
+        $("item-back").disabled = from === 0;
+        $("item-next").disabled = from + PAGE >= kept.length;
+      }
+      const restart = () => { from = 0; draw(); };
+      for (const id of ["item-set", "item-filter"]) $(id).addEventListener("change", restart);
+      $("item-search").addEventListener("input", restart);
+      $("item-back").addEventListener("click", () => { from -= PAGE; draw(); });
+      $("item-next").addEventListener("click", () => { from += PAGE; draw(); });
       draw();
     }
-    function draw() {
-      const outcome = data.curves[$("curve-outcome").value];
-      const chosen = [...document.querySelectorAll("#curve-arms input:checked")].map((input) => input.value);
-      const ranks = [...new Set(Object.values(outcome).flat().map((point) => point[0]))].sort((a, b) => a - b);
-      const values = chosen.flatMap((name) => outcome[name]).flatMap((point) => point.slice(1)).filter((v) => v !== null);
-      const shown = frame(svg, chosen, ranks.map((rank, k) => [k, rank]), [-0.5, ranks.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
-      node(svg, "line", { class: "guide", x1: shown.box.left, x2: shown.box.right, y1: shown.y(0), y2: shown.y(0) });
-      const said = [];
-      chosen.forEach((name, k) => {
-        const shift = 7 * (k - (chosen.length - 1) / 2), tone = k % 4;
-        const points = outcome[name].map(([rank, change, low, high]) => ({ x: shown.x(ranks.indexOf(rank)) + shift, rank, change, low, high }));
-        node(svg, "path", { class: `line s${tone}`, d: "M" + points.map((p) => `${p.x} ${shown.y(p.change)}`).join("L") });
-        for (const p of points) {
-          if (p.low !== null && p.high !== null) node(svg, "line", { class: `line s${tone}`, x1: p.x, x2: p.x, y1: shown.y(p.low), y2: shown.y(p.high) });
-          symbol(svg, k, p.x, shown.y(p.change), 4.5, { class: `p${tone}` });
-        }
-        said.push(`${name}: ` + points.map((p) => `rank ${p.rank} ${signed(p.change, 1)}` +
-          (p.low === null ? "" : ` (${signed(p.low, 1)} to ${signed(p.high, 1)})`)).join(", "));
-      });
-      $("curve-said").textContent = said.join(". ");
-    }
-    $("curve-outcome").addEventListener("change", arms);
-    arms();
-    return draw;
+
+    if ($("item-list")) items();
+    return [$("scan-plot") && layers(), pairs(), $("curve-plot") && curves()].filter(Boolean);
   }
 
-  // Items.
-  function items() {
-    const PAGE = 10;
-    let from = 0;
-    data.items.forEach((set, k) => node($("item-set"), "option", { value: k }, set.name));
-    const KEEP = {
-      all: () => true, flipped: (i) => i[5] !== i[6], won: (i) => i[5] !== i[2] && i[6] === i[2],
-      lost: (i) => i[5] === i[2] && i[6] !== i[2], wrong: (i) => i[6] !== i[2],
-    };
-    function draw() {
-      const set = data.items[Number($("item-set").value)], word = $("item-search").value.trim().toLowerCase();
-      const kept = set.rows.filter(KEEP[$("item-filter").value])
-        .filter((item) => !word || [item[0], ...item[1]].join(" ").toLowerCase().includes(word));
-      from = Math.max(0, Math.min(from, PAGE * Math.floor((kept.length - 1) / PAGE)));
-      const held = set.number > set.rows.length ? `the first ${set.rows.length} of ${set.number} items` : `${set.number} items`;
-      $("item-said").textContent = `${kept.length} of ${held}` + (kept.length ? `; ${from + 1} to ${Math.min(from + PAGE, kept.length)} are shown` : "");
-      $("item-list").replaceChildren();
-      for (const [context, options, label, before, after, first, last] of kept.slice(from, from + PAGE)) {
-        const line = node($("item-list"), "li");
-        if (context) node(line, "p", {}, `${context} …`);
-        const table = node(line, "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
-        for (const [title, side] of [["option", ""], ["log p before", "n"], ["log p after", "n"]]) node(head, "th", { scope: "col", class: side }, title);
-        options.forEach((option, k) => {
-          const row = node(body, "tr");
-          node(row, "th", { scope: "row", class: k === label ? "right" : "" }, option.trim() + (k === label ? " ✓ right answer" : ""));
-          node(row, "td", { class: "n" }, plain(before[k], 2) + (k === first ? " ◄" : ""));
-          node(row, "td", { class: "n" }, plain(after[k], 2) + (k === last ? " ◄" : ""));
-        });
-        if (first !== last) node(line, "p", { class: "flip" }, first === label ? "Right before, wrong after" : last === label ? "Wrong before, right after" : "Another wrong answer");
-      }
-      $("item-back").disabled = from === 0;
-      $("item-next").disabled = from + PAGE >= kept.length;
-    }
-    const restart = () => { from = 0; draw(); };
-    for (const id of ["item-set", "item-filter"]) $(id).addEventListener("change", restart);
-    $("item-search").addEventListener("input", restart);
-    $("item-back").addEventListener("click", () => { from -= PAGE; draw(); });
-    $("item-next").addEventListener("click", () => { from += PAGE; draw(); });
-    draw();
+  // One model is shown at a time. Its plots are first drawn when it is shown: a hidden plot has no width.
+  const parts = [...document.querySelectorAll(".model")], chooser = document.getElementById("model"), started = {};
+  let current = null, width = window.innerWidth;
+  function show(model) {
+    current = model;
+    for (const part of parts) part.hidden = part.dataset.model !== model;
+    if (chooser) chooser.value = model;
+    if (started[model]) started[model].forEach((draw) => draw());
+    else started[model] = start(model);
   }
-
-  const plots = [$("scan-plot") && layers(), pairs(), $("curve-plot") && curves()].filter(Boolean);
-  let width = window.innerWidth;
+  function follow() { // an address that names a part of a model shows that model
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const part = target && target.closest(".model");
+    if (part && part.dataset.model !== current) {
+      show(part.dataset.model);
+      target.scrollIntoView();
+    }
+  }
+  if (chooser) {
+    document.getElementById("switch").hidden = false;
+    chooser.addEventListener("change", () => show(chooser.value));
+  }
+  show(parts[0].dataset.model);
+  follow();
+  window.addEventListener("hashchange", follow);
   window.addEventListener("resize", () => {
-    if (window.innerWidth !== width) { width = window.innerWidth; plots.forEach((draw) => draw()); }
+    if (window.innerWidth !== width) { width = window.innerWidth; started[current].forEach((draw) => draw()); }
   });
-  if ($("item-list")) items();
-  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
 })();

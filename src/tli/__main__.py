@@ -25,6 +25,16 @@ COLLECTED = gc.get_threshold()
 gc.set_threshold(100_000, *COLLECTED[1:])
 atexit.register(gc.freeze)
 
+# One code path for float32 products on every processor with AVX2: MKL, PyTorch, oneDNN and OpenBLAS would each choose
+# another by the instruction set, and add in another order. It costs nothing on AMD and a fifth of the time on Intel
+# processors with AVX512. A variable that is set already stays.
+PORTABLE = {
+    "MKL_CBWR": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+
 FILE = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,20 +91,24 @@ class InOrder(click.Group):
 @click.option(
     "--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a value of params.yaml for this command."
 )
+@click.option("--model", metavar="NAME", help="A model of params.yaml.  [default: the first of `models`]")
 @click.pass_context
-def main(context: click.Context, changes: tuple[str, ...]) -> None:
+def main(context: click.Context, changes: tuple[str, ...], model: str | None) -> None:
     """Targeted Lexical Injection and the LoRA-rank study: the stages of dvc.yaml, each a command."""
-    context.obj = dict(map(parameters.parse, changes))
+    context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
 
 
-def loaded(arm: str | None = None) -> parameters.Params:
-    """params.yaml with what --set changes, and what `arm` does."""
-    return parameters.load(changes=click.get_current_context().find_root().obj, arm=arm)
+def loaded(arm: str | None = None, model: str | None = None) -> parameters.Params:
+    """params.yaml with what --set changes and what `arm` does, for `model` or the one that --model names."""
+    given = click.get_current_context().find_root().obj
+    return parameters.load(changes=given["changes"], arm=arm, model=model or given["model"])
 
 
-def each_model() -> Iterator[parameters.Params]:
-    """The parameters of the model that --model chooses, or of every model of the run."""
-    yield loaded()
+def every_model() -> list[parameters.Params]:
+    """The parameters of each model of the run, or of the one that --model names."""
+    first = loaded()
+    named = click.get_current_context().find_root().obj["model"]
+    return [first] if named else [loaded(model=model) for model in first.models]
 
 
 @contextmanager
@@ -117,6 +131,9 @@ def stage(
     # they take the cores from whatever else runs, and every small layer waits
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
+    if params.active.compute.dtype == "float32" and params.active.compute.device == "cpu":
+        os.environ |= {name: value for name, value in PORTABLE.items() if name not in os.environ}
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars, beside the stage's
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
@@ -158,7 +175,7 @@ def check(out: Path | None, repair: bool) -> None:
     if out is not None:
         if repair:
             raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
-        parameters.run(out, changes=click.get_current_context().find_root().obj)
+        parameters.run(out, changes=click.get_current_context().find_root().obj["changes"])
         return
     from tli.ops import files
 
@@ -198,16 +215,19 @@ def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
 @metrics_option
 @click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
 def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
-    """Pre-train the base model, or fetch one, whole or in part."""
+    """Make the base model: packaged, versioned, pre-trained or fetched."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
         from tli.model import base as module
-        from tli.model import hub, part
+        from tli.model import hub, package, part, versioned
 
         model, manifest = params.active.model, Path(params.fetch.manifest)
-        if isinstance(model, parameters.EmbeddedModel):
-            module.run(world_path, out, metrics, model)
+        if isinstance(model, parameters.MicroworldModel):
+            build = versioned.run if model.source == "versioned" else module.run
+            build(world_path, out, metrics, model)
+        elif isinstance(model, parameters.PackagedModel):
+            package.run(out, metrics, model)
         elif model.whole:
             hub.run(out, metrics, model, manifest)
         else:
@@ -223,7 +243,7 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
     with stage(out, base_path / "model.safetensors") as params:
         from tli.model import nf4
 
-        nf4.run(base_path, out, rows, params.quantize)
+        nf4.run(base_path, out, rows, params.quantize, params.active.compute.dtype)
 
 
 @main.command()
@@ -267,6 +287,19 @@ def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -
 
         run = author.run if params.adapter.source == "author" else module.run
         run(pairs_path, quantized, out, rows, log, params)
+
+
+@main.command("base-rows")
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("items", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
+    """Measure the base: similarity and item scores."""
+    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
+        from tli.study import base_rows as module
+
+        module.run(pairs_path, items, quantized, out, params)
 
 
 @main.command()
@@ -355,19 +388,6 @@ def sweep_eval(
         sweep.run_eval(pairs_path, items, quantized, adapters, ranks, out, params, arm)
 
 
-@main.command("sweep-base")
-@click.argument("pairs_path", metavar="PAIRS", type=FILE)
-@click.argument("items", type=FILE)
-@click.argument("quantized", type=FILE)
-@out_option
-def sweep_base(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
-    """Measure a base of the full grid: rank 0 of its arms."""
-    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
-        from tli.study import sweep
-
-        sweep.run_base(pairs_path, items, quantized, out, params)
-
-
 @main.command()
 @click.argument("base_path", metavar="BASE", type=FILE)
 @click.argument("quantized", type=FILE)
@@ -400,6 +420,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("base", "Metrics of the stage base.")
 @given("benchmarks", "Metrics of the stage benchmarks.")
 @given("quantize", "Rows of the stage quantize.")
+@given("base-rows", "Folder of the stage base-rows.")
 @given("scan", "Rows of the stage scan.")
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
@@ -469,7 +490,7 @@ def verify(
     from tli.paper import verify as module
 
     files, failures = module.Files(**paths), []
-    for params in each_model():
+    for params in every_model():
         if against is not None:
             failures += module.against(against, files, params, strict, every)
             continue
@@ -483,47 +504,55 @@ def verify(
 
 @main.command()
 @click.argument("source", type=FILE)
-@given("tables", "Folder of tables.")
-@given("figures", "Folder of figures.")
-@given("full", "Folder of the full grid's tables, where there is one.")
-@given("full-figures", "Folder of its figures.")
-@given("measured", "Measured values.")
-@given("verify", "JSON of the verdicts.")
+@given("tables", "Folder with a folder of tables for each model.")
+@given("figures", "Folder with a folder of figures for each model.")
+@given("results", "Folder with measured.json and verify.json of each model, in a folder each.")
 @REPORTED
 @given("numbers", "Folder to write: document.json and numbers.tex.")
 @out_option
 def paper(source: Path, out: Path, **paths: Path) -> None:
     """Write the paper as PDF, and its numbers for LaTeX.
 
-    SOURCE holds main.typ, style.typ and references.bib.
+    SOURCE holds main.typ, style.typ and references.bib. The paper shows every model of the run, or the one of --model.
     """
     from tli.paper import document
 
-    with stage(out, source / "main.typ", torch=False) as params:
-        document.run(source=source, out=out, params=params, **paths)
+    with stage(out, source / "main.typ", torch=False):
+        document.run(source=source, out=out, models=every_model(), **paths)
+
+
+@main.command("report-data")
+@given("tables", "Folder with a folder of tables for each model.")
+@given("verify", "JSON of the verdicts.")
+@given("pairs", "The checked word list.")
+@given("items", "The scored items.")
+@given("base-rows", "Folder of the stage base-rows.")
+@given("align", "Rows of the stage align.")
+@given("transfer", "Rows of the stage transfer.")
+@out_option
+def report_data(out: Path, **paths: Path) -> None:
+    """Gather what the report shows of one model, as JSON."""
+    from tli.paper import report as module
+
+    with stage(out, paths["verify"], torch=False) as params:
+        module.gather(out=out, params=params, **paths)
 
 
 @main.command()
 @click.argument("source", type=FILE)
-@given("tables", "Folder of tables.")
-@given("full", "Folder of the full grid's tables, where there is one.")
-@given("verify", "JSON of the verdicts.")
-@given("pairs", "The checked word list.")
-@given("items", "The scored items.")
-@given("align", "Rows of the stage align.")
-@given("transfer", "Rows of the stage transfer.")
+@given("folder", "Folder of the stage report-data.")
 @given("pipeline", "dvc.yaml.")
 @given("requirements", "The list of packages.")
 @out_option
 def report(source: Path, out: Path, **paths: Path) -> None:
     """Write the report: one HTML file that needs no network.
 
-    SOURCE holds report.html.j2, report.css and report.js.
+    SOURCE holds report.html.j2, report.css and report.js. The page shows every model of the run, or the one of --model.
     """
     from tli.paper import report as module
 
-    with stage(out, source / "report.html.j2", torch=False) as params:
-        module.run(source=source, out=out, params=params, **paths)
+    with stage(out, source / "report.html.j2", torch=False):
+        module.run(source=source, out=out, models=[params.model for params in every_model()], **paths)
 
 
 @main.command()
@@ -545,7 +574,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 @click.argument("cell")
 @out_option
 @click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
-@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<profile>/benchmarks.json]")
+@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<model>/benchmarks.json]")
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
     """Write a cell's accuracies in the harness's form.
 
@@ -554,14 +583,14 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     from tli.ops import export
 
     params = loaded()
-    metrics = metrics or Path("results") / params.profile / "benchmarks.json"
-    export.run(rows or export.rows_of(cell, Path("build") / params.profile), metrics, cell, out, params)
+    metrics = metrics or Path("results") / params.model / "benchmarks.json"
+    export.run(rows or export.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
 
 
 @main.command()
 @click.option("--rank", type=int, help="A rank of the sweep.  [default: the paper's cell]")
 @click.option("--seed", type=int, help="A seed of the sweep.  [default: its first]")
-@click.option("--out", type=FILE, help="The folder.  [default: build/<profile>/export/r<rank>-s<seed>, or .../main]")
+@click.option("--out", type=FILE, help="The folder.  [default: build/<model>/export/r<rank>-s<seed>, or .../main]")
 def export(rank: int | None, seed: int | None, out: Path | None) -> None:
     """Make an adapter's folder ready for a hub.
 
@@ -570,15 +599,14 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
     from tli.ops import adapters
 
     params = loaded()
-    build, tables = Path("build") / params.profile, Path("paper") / "tables" / params.profile
+    build, tables = Path("build") / params.model, Path("paper") / "tables" / params.model
     first = params.sweep.seeds[0] if seed is None else seed
     out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
-    names = adapters.run(rank, seed, build, tables, Path("results") / params.profile / "base.json", out, params)
+    names = adapters.run(rank, seed, build, tables, Path("results") / params.model / "base.json", out, params)
     click.echo(f"{out}: {', '.join(names)}; nothing was uploaded")
 
 
 @main.command()
-@click.option("--profile", help="Another profile than that of params.yaml.")
 @click.option(
     "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
 )
@@ -586,23 +614,22 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
 @click.option(
     "--measured", type=FILE, multiple=True, help="With --cluster: JSON of `make bench-8b` or of tests/bench/gpu.py."
 )
-def plan(profile: str | None, pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
+def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     """Say beforehand what a run will cost.
 
-    By stage: bytes fetched, stored and held in memory, operations; nothing is fetched for it, and no file written.
+    For each model of the run, or the one of --model, by stage: bytes fetched, stored and held in memory, operations.
+    Nothing is fetched for it, and no file written.
     """
     from tli.ops import plan as module
     from tli.ops import workers
 
-    changes = click.get_current_context().find_root().obj
-    changes |= {"profile": profile} if profile else {}
-    params = parameters.load(changes=changes)
-    results = Path("results") / params.profile
-    if cluster:
-        arms = {name: parameters.load(changes=changes, arm=name) for name in workers.arms(params)}
-        click.echo(workers.page(params, arms, pairs, results, measured))
-    else:
-        click.echo(module.page(params, pairs, results))
+    for params in every_model():
+        costs_of = Path("docs") / "costs" / params.model
+        if cluster:
+            arms = {name: loaded(name, params.model) for name in workers.arms(params)}
+            click.echo(workers.page(params, arms, pairs, costs_of, measured))
+        else:
+            click.echo(module.page(params, pairs, costs_of))
 
 
 @main.command()
@@ -637,22 +664,21 @@ def summary() -> None:
     """Say on one screen what the last run found."""
     from tli.ops import summary as module
 
-    params = loaded()
-    click.echo(module.page(params, Path()))
+    click.echo("\n\n".join(module.page(params, Path()) for params in every_model()))
 
 
 @main.command()
 def costs() -> None:
     """Collect what the last runs took, and the checklist.
 
-    Writes costs.json, costs.md and checklist.md to results/<profile>.
+    Writes costs.json, costs.md and checklist.md to docs/costs/<model>.
     """
     from tli.ops import costs as module
 
-    params = loaded()
-    build, results = Path("build") / params.profile, Path("results") / params.profile
-    said = module.run(build, results, params, tables=f"../../paper/tables/{params.profile}")
-    click.echo(f"costs   {said}")
+    for params in every_model():
+        build, out = Path("build") / params.model, Path("docs") / "costs" / params.model
+        said = module.run(build, out, params, tables=f"../../../paper/tables/{params.model}")
+        click.echo(f"costs   {params.model}: {said}")
 
 
 @main.command()

@@ -279,29 +279,39 @@ class Pretraining(Section):
 
 
 class Shape(Section):
-    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP."""
+    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP.
+
+    Queries have the width heads x head_dim, keys and values kv_heads x head_dim. In a Llama head_dim is hidden_size /
+    heads; Qwen3 and Gemma 3 choose it freely. `tied_embeddings`: the language-model head is the embedding matrix.
+    """
 
     blocks: Annotated[int, Field(ge=2)]
     hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
     intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
     heads: Count
     kv_heads: Count
+    head_dim: Annotated[int, Field(ge=2, multiple_of=2)]
     vocab_size: Count
+    tied_embeddings: bool
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.heads or self.heads % self.kv_heads or self.kv_width % 32:
+        if self.heads % self.kv_heads or self.query_width % 32 or self.kv_width % 32:
             raise ValueError(
-                "expected hidden_size a multiple of heads, heads a multiple of kv_heads, "
-                f"and kv_heads x hidden_size / heads a multiple of 32, got {self.hidden_size}, {self.heads}, "
-                f"{self.kv_heads}"
+                "expected heads a multiple of kv_heads, and heads x head_dim and kv_heads x head_dim multiples of 32, "
+                f"got heads {self.heads}, kv_heads {self.kv_heads}, head_dim {self.head_dim}"
             )
         return self
 
     @property
+    def query_width(self) -> int:
+        """Output width of q_proj, input width of o_proj."""
+        return self.heads * self.head_dim
+
+    @property
     def kv_width(self) -> int:
         """Output width of k_proj and v_proj."""
-        return self.kv_heads * (self.hidden_size // self.heads)
+        return self.kv_heads * self.head_dim
 
     @property
     def held(self) -> int:
@@ -314,13 +324,50 @@ class Shape(Section):
         return self.held == self.blocks
 
 
-class EmbeddedModel(Shape):
-    """A small bilingual Llama that the `base` stage pre-trains on the micro-world."""
+class MicroworldModel(Shape):
+    """A small bilingual Llama, pre-trained on the micro-world.
 
-    source: Literal["pretrain"]
+    `versioned`: its weights are read from the folder `weights`, which data.dvc holds, so that every machine has the
+    same base. `pretrain`: the `base` stage trains it anew from `seed` by `pretraining`, and the results will differ:
+    pre-training amplifies rounding, so that another processor is another seed.
+    """
+
+    source: Literal["versioned", "pretrain"]
+    weights: str
     vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
     seed: Seed
     pretraining: Pretraining
+
+    @model_validator(mode="after")
+    def _is_a_llama(self) -> Self:
+        if self.hidden_size != self.heads * self.head_dim:
+            raise ValueError(
+                f"expected hidden_size heads x head_dim ({self.query_width}), as in a Llama, got {self.hidden_size}"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        return "a small bilingual Llama, " + (
+            "versioned" if self.source == "versioned" else "pre-trained in this run"
+        )
+
+
+class PackagedModel(Shape):
+    """A pretrained model out of one GGUF file, recognised by its SHA-256 (model/package.py).
+
+    `file` is a path, or a path inside the environment's folder of packaged models (requirements/model.txt).
+    """
+
+    source: Literal["package"]
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    name: str
+    licence: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, out of {self.file.rpartition('/')[2]}"
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
@@ -358,6 +405,10 @@ class HubModel(Shape, HubRepo):
     def held(self) -> int:
         return self.blocks if self.span is None else self.span
 
+    @property
+    def title(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
 
 class Mix(Shares):
     """Shares of the corpus's documents by kind; they sum to 1."""
@@ -384,10 +435,10 @@ class Items(Section):
     dev: Annotated[int, Field(ge=6, le=400)]
 
 
-class EmbeddedBenchmarks(Section):
+class MicroworldBenchmarks(Section):
     """The micro-world: `documents` of corpus, the share of combinations held out of it for items, and its noise."""
 
-    source: Literal["world"]
+    source: Literal["microworld"]
     seed: Seed
     documents: Count
     held_out: Annotated[float, Field(gt=0, lt=1)]
@@ -426,8 +477,10 @@ class Transfer(Section):
 
 
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, the device.
+    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, device and dtype.
 
+    `dtype` is that of every product and of what is not packed in 4 bits. In float32 processors with other instruction
+    sets agree to 2e-4 in a mean cosine; bfloat16 is the paper's choice, and a GPU's.
     `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; both give
     the same bits, the first in less time and four times the memory (docs/performance.md).
     """
@@ -435,14 +488,15 @@ class Compute(Section):
     threads: Count
     batch_size: Count
     device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "bfloat16"]
     weights: Literal["packed", "dequantized"]
 
 
 class Profile(Section):
-    """What varies with the profile: the model, its benchmarks, the machine's share."""
+    """What varies with the model: its shape and source, its benchmarks, the machine's share."""
 
-    model: Annotated[EmbeddedModel | HubModel, Field(discriminator="source")]
-    benchmarks: Annotated[EmbeddedBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
+    model: Annotated[PackagedModel | MicroworldModel | HubModel, Field(discriminator="source")]
+    benchmarks: Annotated[MicroworldBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
     compute: Compute
 
     @model_validator(mode="after")
@@ -453,9 +507,14 @@ class Profile(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """The whole of params.yaml, as one of its models uses it.
 
-    profile: str
+    `models` lists the models of a run, each by its key in `profiles`. `model` is the one that this process works on; it
+    is no key of the file: `load` sets it.
+    """
+
+    models: Annotated[Names, Field(min_length=1)]
+    model: str
     pairs: Pairs
     adapter: Adapter
     author: Author
@@ -477,33 +536,28 @@ class Params(Section):
     @model_validator(mode="before")
     @classmethod
     def _depth(cls, raw: Any) -> Any:
-        """train.layer in words becomes a number of the profile's blocks."""
+        """train.layer in words becomes a number of the model's blocks."""
         try:
-            blocks, layer = raw["profiles"][raw["profile"]]["model"]["blocks"], raw["train"]["layer"]
+            blocks, layer = raw["profiles"][raw["model"]]["model"]["blocks"], raw["train"]["layer"]
             number = {"middle": blocks // 2, "last": blocks}.get(layer, layer)
         except (KeyError, TypeError):
             return raw  # said of the key itself
         return {**raw, "train": {**raw["train"], "layer": number}}
 
     @property
-    def model(self) -> str:
-        """The name of the model that this process works on."""
-        return self.profile
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The models of the run."""
-        return (self.profile,)
-
-    @property
     def active(self) -> Profile:
-        """The part of the profile that this run uses."""
-        return self.profiles[self.profile]
+        """The profile of this process's model."""
+        return self.profiles[self.model]
 
     def widths(self, target: str) -> tuple[int, int]:
         """(d_in, d_out) of a projection that LoRA may sit on."""
         model = self.active.model
-        return model.hidden_size, model.kv_width if target in ("k_proj", "v_proj") else model.hidden_size
+        return {
+            "q_proj": (model.hidden_size, model.query_width),
+            "k_proj": (model.hidden_size, model.kv_width),
+            "v_proj": (model.hidden_size, model.kv_width),
+            "o_proj": (model.query_width, model.hidden_size),
+        }[target]
 
     @property
     def adapted_blocks(self) -> int:
@@ -522,16 +576,19 @@ def load(
     arm: str | None = None,
     model: str | None = None,
 ) -> Params:
-    """Reads and checks `path`, after `changes` (dotted key -> value) and then those of `arm` in it.
+    """Reads and checks `path` for one model, after `changes` (dotted key -> value) and then those of `arm` in it.
+
+    Args:
+        model: a key of `profiles`; if not given, the first of `models`.
 
     Raises:
         UserError: one line that names file, key, what was expected, what stood there.
     """
     raw = store.read_yaml(path)
-    if model is not None:
-        raw["profile"] = model
     for key, value in (changes or {}).items():
         _change(raw, key, value, path)
+    if isinstance(raw, dict):
+        _choose(raw, model, path)
     params = _validated(raw, str(path))
     # arms are the full grid's, which needs the whole model
     tried = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
@@ -541,6 +598,26 @@ def load(
             known = ", ".join(params.arms)
             raise store.UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it there")
     return params if arm is None else changed[arm]
+
+
+def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
+    """Sets the key `model` of the file's content: the one asked for, or the first of `models`."""
+    if "model" in raw:
+        raise store.UserError(f"{path}: model: unknown key; list the models of a run under models")
+    models, profiles = raw.get("models"), raw.get("profiles")
+    known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else ""
+    if not isinstance(models, list) or not models:
+        raise store.UserError(
+            f"{path}: models: expected a list of one model or more (of {known}), got {store.brief(models)}; "
+            "write it as in models: [microworld]"
+        )
+    for key, names in (("models", models), ("--model", [] if model is None else [model])):
+        for name in names:
+            if not isinstance(profiles, dict) or name not in profiles:
+                raise store.UserError(
+                    f"{path}: {key}: expected names of models ({known}), got {store.brief(name)}; correct its spelling"
+                )
+    raw["model"] = models[0] if model is None else model
 
 
 def parse(change: str) -> tuple[str, Any]:
@@ -587,7 +664,7 @@ def _validated(raw: Any, where: str) -> Params:
     return params
 
 
-KINDS = ("pretrain", "hub", "world", "none")
+KINDS = ("package", "versioned", "pretrain", "hub", "microworld", "none")
 
 
 def _first(error: ValidationError) -> str:
@@ -606,34 +683,29 @@ def _first(error: ValidationError) -> str:
 
 
 def _across(params: Params, path: str) -> None:
-    """What no single key shows: the profile exists, the layer and the ranks fit the model."""
-    if params.profile not in params.profiles:
-        known = ", ".join(params.profiles)
-        raise store.UserError(
-            f"{path}: profile: expected one of {known}, got {store.brief(params.profile)}; set a listed one"
-        )
+    """What no single key shows: the layers and the ranks fit the model."""
     blocks = params.active.model.blocks
     if params.train.layer > blocks:
         raise store.UserError(
-            f"{path}: train.layer: expected 1 to {blocks} (the blocks of profile {params.profile}), "
+            f"{path}: train.layer: expected 1 to {blocks} (the blocks of {params.model}), "
             f"got {params.train.layer}; set a layer that the model has"
         )
     if params.adapted_blocks > params.active.model.held:
         key, got = ("train.layer", params.train.layer) if params.lora.blocks == "reached" else ("lora.blocks", "all")
         raise store.UserError(
             f"{path}: {key}: expected what the first {params.active.model.held} of {blocks} blocks can give, which are "
-            f"all that profile {params.profile} has (model.span), got {got}; set another, or model.span null"
+            f"all that {params.model} has (model.span), got {got}; set another, or model.span null"
         )
     if params.sweep.grid and not params.active.model.whole:
         raise store.UserError(
-            f"{path}: sweep.grid: expected [] with model.span (profile {params.profile}), got {[*params.sweep.grid]}; "
+            f"{path}: sweep.grid: expected [] with model.span ({params.model}), got {[*params.sweep.grid]}; "
             "the full grid needs the whole model"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _fits(params, f"{path}: {key}", ranks)
     if params.bos.layer >= blocks:
         raise store.UserError(
-            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of profile {params.profile}), "
+            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of {params.model}), "
             f"got {params.bos.layer}; set a layer that the model has"
         )
 
@@ -642,12 +714,14 @@ def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
     if max(ranks) > params.highest_rank:
         raise store.UserError(
             f"{where}: expected at most {params.highest_rank} (the smallest width of "
-            f"{', '.join(params.lora.targets)} in profile {params.profile}), got {max(ranks)}; set a lower rank"
+            f"{', '.join(params.lora.targets)} in {params.model}), got {max(ranks)}; set a lower rank"
         )
 
 
 def run(out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None) -> Params:
-    """The `check` stage: loads `path` and writes a constant, on which every other stage depends."""
+    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends."""
     params = load(path, changes)
+    for model in params.models:
+        load(path, changes, model=model)
     store.write_text(out, "params.yaml is valid\n")
     return params

@@ -25,7 +25,7 @@ from tli.data import lexicon
 from tli.data.grammar import Clause, Language, say
 from tli.data.teller import Teller, World, generic
 from tli.data.vocabulary import read_vocabulary
-from tli.params import EmbeddedBenchmarks, HubBenchmarks, NoBenchmarks
+from tli.params import HubBenchmarks, MicroworldBenchmarks, NoBenchmarks
 
 LANGUAGES: tuple[Language, Language] = ("en", "sw")
 CONNECTORS = {"en": {"cause": "because", "effect": "therefore"}, "sw": {"cause": "kwa sababu", "effect": "kwa hiyo"}}
@@ -48,7 +48,7 @@ def related(premise: str, hypothesis: str, label: int, language: Language) -> st
 
 
 def corpus(
-    world: World, pairs: Sequence[lexicon.Pair], settings: EmbeddedBenchmarks, rng: random.Random
+    world: World, pairs: Sequence[lexicon.Pair], settings: MicroworldBenchmarks, rng: random.Random
 ) -> Iterator[tuple[str, str]]:
     """Yields (kind, document), `settings.documents` times.
 
@@ -136,7 +136,7 @@ def xnli(teller: Teller, label: int) -> Item:
     return Item(premise, (hypothesis,), "", label, p, {"world_kind": premise.subject.kind})
 
 
-def items(world: World, settings: EmbeddedBenchmarks) -> Iterator[dict[str, Any]]:
+def items(world: World, settings: MicroworldBenchmarks) -> Iterator[dict[str, Any]]:
     """Yields the items of both tasks, languages and splits; labels and questions take turns, hence are balanced."""
     for task in ("xcopa", "xnli"):
         for split in ("dev", "test"):
@@ -183,7 +183,7 @@ def run(
     vocabulary_path: Path,
     out: Path,
     metrics: Path,
-    settings: EmbeddedBenchmarks | HubBenchmarks | NoBenchmarks,
+    settings: MicroworldBenchmarks | HubBenchmarks | NoBenchmarks,
 ) -> None:
     """The `world` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
 
@@ -192,7 +192,7 @@ def run(
     Raises:
         UserError: a broken line of the vocabulary or of the word pairs.
     """
-    if not isinstance(settings, EmbeddedBenchmarks):
+    if not isinstance(settings, MicroworldBenchmarks):
         why = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
         with store.atomic_dir(out) as folder:
             store.write_text(folder / "none.txt", f"The benchmarks of this profile {why}; no micro-world is made.\n")

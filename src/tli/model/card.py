@@ -12,10 +12,10 @@ from pathlib import Path
 from tli import store
 from tli.data.lexicon import read_pairs
 from tli.model import lora
-from tli.params import HubModel, Params
+from tli.params import HubModel, MicroworldModel, PackagedModel, Params
 
 RESULTS = "## Results"
-LATER = "Measured after this file was written: `paper/tables/{profile}`. `tli export` copies the adapter and adds them."
+LATER = "Measured after this file was written: `paper/tables/{model}`. `tli export` copies the adapter and adds them."
 
 
 def page(params: Params, seed: int | None, pairs: Path, quantized: Path) -> str:
@@ -34,7 +34,7 @@ def page(params: Params, seed: int | None, pairs: Path, quantized: Path) -> str:
         "(arXiv 2506.15415). Written by the pipeline with the weights; not edited by hand.",
         f"| | |\n| :-- | :-- |\n{rows}",
         f"## Load it\n\n{_loading(params, quantized)}",
-        f"{RESULTS}\n\n{LATER.format(profile=params.profile)}",
+        f"{RESULTS}\n\n{LATER.format(model=params.model)}",
         f"## What it is not\n\n{_limits(params)}",
         f"## Licence\n\n{_licence(params, seed)}\n",
     ]
@@ -50,7 +50,7 @@ def _front(params: Params) -> Iterator[str]:
         yield "license: other"
         yield "license_name: that-of-the-base-model"
     else:
-        yield "license: cc-by-4.0"
+        yield f"license: {model.licence.lower() if isinstance(model, PackagedModel) else 'cc-by-4.0'}"
     yield "language: [sw, en]"
     yield "tags: [lora, swahili, cross-lingual-alignment]"
     yield "---"
@@ -63,11 +63,14 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
         said = f"`{model.repo}` at revision `{model.revision}`"
         said += "; `first` is the one noted in fetched.sha256" if model.revision == "first" else ""
         said += "" if model.whole else f"; its first {model.held} of {model.blocks} blocks were loaded"
+    elif isinstance(model, PackagedModel):
+        said = f"{model.title}, SHA-256 {model.sha256}, made a checkpoint by the stage `base`"
     else:
-        said = f"a Llama of {model.blocks} blocks, pre-trained by the stage `base` from seed {model.seed}; on no hub"
+        said = f"a Llama of {model.blocks} blocks, trained on the micro-world from seed {model.seed}; on no hub"
     yield "base model", said
     manifest = store.sha256(quantized / store.MANIFEST)
-    yield "loaded as", f"NF4, compute in bfloat16: `{folder.as_posix()}`, SHA-256 of its manifest {manifest}"
+    dtype = params.active.compute.dtype
+    yield "loaded as", f"NF4, compute in {dtype}: `{folder.as_posix()}`, SHA-256 of its manifest {manifest}"
     if seed is None:
         author, blocks = params.author, model.blocks
         yield "adapter", f"{author.url}/{author.adapter.path}, git blob {author.adapter.git_blob}"
@@ -127,7 +130,7 @@ lm_eval --model hf --model_args {asked} --tasks xcopa_sw
 def _limits(params: Params) -> str:
     said = "Of words with similar hidden states the model need not translate any: see retrieval and the controls "
     said += "beside the cosines in the tables."
-    if not isinstance(params.active.model, HubModel):
+    if isinstance(params.active.model, MicroworldModel):
         said += " Its base has read nothing but a micro-world of a few thousand words; neither is of use elsewhere."
     return said
 
@@ -138,6 +141,8 @@ def _licence(params: Params, seed: int | None) -> str:
     own = "CC BY 4.0, as the word list that it is trained on."
     if params.pairs.source == "author":
         own = "The word list's author states none: it may be measured, not passed on."
+    if isinstance(params.active.model, PackagedModel):
+        own += f" The base model's is {params.active.model.licence}."
     if isinstance(params.active.model, HubModel):
         own += " The base model's licence holds for what is made with it: see its page."
     return own

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from bitsandbytes.functional import QuantState, quantize_4bit, quantize_blockwise
@@ -27,43 +27,48 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import kept, store, terminal
-from tli.model import checkpoint, shards
+from tli.model import checkpoint, shards, supported
 from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
 from tli.store import Row
 
-COMPUTE_DTYPE = torch.bfloat16
+Dtype = Literal["float32", "bfloat16"]  # of `compute.dtype` in params.yaml
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 ROWS = 256  # of a matrix in full precision at a time: whole chunks of 64 values, whatever the row's length
+ROUNDED = "rounded_to"  # the key under which a shard says to which dtype its weights were rounded before packing
 EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 
 
-def run(base: Path, out: Path, rows: Path, quantize: Quantize) -> None:
+def run(base: Path, out: Path, rows: Path, quantize: Quantize, compute: Dtype) -> None:
     """The `quantize` stage: OUT/nf4 and OUT/fp4 with a manifest, and the evidence of both as rows."""
     evidence: list[Row] = []
     _held(base)  # refused before anything is kept
-    with kept.pieces(out, [base], quantize=quantize) as finished:
+    with kept.pieces(out, [base], quantize=quantize, compute=compute) as finished:
         with store.atomic_dir(out) as folder:
             for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
-                write_checkpoint(base, folder / kind, kind, settings, finished)
+                write_checkpoint(base, folder / kind, kind, settings, compute, finished)
                 evidence += inspect(folder / kind, kind)
             store.write_manifest(folder)
         store.write_rows(rows, evidence)
 
 
-def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finished: kept.Kept | None = None) -> None:
+def write_checkpoint(
+    base: Path, out: Path, kind: str, settings: FourBit, compute: Dtype, finished: kept.Kept | None = None
+) -> None:
     """Writes the checkpoint `base` with every projection of every block packed in 4 bits of type `kind`.
 
     Weights are cast to `settings.load_dtype` first, as transformers does on loading, then packed in chunks of 64
     values, each with its largest magnitude as scale (2305.14314, section 3; `double_quant` packs the scales too).
-    Embeddings, norms and head keep `load_dtype`. A few rows of one tensor at a time are held in full precision, and
-    one shard as it is written.
+    Everything is rounded to `load_dtype`; what is not packed (embeddings, norms, head) is then stored in `compute`, in
+    which every product is taken. A few rows of one tensor at a time are held in full precision, and one shard as it is
+    written.
 
     Args:
         base: a transformers checkpoint folder with safetensors files, sharded or not.
         out: the folder to write; its parent exists.
         kind: `nf4` or `fp4`.
         settings: the dtype before packing and whether scales are packed.
+        compute: the dtype of every product.
         finished: where shards are kept once written, and taken from where they are already.
 
     Raises:
@@ -73,20 +78,20 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finish
     out.mkdir(parents=True)
     index: dict[str, str] = {}
     for shard, tensors in terminal.progress(_shards(held).items(), f"quantize {kind}"):
-        file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings)
+        file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings, compute)
         if finished is None:
             write(file)
         else:
             _link(finished.piece(f"{kind}-{file.name}", write), file)
-        index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings)), file.name)
+        index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings, compute)), file.name)
     store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
     config = store.read_json(base / "config.json", "a model's configuration")
-    config["dtype"] = settings.load_dtype
+    config["dtype"] = compute
     config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
     config["quantization_config"] = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=kind,
-        bnb_4bit_compute_dtype=COMPUTE_DTYPE,
+        bnb_4bit_compute_dtype=compute,
         bnb_4bit_use_double_quant=settings.double_quant,
     ).to_dict()
     store.write_json(out / "config.json", config)
@@ -95,11 +100,11 @@ def write_checkpoint(base: Path, out: Path, kind: str, settings: FourBit, finish
             shutil.copy(base / name, out / name)
 
 
-def _write_shard(tensors: Mapping[str, TensorInfo], kind: str, settings: FourBit, path: Path) -> None:
+def _write_shard(tensors: Mapping[str, TensorInfo], kind: str, settings: FourBit, compute: Dtype, path: Path) -> None:
     stored: dict[str, Tensor] = {}
     for name, info in tensors.items():
-        stored |= _stored(name, info, kind, settings)
-    save_file(stored, path, metadata={"format": "pt"})
+        stored |= _stored(name, info, kind, settings, compute)
+    save_file(stored, path, metadata={"format": "pt", ROUNDED: settings.load_dtype})
 
 
 def _link(piece: Path, file: Path) -> None:
@@ -171,10 +176,10 @@ def _is_packed(name: str) -> bool:
     return name.startswith("model.layers.") and name.endswith("_proj.weight")
 
 
-def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit) -> dict[str, Tensor]:
-    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor cast."""
-    dtype = getattr(torch, settings.load_dtype)
-    parts = (part.to(dtype) for part in _rows(name, info))
+def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit, compute: Dtype) -> dict[str, Tensor]:
+    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor rounded."""
+    load, dtype = getattr(torch, settings.load_dtype), getattr(torch, compute)
+    parts = (part.to(load).to(dtype) for part in _rows(name, info))
     if _is_packed(name):
         return _packed(name, info.shape, parts, kind, settings.double_quant)
     whole = torch.empty(info.shape, dtype=dtype)
@@ -215,11 +220,11 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _keys(name: str, kind: str, settings: FourBit) -> Iterable[str]:
+def _keys(name: str, kind: str, settings: FourBit, compute: Dtype) -> Iterable[str]:
     """The keys under which a tensor is stored, in bitsandbytes' order."""
     if not _is_packed(name):
         return (name,)
-    part = torch.zeros(1, 64, dtype=getattr(torch, settings.load_dtype))
+    part = torch.zeros(1, 64, dtype=getattr(torch, compute))
     return _packed(name, (1, 64), [part], kind, settings.double_quant)
 
 
@@ -257,6 +262,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("model", "intermediate_size", config.intermediate_size),
         ("model", "heads", config.num_attention_heads),
         ("model", "kv_heads", config.num_key_value_heads),
+        ("model", "head_dim", supported.shape(config)["head_dim"]),
         ("model", "vocab_size", held["model.embed_tokens.weight"].shape[0]),
         ("model", "head", "tied to the embeddings" if tied else head),
         ("projections", "quant_type", kind),
@@ -265,8 +271,9 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("projections", "bytes", sum(each.nbytes for each in found)),
         ("projections", "blocksize", found[0].blocksize),
         ("projections", "double_quant", str(found[0].double_quant).lower()),
-        ("projections", "loaded_dtype", _name({each.loaded for each in found})),
+        ("projections", "loaded_dtype", _rounded_to(held)),
         ("projections", "compute_dtype", _name({each.compute for each in found})),
+        ("projections", "tensors_sha256", shards.digest_of_all(folder)),
         ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
         ("others", "parameters", sum(math.prod(info.shape) for info in others)),
         ("others", "bytes", sum(info.nbytes for info in others)),
@@ -274,15 +281,23 @@ def inspect(folder: Path, kind: str) -> list[Row]:
     return [Row("base", "-", 0, "-", kind, item, "-", measure, value) for item, measure, value in values]
 
 
+def _rounded_to(held: Mapping[str, TensorInfo]) -> str:
+    """The dtype that the packed weights were rounded to, by their files' headers."""
+    dtypes = set()
+    for file in {info.file for name, info in held.items() if _is_packed(name)}:
+        with safe_open(file, framework="pt") as tensors:
+            dtypes.add((tensors.metadata() or {}).get(ROUNDED, "unknown"))
+    return "+".join(sorted(dtypes))
+
+
 class Projection(NamedTuple):
-    """What a loaded Linear4bit says of itself: `nbytes` of packed codes, dtypes before packing and of arithmetic."""
+    """What a loaded Linear4bit says of itself: `nbytes` of packed codes, the dtype of its arithmetic."""
 
     quant_type: str
     parameters: int
     nbytes: int
     blocksize: int
     double_quant: bool
-    loaded: torch.dtype
     compute: torch.dtype
 
 
@@ -313,7 +328,7 @@ def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], n
             found.append(
                 Projection(
                     state.quant_type, state.shape.numel(), weight.numel() * weight.element_size(), state.blocksize,
-                    bool(state.nested), state.dtype, module.compute_dtype,
+                    bool(state.nested), module.compute_dtype,
                 )
             )  # fmt: skip
     return found

@@ -48,7 +48,7 @@ def results(tables: Path, rank: int, params: Params) -> str:
     """The lines of `rank` and of rank 0 in the tables by rank, as Markdown; a caption says what they are means of."""
     page = collected.read(tables)
     known = [page.tables[name] for name in TABLES if name in page.tables]
-    parts = [f"Of the run with this adapter, profile `{params.profile}`; rank 0 is the base without it."]
+    parts = [f"Of the run with this adapter, profile `{params.model}`; rank 0 is the base without it."]
     for table in known:
         lines = [*_lines(table, rank)]
         if lines:

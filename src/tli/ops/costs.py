@@ -1,7 +1,7 @@
 """What a run cost: each stage's time and peak memory, collected from the receipts that lie beside the outputs.
 
-Writes costs.json, costs.md and checklist.md to results/<profile>, the one place where times and the machine stand: they
-differ from run to run, so no stage depends on them and no table holds them.
+Writes costs.json, costs.md and checklist.md to docs/costs/<model>, the one place where times and the machine stand.
+They differ from run to run, so no stage depends on them and no table holds them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
             continue
         receipt = store.read_json(path)
         command = receipt["command"]
-        while command[0] == "--set":
+        while command[0] in ("--set", "--model"):
             command = command[2:]
         stage = command[0] + (f"@{command[command.index('--rank') + 1]}" if "--rank" in command else "")
         found[stage] = {
@@ -57,15 +57,15 @@ def machine(build: Path) -> dict[str, Any]:
     )
 
 
-def run(build: Path, results: Path, params: Params, tables: str) -> str:
-    """Writes costs.json, costs.md and checklist.md to `results` and returns the last line, the sum of it all.
+def run(build: Path, out: Path, params: Params, tables: str) -> str:
+    """Writes costs.json, costs.md and checklist.md to `out` and returns the last line, the sum of it all.
 
     A stage without a receipt (its output came from DVC's cache) keeps what costs.json said of its last run.
 
     Raises:
         UserError: neither a receipt nor an earlier costs.json is there.
     """
-    known = store.read_json(results / "costs.json") if (results / "costs.json").exists() else {}
+    known = store.read_json(out / "costs.json") if (out / "costs.json").exists() else {}
     stages = known.get("stages", {}) | collect(build)
     where = known.get("machine", {}) | machine(build)
     if not stages:
@@ -75,7 +75,7 @@ def run(build: Path, results: Path, params: Params, tables: str) -> str:
         "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),
     }
     found = {"total": total, "machine": where, "stages": stages}
-    store.write_json(results / "costs.json", found)
+    store.write_json(out / "costs.json", found)
     lines = ["# What the last run of each stage cost", "", "| stage | seconds | CPU seconds | peak GiB | threads |"]
     lines.append("|---|---:|---:|---:|---:|")
     for name, stage in stages.items():
@@ -83,7 +83,8 @@ def run(build: Path, results: Path, params: Params, tables: str) -> str:
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
     said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{grid(build)}"
     lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
-    store.write_text(results / "costs.md", "\n".join(lines))
-    measured = store.read_json(results / "measured.json") if (results / "measured.json").exists() else {}
-    store.write_text(results / "checklist.md", checklist.page(params, found, measured, tables))
+    store.write_text(out / "costs.md", "\n".join(lines))
+    results = Path("results") / params.model / "measured.json"
+    measured = store.read_json(results) if results.exists() else {}
+    store.write_text(out / "checklist.md", checklist.page(params, found, measured, tables))
     return said

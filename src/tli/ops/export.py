@@ -24,7 +24,7 @@ VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
 def task_name(one: Shown, params: Params) -> str:
     """What the harness calls the task, or a name that says what is different."""
     language = one.set.partition(".")[2]
-    if params.active.benchmarks.source == "world":
+    if params.active.benchmarks.source == "microworld":
         return f"micro_world_{one.task}_form_{language}"
     name = "copa" if (one.task, language) == ("xcopa", "en") else f"{one.task}_{language}"
     corrected = "_question_corrected" if CORRECTED in one.set else ""
@@ -38,7 +38,7 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
     acc is the share of right predictions, acc_stderr = sqrt(sum (x - acc)^2 / (n - 1)) / sqrt(n) over the items.
     """
     if params.active.benchmarks.source == "none":
-        raise store.UserError(f"export: expected scores, got none: profile {params.profile} has no benchmarks")
+        raise store.UserError(f"export: expected scores, got none: {params.model} has no benchmarks")
     if cell not in rows.cells:
         raise store.UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; name such a cell")
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}
@@ -91,8 +91,8 @@ def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
     frame = store.read_rows(path)
     first = frame[frame["cell"] == cell].iloc[0]
     model, settings = params.active.model, params.active.benchmarks
-    name = model.repo if isinstance(model, HubModel) else "a small Llama, pre-trained on the micro-world"
-    arguments: dict[str, str | int] = {"profile": params.profile, "cell": cell, "rank": int(first["rank"])}
+    name = model.repo if isinstance(model, HubModel) else model.title
+    arguments: dict[str, str | int] = {"model": params.model, "cell": cell, "rank": int(first["rank"])}
     arguments |= {"scaling": str(first["arm"]), "seed": str(first["seed"])}
     limit = settings.limit if isinstance(settings, HubBenchmarks) else None
     return {"model": name, "model_args": arguments, "limit": limit}
@@ -101,7 +101,9 @@ def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
 def rows_of(cell: str, build: Path) -> Path:
     """Where the pipeline writes the transfer rows of a cell: a rank and a seed of the sweep, or another."""
     swept = re.fullmatch(r"r(\d+)-s\d+", cell)
-    return build / "sweep" / "rows" / f"r{swept[1]}" / "transfer.tsv" if swept else build / "transfer.tsv"
+    return build / "sweep" / "rows" / f"r{swept[1]}" / "transfer.tsv" if swept else (
+        build / "base-rows" / "transfer.tsv" if cell == "base" else build / "transfer.tsv"
+    )
 
 
 def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:

@@ -4,7 +4,7 @@ Everything follows from params.yaml and the number of word pairs: no file of a m
 network, nothing imports torch. Sizes are by shape, as if every fetched weight had 4 bytes: a checkpoint in bfloat16 has
 half. What a stage took when it last ran here stands beside. Feeds no table.
 
-    parameters of a block  = 2 d^2 + 2 d kv + 3 d f + 2 d            (q, o; k, v; the MLP's three; two norms)
+    parameters of a block  = 2 d q + 2 d kv + 3 d f + 2 d            (q, o; k, v; the MLP's three; two norms)
     a 4-bit weight         = 1/2 byte, and 4 bytes a 64 for the scale
     FLOP, forward          = 2 x parameters x tokens; attention's own, small at these lengths, is left out
     FLOP, training LoRA    = twice that: gradients go back through frozen weights, which get none of their own
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tli import store
 from tli.data import lexicon
-from tli.params import EmbeddedBenchmarks, EmbeddedModel, HubBenchmarks, Params
+from tli.params import HubBenchmarks, HubModel, MicroworldBenchmarks, MicroworldModel, PackagedModel, Params
 
 FULL, HALF, PACKED = 4.0, 2.0, 0.5 + 4 / 64  # bytes a weight: as fetched, as loaded, in 4 bits
 IMPORTS = 5e8  # bytes of memory that torch and transformers take
@@ -42,30 +42,37 @@ class Cost(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Parameters of the model as this run has it."""
+    """Parameters of the model as this run has it; a `tied` head is the embeddings, and stored once."""
 
     block: float
     blocks: int
     embeddings: float
     head: float
+    tied: bool
+
+    @property
+    def others(self) -> float:
+        """Parameters outside the blocks that are stored."""
+        return self.embeddings + (0 if self.tied else self.head)
 
     @property
     def packed(self) -> float:
         """Bytes of the whole under one 4-bit type."""
-        return self.block * self.blocks * PACKED + (self.embeddings + self.head) * HALF
+        return self.block * self.blocks * PACKED + self.others * HALF
 
     @property
     def all(self) -> float:
-        return self.block * self.blocks + self.embeddings + self.head
+        return self.block * self.blocks + self.others
 
 
 def sizes(params: Params, forms: int) -> Sizes:
     """The shapes of params.yaml, cut to what the profile has of them."""
     model = params.active.model
-    d, kv, f = model.hidden_size, model.kv_width, model.intermediate_size
+    d, q, kv, f = model.hidden_size, model.query_width, model.kv_width, model.intermediate_size
     rows = model.vocab_size if model.whole else min(model.vocab_size, round(ROWS * forms))
     head = model.vocab_size * d if model.whole else 0
-    return Sizes(2 * d * d + 2 * d * kv + 3 * d * f + 2 * d, model.held, rows * d + d, head)
+    block = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d
+    return Sizes(block, model.held, rows * d + d, head, model.tied_embeddings)
 
 
 def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
@@ -100,8 +107,9 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
         yield Cost("train", fetch=adapted, disk=adapted, memory=held_cut)
     else:
         yield Cost("train", disk=adapted, memory=held_cut, flop=training)
-    yield Cost("align", memory=held, flop=4 * forward)  # before and after, NF4 and FP4
-    yield Cost("transfer", memory=held if scored else 0, flop=2 * scoring)
+    yield Cost("base-rows", memory=held, flop=2 * forward + scoring)  # NF4 and FP4
+    yield Cost("align", memory=held, flop=2 * forward)
+    yield Cost("transfer", memory=held if scored else 0, flop=scoring)
     asked = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0  # each word with each candidate
     yield Cost("probe", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)
     yield Cost("project", memory=held, flop=2 * forward * params.project.pairs / (trained + control))
@@ -112,7 +120,11 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
 
 def _base(params: Params, size: Sizes) -> Cost:
     model = params.active.model
-    if isinstance(model, EmbeddedModel):
+    if isinstance(model, PackagedModel):
+        return Cost("base", disk=size.all * FULL, memory=IMPORTS + 2 * size.all * FULL)
+    if isinstance(model, MicroworldModel) and model.source == "versioned":
+        return Cost("base", disk=size.all * HALF, memory=IMPORTS)
+    if isinstance(model, MicroworldModel):
         tokens = model.pretraining.steps * model.pretraining.batch_tokens
         # weights, gradients and AdamW's two moments
         return Cost("base", disk=size.all * FULL, memory=IMPORTS + 4 * size.all * FULL, flop=6 * size.all * tokens)
@@ -125,7 +137,7 @@ def _base(params: Params, size: Sizes) -> Cost:
 def _items(params: Params) -> Iterator[tuple[str, int]]:
     """Task and number of items scored, language by language."""
     found = params.active.benchmarks
-    if isinstance(found, EmbeddedBenchmarks):
+    if isinstance(found, MicroworldBenchmarks):
         yield from ((task, found.items.test) for task in ASKED for _ in ("english", "swahili"))
     elif isinstance(found, HubBenchmarks):
         languages = {"xcopa": len(found.xcopa.languages) + 1, "xnli": len(found.xnli.languages)}  # COPA is XCOPA's en
@@ -172,7 +184,7 @@ def page(params: Params, pairs: Path, results: Path) -> str:
     ]
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = ["  ".join([line[0].ljust(widths[0]), *_right(line[1:], widths[1:])]).rstrip() for line in (header, *lines)]
-    return "\n".join([f"plan, profile {params.profile}: {_what(params)}", "", *rows, "", *_said(params, len(listed))])
+    return "\n".join([f"plan, {params.model}: {_what(params)}", "", *rows, "", *_said(params, len(listed))])
 
 
 def _right(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
@@ -193,16 +205,14 @@ def _minutes(last: dict[str, float], stage: str) -> str:
 
 def _what(params: Params) -> str:
     model = params.active.model
-    if isinstance(model, EmbeddedModel):
-        return f"a Llama of {model.blocks} blocks, pre-trained here; nothing of it is fetched"
     held = f"{model.blocks} blocks" if model.whole else f"the first {model.held} of {model.blocks} blocks"
-    return f"{model.repo}, {held}"
+    return f"{model.title}, {held}" + ("" if isinstance(model, HubModel) else "; nothing of it is fetched")
 
 
 def _said(params: Params, pairs: int) -> list[str]:
     """What the numbers rest on, and what cannot be checked or is left out."""
     lines = [f"By shape and count ({pairs} word pairs), formulas in src/tli/ops/plan.py. Minutes: the last run's."]
-    if not isinstance(params.active.model, EmbeddedModel):
+    if isinstance(params.active.model, HubModel):
         lines.append("Fetched weights are counted at 4 bytes; what the cache has is not fetched again.")
     if not params.active.model.whole:
         lines.append(

@@ -32,17 +32,17 @@ def page(params: Params, root: Path) -> str:
     Raises:
         UserError: a file of the run is not there.
     """
-    results = root / "results" / params.profile
+    results = root / "results" / params.model
     measured: Measured = store.read_json(results / "measured.json")
     verdicts = store.read_json(results / "verify.json")
     lines = [
-        ("profile", _what(params)),
+        ("model", _what(params)),
         *_verdicts(verdicts),
         *_alignment(measured, params),
         *_transfer(measured, params),
-        *_rank(root / "paper" / "tables" / params.profile),
-        *_time(results / "costs.json"),
-        *_places(root, params.profile),
+        *_rank(root / "paper" / "tables" / params.model),
+        *_time(root / "docs" / "costs" / params.model / "costs.json"),
+        *_places(root, params.model),
     ]
     return "\n".join(f"{name:{WIDTH}}{said}" for name, said in lines)
 
@@ -51,7 +51,7 @@ def _what(params: Params) -> str:
     lora, sweep = params.lora, params.sweep
     ranks = ", ".join(map(str, sweep.ranks))
     return (
-        f"{params.profile}: rank {lora.rank}, scaling {lora.scaling}, loss at layer {params.train.layer}; "
+        f"{params.model}: rank {lora.rank}, scaling {lora.scaling}, loss at layer {params.train.layer}; "
         f"sweep over ranks {ranks}, {len(sweep.seeds)} seeds"
     )
 

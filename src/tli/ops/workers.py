@@ -5,7 +5,7 @@
 
 A cell takes a worker for the sum over its adapters and for its start. Training and measuring of an arm follow one
 another, arms do not wait for one another: the longest goes first, to the worker that is free first. The seconds of one
-adapter are of the last sweep here (results/<profile>/costs.json); else, at Llama-3.1-8B's shape, of the benchmarks of
+adapter are of the last sweep here (docs/costs/<model>/costs.json); else, at Llama-3.1-8B's shape, of the benchmarks of
 docs/performance.md, with measuring at the rate at which scoring was measured; else they are not known. Feeds no table.
 """
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tli import store
 from tli.data import lexicon
 from tli.ops import plan
-from tli.params import EmbeddedModel, Params
+from tli.params import MicroworldModel, Params
 
 WORKERS = (1, 8, 64)
 START = 6.0  # seconds of a process before its receipt begins: 20 minutes for the grid's 190 (docs/decisions.md)
@@ -47,14 +47,14 @@ def arms(params: Params) -> list[str]:
     """The full grid's arms that a profile can have: a part of a model none, a published model none in a BOS regime."""
     if not params.active.model.whole:
         return []
-    own = params.sweep.bos_arms if isinstance(params.active.model, EmbeddedModel) else ()
+    own = params.sweep.bos_arms if isinstance(params.active.model, MicroworldModel) else ()
     return [*params.sweep.arms, *own]
 
 
 def chains(params: Params, loaded: Mapping[str, Params]) -> dict[str, list[Chain]]:
     """The default sweep's chains and the full grid's. `loaded`: the parameters of each of `arms`."""
     seeds = len(params.sweep.seeds)
-    bases = len(params.sweep.base_seeds) if isinstance(params.active.model, EmbeddedModel) else 1
+    bases = len(params.sweep.base_seeds) if isinstance(params.active.model, MicroworldModel) else 1
     grid = [
         Chain(2, len(params.arms[name].ranks) * seeds, own.train.layer / params.train.layer)
         for _ in range(bases)
@@ -108,7 +108,7 @@ def page(params: Params, loaded: Mapping[str, Params], pairs: Path, results: Pat
     one, planned = seconds(params, pairs, results, measured), _planned(params, pairs)
     memory = [f"{what} {planned[stage].memory / 1e9:.1f} GB" for stage, what in STAGES.items()]
     lines = [*_table(chains(params, loaded), one), "", *_said(one), f"Memory by shape: {', '.join(memory)}."]
-    return "\n".join([f"plan for a cluster, profile {params.profile}", "", *lines])
+    return "\n".join([f"plan for a cluster, {params.model}", "", *lines])
 
 
 def _table(found: Mapping[str, Sequence[Chain]], one: Seconds) -> Iterator[str]:

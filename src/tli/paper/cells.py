@@ -18,7 +18,7 @@ from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import SCORING, TASKS, each, item_name, language_name, languages
 from tli.paper.similarity import PAIR_SETS, WAYS, trained_view
 from tli.paper.trend import Key
-from tli.params import EmbeddedModel, Params
+from tli.params import MicroworldModel, Params
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -79,7 +79,7 @@ class Outcome(NamedTuple):
 def main_base(params: Params) -> int:
     """The number that stands for the profile's own base: its seed; 0 for a model that was fetched."""
     model = params.active.model
-    return model.seed if isinstance(model, EmbeddedModel) else 0
+    return model.seed if isinstance(model, MicroworldModel) else 0
 
 
 def by_item(sources: Sequence[Source], set_: str, measure: str, params: Params) -> Values:

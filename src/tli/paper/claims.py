@@ -17,7 +17,7 @@ from tli.params import Params
 from tli.study.views import names
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"
-OTHERWISE, NEEDS = "implemented otherwise", "needs profile=paper"
+OTHERWISE, NEEDS = "implemented otherwise", "needs models=[lugha_llama]"
 
 
 class Claim(NamedTuple):
@@ -160,7 +160,7 @@ def table(claims: Sequence[Claim]) -> Table:
         [_row(claim) for claim in claims],
         view="said in the column `measured here`, as layer.pooling.quantisation, wherever a similarity stands there",
         notes=[
-            "measured: a value of the published model on the author's lists, judged under `profile=paper` with "
+            "measured: a value of the published model on the author's lists, judged under `models=[lugha_llama]` with "
             "`pairs.source=author` only; the one shown is this run's",
             "configuration: read off what this run loaded and measured; `implemented so` says nothing of the paper's",
             *(["implemented otherwise: a parameter of this run is not the paper's"] if OTHERWISE in verdicts else []),

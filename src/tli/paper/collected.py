@@ -40,9 +40,9 @@ class Collected:
     def rows(self, **wanted: str) -> Iterator[dict[str, str]]:
         """The rows whose cells read so, as key -> the value in full; a value without definition is `-`."""
         for row in self.values:
-            found = dict(zip((column.key for column in self.columns), row, strict=True))
-            if all(found.get(key) == text for key, text in wanted.items()):
-                yield found
+            cells = dict(zip((column.key for column in self.columns), row, strict=True))
+            if all(cells.get(key) == text for key, text in wanted.items()):
+                yield cells
 
     def number(self, key: str, **wanted: str) -> float | None:
         """A cell of the one row whose cells read so; None where the value has no definition.
@@ -50,14 +50,14 @@ class Collected:
         Raises:
             UserError: no row or several, or no such column.
         """
-        found = [*self.rows(**wanted)]
-        if len(found) != 1 or key not in found[0]:
-            said = ", ".join(f"{name}={text}" for name, text in wanted.items())
+        rows = [*self.rows(**wanted)]
+        if len(rows) != 1 or key not in rows[0]:
+            cells = ", ".join(f"{name}={text}" for name, text in wanted.items())
             raise store.UserError(
-                f"table {self.name}: expected one row with {said} and a column {key}, got {len(found)} rows; "
+                f"table {self.name}: expected one row with {cells} and a column {key}, got {len(rows)} rows; "
                 "run `dvc repro`, which writes the tables again"
             )
-        return None if found[0][key] == "-" else float(found[0][key])
+        return None if rows[0][key] == "-" else float(rows[0][key])
 
 
 class Page(NamedTuple):
@@ -85,6 +85,17 @@ def read(folder: Path) -> Page:
         {table.name: table for table in tables},
         tuple(Figure(Path(file).name, caption, alt) for alt, file, caption in figures),
     )
+
+
+def bases(page: Page) -> str:
+    """The opening paragraph that counts the bases of a full grid's page; empty where the page has none."""
+    return next((paragraph for paragraph in page.intro if re.match(r"\d+ bases ", paragraph)), "")
+
+
+def earlier_revision(page: Page) -> str:
+    """The revision that the page's tables come from, where its opening says that this is an earlier one; else empty."""
+    revisions = (re.match(r"\*\*From an earlier revision \((\w+)\)", paragraph) for paragraph in page.intro)
+    return next((match[1] for match in revisions if match), "")
 
 
 def _table(folder: Path, section: str) -> Collected:

@@ -2,15 +2,16 @@
 
 main.typ holds the prose and no number; it looks values up in document.json by the keys of measured.json, verify.json,
 params.yaml and reported.yaml, takes the sentences that depend on a result from `wording`, and the tables as they were
-shown. numbers.tex gives the same values to who writes LaTeX. The same inputs give the same bytes: no date is written,
-and no font is used but those that typst carries.
+shown. One document shows every model of the run: a key of one model starts with the model's name. numbers.tex gives the
+same values to who writes LaTeX. The same inputs give the same bytes: no date is written, and no font is used but those
+that typst carries.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
@@ -27,14 +28,14 @@ from tli.params import Params
 SOURCES = ("main.typ", "style.typ", "references.bib")
 
 
-class Inputs(NamedTuple):
-    """What the document is made of."""
+class Run(NamedTuple):
+    """What the document shows of one model."""
 
+    params: Params
     tables: Page
-    full: Page | None  # of the full grid, where it was run
+    full: Page | None  # the model's full grid, where its tables are there
     measured: Measured
     verify: Mapping[str, Any]
-    reported: Mapping[str, Any]
 
 
 def run(
@@ -42,56 +43,73 @@ def run(
     source: Path,
     tables: Path,
     figures: Path,
-    full: Path,
-    full_figures: Path,
-    measured: Path,
-    verify: Path,
+    results: Path,
     reported: Path,
     numbers: Path,
     out: Path,
-    params: Params,
+    models: Sequence[Params],
 ) -> None:
     """The `paper` stage.
 
     Args:
         source: folder with main.typ, style.typ and references.bib.
-        tables, figures: folders of the stage `tables`.
-        full, full_figures: the same of the full grid; where `full` does not exist, the document says so.
-        measured, verify, reported: as the stages of that name read and write them.
+        tables, figures: parent folders of each model's tables and figures; MODEL-full beside MODEL is its full grid.
+        results: parent folder of each model's measured.json and verify.json.
+        reported: paper/reported.yaml.
         numbers: folder to write, replaced as a whole: document.json and numbers.tex.
         out: the PDF to write.
+        models: the parameters of each model, in the order in which the document shows them.
+
+    Raises:
+        UserError: the tables or results of a model are missing.
     """
-    inputs = Inputs(
-        collected.read(tables),
-        collected.read(full) if full.is_dir() else None,
-        store.read_json(measured),
-        store.read_json(verify),
-        load_yaml(reported),
-    )
-    made = content(inputs, params)
+    runs = [read(tables, results, params) for params in models]
+    made = content(runs, load_yaml(reported))
     with store.atomic_dir(numbers) as folder:
         store.write_json(folder / "document.json", made)
         store.write_text(folder / "numbers.tex", macros(made["numbers"]))
-    pictures = {"figures": figures} | ({"full": full_figures} if inputs.full else {})
-    compile_pdf(source, numbers / "document.json", pictures, out)
+    compile_pdf(source, numbers / "document.json", pictures(figures, runs), out)
 
 
-def content(inputs: Inputs, params: Params) -> dict[str, Any]:
+def read(tables: Path, results: Path, params: Params) -> Run:
+    """What the stages `tables` and `verify` wrote of one model, and its full grid where that is there."""
+    model = params.model
+    full = tables / f"{model}-full"
+    return Run(
+        params=params,
+        tables=collected.read(tables / model),
+        full=collected.read(full) if full.is_dir() else None,
+        measured=store.read_json(results / model / "measured.json", "measured values by key"),
+        verify=store.read_json(results / model / "verify.json", "verdicts"),
+    )
+
+
+def pictures(figures: Path, runs: Sequence[Run]) -> dict[str, Path]:
+    """Folder of figures by the place at which main.typ reads it."""
+    names = [run.params.model for run in runs] + [f"{run.params.model}-full" for run in runs if run.full]
+    return {f"figures/{name}": figures / name for name in names}
+
+
+def content(runs: Sequence[Run], reported: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that main.typ looks up, as text where a reader sees it."""
-    tables = inputs.tables.tables
+    return {"numbers": all_numbers(runs, reported), "models": [_model(run) for run in runs]}
+
+
+def _model(run: Run) -> dict[str, Any]:
+    params, tables = run.params, run.tables.tables
     return {
-        "profile": params.profile,
-        "embedded": params.active.model.source == "pretrain",
+        "name": params.model,
+        "source": params.active.model.source,
+        "benchmarks": params.active.benchmarks.source,
         "published_model": published.is_published_model(params),
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
         "views": points(params),
         "left_out": left_out(params),
-        "numbers": said_numbers(inputs, params),
-        "said": wording.all_sentences(tables, inputs.full.tables if inputs.full else {}, inputs.verify, params),
+        "said": wording.all_sentences(tables, run.full.tables if run.full else {}, run.verify, params),
         "tables": {name: _shown(table) for name, table in tables.items()},
-        "figures": [figure._asdict() for figure in inputs.tables.figures],
-        "full": _full(inputs.full) if inputs.full else None,
+        "figures": [figure._asdict() for figure in run.tables.figures],
+        "full": _full(run.full) if run.full else None,
     }
 
 
@@ -107,25 +125,44 @@ def _shown(table: Collected) -> dict[str, Any]:
 
 def _full(page: Page) -> dict[str, Any]:
     return {
-        "intro": page.intro,
+        "bases": collected.bases(page),
+        "revision": collected.earlier_revision(page),
         "tables": {name: _shown(table) for name, table in page.tables.items()},
         "figures": [figure._asdict() for figure in page.figures],
     }
 
 
-def said_numbers(inputs: Inputs, params: Params) -> dict[str, str]:
-    """Key -> value as a reader sees it: `run.` measured, `verify.`, `params.` with the profile's part, `published.`."""
-    profile = params.active.model_dump(mode="json")
-    shared = params.model_dump(mode="json", exclude={"profiles", "arms"})
-    verdicts = {key: inputs.verify[key] for key in ("verdicts", "claims")}
-    blocks = {"run": params.active.model.blocks, "published": int(inputs.reported["setup"]["blocks"]["paper"])}
-    found: Measured = {f"{who}.last_but_one": number - 1 for who, number in blocks.items()}
-    found["published.pilot_last_but_one"] = inputs.reported["pilot"][blocks["published"] - 1]
-    found |= {"run.first_layer": 0} | {f"run.{key}": value for key, value in inputs.measured.items()}
-    found |= flat(verdicts, "verify") | flat(shared, "params") | flat(profile, "params")
-    kept = {key: value for key, value in inputs.reported.items() if key not in ("claims", "examples")}
-    found |= flat(kept, "published")
-    return {key: text(key, value) for key, value in sorted(found.items())}
+def all_numbers(runs: Sequence[Run], reported: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> value as a reader sees it.
+
+    `published.` and `study.`: of the literature. `params.`: what every model shares. MODEL`.run.`, MODEL`.verify.` and
+    MODEL`.params.`: measured, judged and set for one model.
+    """
+    blocks = int(reported["setup"]["blocks"]["paper"])
+    kept = {key: value for key, value in reported.items() if key not in ("claims", "examples")}
+    values: Measured = {"published.first_layer": 0, "published.last_but_one": blocks - 1}
+    values["published.pilot_last_but_one"] = reported["pilot"][blocks - 1]
+    values |= flat(kept, "published")
+    values |= {f"study.{key}": runs[0].verify["claims"][key] for key in ("number", "verified")}
+    settings = [_settings(run.params) for run in runs]
+    shared = {key for key in settings[0] if all(other.get(key) == settings[0][key] for other in settings)}
+    values |= {key: settings[0][key] for key in shared}
+    numbers = {key: text(key, value) for key, value in values.items()}
+    for run, own_settings in zip(runs, settings, strict=True):
+        of_model = {key: value for key, value in own_settings.items() if key not in shared} | _measured(run)
+        of_model |= flat(run.params.active.model_dump(mode="json"), "params")
+        numbers |= {f"{run.params.model}.{key}": text(key, value) for key, value in of_model.items()}
+    return dict(sorted(numbers.items()))
+
+
+def _settings(params: Params) -> Measured:
+    """The parameters outside `profiles`. train.layer may be a word, which means another number for another model."""
+    return flat(params.model_dump(mode="json", exclude={"profiles", "arms", "model"}), "params")
+
+
+def _measured(run: Run) -> Measured:
+    verdicts = {key: run.verify[key] for key in ("verdicts", "claims")}
+    return {f"run.{key}": value for key, value in run.measured.items()} | flat(verdicts, "verify")
 
 
 KINDS: tuple[tuple[str, Kind], ...] = (
@@ -143,7 +180,7 @@ KINDS: tuple[tuple[str, Kind], ...] = (
 
 def kind(key: str) -> Kind:
     """How the number of a key is rounded: the first pattern that it matches, else four significant digits."""
-    return next((found for pattern, found in KINDS if re.search(pattern, key)), "number")
+    return next((rounding for pattern, rounding in KINDS if re.search(pattern, key)), "number")
 
 
 def text(key: str, value: Value) -> str:
@@ -151,12 +188,12 @@ def text(key: str, value: Value) -> str:
     if isinstance(value, int):
         return shown(value, "count").replace("-", "−")
     if isinstance(value, float):
-        found = kind(key)
-        return shown(value, found) if found == "p" else shown(value, found).replace("-", "−")
+        rounding = kind(key)
+        return shown(value, rounding) if rounding == "p" else shown(value, rounding).replace("-", "−")
     return shown(value, "text")
 
 
-MACROS = r"""% Every number of the run as a macro: \tli{run.align.trained.gain.2.mask.nf4}. Made by the stage `paper`.
+MACROS = r"""% Every number as a macro: \tli{microworld.run.align.trained.gain.2.mask.nf4}. Made by the stage `paper`.
 % Needs amssymb. A key that does not exist is an error.
 \newcommand{\tli}[1]{\ifcsname tli:#1\endcsname\csname tli:#1\endcsname\else
   \PackageError{tli}{no number #1}{The keys stand in numbers.tex.}\fi}
@@ -189,9 +226,9 @@ def compile_pdf(source: Path, data: Path, figures: Mapping[str, Path], out: Path
             made = typst.compile(folder / "main.typ", root=folder, ignore_system_fonts=True)
         except typst.TypstError as error:
             where = re.search(r"\w+\.typ:\d+", error.diagnostic)
-            said = " ".join(error.message.split())
+            message = " ".join(error.message.split())
             raise store.CheckFailed(
-                f"{source / (where[0] if where else 'main.typ')}: {said}; mend the source"
+                f"{source / (where[0] if where else 'main.typ')}: {message}; mend the source"
             ) from None
     with store.atomic_write(out) as file:
         cast(TextIO, file).buffer.write(made)
@@ -202,6 +239,6 @@ def gather(folder: Path, source: Path, data: Path, figures: Mapping[str, Path]) 
     for file in SOURCES:
         shutil.copyfile(source / file, folder / file)
     shutil.copyfile(data, folder / "document.json")
-    for place, pictures in figures.items():
-        shutil.copytree(pictures, folder / place)
+    for place, pictures_of in figures.items():
+        shutil.copytree(pictures_of, folder / place)
     return folder

@@ -34,11 +34,11 @@ def settings(params: Params, measured: Measured) -> Measured:
     How files are fetched and where the sweep runs change no value, nor does what only the full grid reads. The author's
     files count only where a source says that they are used.
     """
-    others = {"models", "model", "profile", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
+    others = {"models", "model", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     of_model = params.active.model_dump(mode="json", exclude={"compute"})
-    of_model |= {"compute": {"dtype": getattr(params.active.compute, "dtype", "bfloat16")}}
+    of_model |= {"compute": {"dtype": params.active.compute.dtype}}
     used = {"trained", "control"} if params.pairs.source == "author" else set()
     used |= {"adapter"} if params.adapter.source == "author" else set()
     author = {"author": params.author.model_dump(mode="json", include=used)} if used else {}

@@ -19,7 +19,10 @@ WITH = {"mask": "BOS in", "content": "BOS out"}
 
 
 def write(folder: Path, tables: Sequence[Table], params: Params) -> None:
-    """Writes scan.tsv, transfer.tsv and alignment.tsv to `folder`, replaced as a whole; a file only with points."""
+    """Writes scan.tsv, transfer.tsv and alignment.tsv to `folder`, replaced as a whole.
+
+    A file without points has its header alone: DVC warns of a file of the section plots that is not there.
+    """
     known = {table.name: table for table in tables}
     files: Mapping[str, tuple[tuple[str, ...], Iterator[Point]]] = {
         "scan": (("layer", "series", "cosine"), scan(known.get("scan"))),
@@ -28,8 +31,7 @@ def write(folder: Path, tables: Sequence[Table], params: Params) -> None:
     }
     with store.atomic_dir(folder) as temporary:
         for name, (columns, points) in files.items():
-            if rows := [*points]:
-                store.write_tsv(temporary / f"{name}.tsv", columns, rows)
+            store.write_tsv(temporary / f"{name}.tsv", columns, [*points])
 
 
 def scan(table: Table | None) -> Iterator[Point]:

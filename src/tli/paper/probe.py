@@ -6,7 +6,7 @@ from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS
-from tli.params import EmbeddedModel, Params
+from tli.params import MicroworldModel, Params
 
 SCORES = {"sum": "sum", "mean": "mean a token"}
 TAUGHT = (
@@ -45,7 +45,7 @@ def table(probe: Rows, params: Params) -> Made:
             rows.append(row | {"won": test.won, "lost": test.lost, "log10_p": log10_p})
             measured[f"probe.change.p1.{set_}.{score}"] = (test.won - test.lost) / len(hits["before"])
         notes.append("every candidate is one token here: both scores are one" if max(tokens.values()) == 1 else "")
-    notes.append(TAUGHT if isinstance(params.active.model, EmbeddedModel) else "")
+    notes.append(TAUGHT if isinstance(params.active.model, MicroworldModel) else "")
     made = Table(
         "probe",
         "Translation by prompt",

@@ -1,15 +1,16 @@
-"""The report: one HTML file that shows the run and needs nothing else, no server and no network (stage: report).
+"""The report: one HTML file that shows every model of a run, without server or network (stages: report-data, report).
 
-The page is paper/report/report.html.j2 with report.css and report.js written into it, and the numbers as JSON. Tables
-are those of the stage `tables`, sentences those of the paper; what is interactive is drawn from the rows themselves.
-Times and memory are no part of it, so that the same rows give the same bytes: results/<profile>/costs.md has them.
+`report-data` gathers what the page needs of one model, as JSON; `report` writes the page from these files:
+paper/report/report.html.j2 with report.css and report.js in it. Tables are those of the stage `tables`, sentences those
+of the paper; what is interactive is drawn from the rows themselves. Times and memory are no part of the page, so that
+the same rows give the same bytes: docs/costs/MODEL/costs.md has them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tli.data.items import read_items
 from tli.data.lexicon import item_names, read_pairs
 from tli.data.prompts import Item
 from tli.paper import collected, dag, published, wording
-from tli.paper.collected import Collected, Page
+from tli.paper.collected import Collected, Heading, Page
 from tli.paper.document import text
 from tli.paper.rows import Rows, flat, load_yaml
 from tli.paper.scores import CORRECTED, item_name, language_name, said_of_items
@@ -29,62 +30,103 @@ from tli.paper.similarity import PAIR_SETS, points, trained_view
 from tli.params import Params
 from tli.study.views import per_pair
 
-MOST_ITEMS = 3000  # in the page, shared evenly by the sets: with all of XNLI's languages it would grow past 5 MB
+MOST_ITEMS = 3000  # of one model in the page, shared evenly by the sets: all of XNLI's languages would take 5 MB
 
 
-def run(
+def gather(
     *,
-    source: Path,
     tables: Path,
-    full: Path,
     verify: Path,
     pairs: Path,
     items: Path,
+    base_rows: Path,
     align: Path,
     transfer: Path,
-    pipeline: Path,
-    requirements: Path,
     out: Path,
     params: Params,
 ) -> None:
+    """The `report-data` stage: everything that the page shows of one model.
+
+    Args:
+        tables: parent folder of the models' tables; MODEL-full beside MODEL is its full grid and need not exist.
+        verify: JSON of the verdicts.
+        pairs, items, base_rows, align, transfer: the word list, the items, the rows of base and paper's cell.
+        out: the JSON file to write.
+    """
+    page = collected.read(tables / params.model)
+    full = tables / f"{params.model}-full"
+    grid = collected.read(full) if full.is_dir() else None
+    over_bases = grid.tables if grid else {}
+    aligned = Rows(base_rows / "align.tsv", align)
+    scored = Rows(base_rows / "transfer.tsv", transfer)
+    sources = (pairs, items, base_rows / "align.tsv", base_rows / "transfer.tsv", align, transfer, verify)
+    made = {
+        "model": params.model,
+        "title": params.active.model.title,
+        "of_items": said_of_items(params),
+        "of_published": published.whose(params),
+        "said": wording.all_sentences(page.tables, over_bases, store.read_json(verify, "verdicts"), params),
+        "tables": {name: _written(table) for name, table in page.tables.items()},
+        "full": {name: _written(table) for name, table in over_bases.items()},
+        "full_revision": collected.earlier_revision(grid) if grid else "",
+        "plots": {
+            "scan": scan(page),
+            "pairs": word_pairs(pairs, aligned, params),
+            "curves": curves(page, grid),
+            "items": benchmark(items, scored, params),
+        },
+        "parameters": _parameters(params),
+        "hashes": [(path.as_posix(), store.sha256(path)) for path in sources if path.is_file()],
+    }
+    store.write_text(out, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def _written(table: Collected) -> dict[str, Any]:
+    """A table as JSON: what a reader sees of it."""
+    return {
+        "title": table.title,
+        "caption": table.caption,
+        "columns": [column._asdict() for column in table.columns],
+        "lines": table.lines,
+        "notes": table.notes,
+    }
+
+
+def _read_table(name: str, written: Mapping[str, Any]) -> Collected:
+    """A table back from JSON; the page shows rounded cells alone."""
+    return Collected(
+        name=name,
+        title=written["title"],
+        caption=written["caption"],
+        columns=tuple(Heading(**column) for column in written["columns"]),
+        lines=tuple(map(tuple, written["lines"])),
+        values=(),
+        notes=tuple(written["notes"]),
+    )
+
+
+def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, requirements: Path, out: Path) -> None:
     """The `report` stage.
 
     Args:
         source: folder with report.html.j2, report.css and report.js.
-        tables, full: folders of tables, of the default and of the full grid; `full` need not exist.
-        verify: JSON of the verdicts.
-        pairs, items, align, transfer: the word list, the scored items, and the rows of base and paper's cell.
+        folder: what `report-data` wrote: MODEL.json of each of `models`. Other files there are of other runs.
+        models: the models of the run; the page shows the first one first.
         pipeline: dvc.yaml. requirements: the list of packages with their versions.
         out: the HTML file to write.
+
+    Raises:
+        UserError: the file of a model is missing.
     """
-    page = collected.read(tables)
-    grid = collected.read(full) if full.is_dir() else None
-    over_bases = grid.tables if grid else {}
-    verdicts = store.read_json(verify)
-    aligned, scored = Rows(align), Rows(transfer)
-    data = {
-        "scan": scan(page),
-        "pairs": word_pairs(pairs, aligned, params),
-        "curves": curves(page, grid),
-        "items": benchmark(items, scored, params),
-    }
-    found = dag.stages(load_yaml(pipeline))
+    runs = [store.read_json(folder / f"{model}.json", "a model's data") for model in models]
+    stages = dag.stages(load_yaml(pipeline))
+    plots = {written["model"]: written["plots"] for written in runs}
     context = {
-        "profile": params.profile,
-        "embedded": params.active.model.source == "pretrain",
-        "of_items": said_of_items(params),
-        "of_published": published.whose(params),
-        "said": wording.all_sentences(page.tables, over_bases, verdicts, params),
-        "verify": verdicts,
-        "tables": {**page.tables},
-        "full": {**over_bases},
-        "data": Markup(json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")),
-        "has": {name: bool(found) for name, found in data.items()},
-        "stages": found,
-        "dag": Markup(dag.draw(found)),
-        "parameters": _parameters(params),
+        "runs": [_shown(written) for written in runs],
+        "data": Markup(json.dumps(plots, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")),
+        "stages": stages,
+        "dag": Markup(dag.draw(stages)),
         "packages": re.findall(r"^([\w.-]+)==(\S+)", store.read_text(requirements), re.M),
-        "hashes": [(name, store.sha256(path)) for name, path in _files(pairs, items, align, transfer, verify)],
         "style": Markup(store.read_text(source / "report.css")),
         "script": Markup(store.read_text(source / "report.js")),
     }
@@ -94,21 +136,26 @@ def run(
     store.write_text(out, page_text + "\n")
 
 
-def _files(*paths: Path) -> list[tuple[str, Path]]:
-    return [(path.as_posix(), path) for path in paths if path.is_file()]
+def _shown(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's data as the template reads them: tables as tables, and which views have anything to draw."""
+    groups = {
+        group: {name: _read_table(name, table) for name, table in written[group].items()}
+        for group in ("tables", "full")
+    }
+    return {**written, **groups, "has": {name: bool(values) for name, values in written["plots"].items()}}
 
 
 def _parameters(params: Params) -> list[tuple[str, str]]:
-    """Every parameter of this run, the profile's part among them, as text."""
-    shared = flat(params.model_dump(mode="json", exclude={"profiles", "arms"}))
-    own = flat(params.active.model_dump(mode="json"), f"profiles.{params.profile}")
-    return [(key, text(f"params.{key}", value)) for key, value in (shared | own).items()]
+    """Every parameter of this model's run, as text."""
+    shared = flat(params.model_dump(mode="json", exclude={"profiles", "arms", "model"}))
+    of_model = flat(params.active.model_dump(mode="json"), f"profiles.{params.model}")
+    return [(key, text(f"params.{key}", value)) for key, value in (shared | of_model).items()]
 
 
-def inline(said: str) -> Markup:
+def inline(sentence: str) -> Markup:
     """Text with `code` as HTML, a power of ten raised."""
     pieces = []
-    for index, piece in enumerate(said.split("`")):
+    for index, piece in enumerate(sentence.split("`")):
         safe = str(escape(piece))
         raised = re.sub(r"([\d.]+)e(-?)(\d+)", lambda m: f"{m[1]} × 10<sup>{'−' * bool(m[2])}{m[3]}</sup>", safe)
         pieces.append(f"<code>{safe}</code>" if index % 2 else raised.replace("d_z", "<i>d</i><sub>z</sub>"))
@@ -176,16 +223,16 @@ def word_pairs(path: Path, align: Rows, params: Params) -> dict[str, Any]:
 
 def curves(page: Page, grid: Page | None) -> dict[str, dict[str, list[list[float | None]]]]:
     """Outcome -> arm -> [rank, change, low, high]: of the sweep on this base, of the full grid's arms over bases."""
-    found: dict[str, dict[str, list[list[float | None]]]] = {}
+    outcomes: dict[str, dict[str, list[list[float | None]]]] = {}
     if table := page.tables.get("changes"):
         for row in table.rows():
             line = [_number(row[key]) for key in ("rank", "change", "low", "high")]
-            found.setdefault(f"{row['task']}, {row['language']}", {}).setdefault("sweep, this base", []).append(line)
+            outcomes.setdefault(f"{row['task']}, {row['language']}", {}).setdefault("sweep, this base", []).append(line)
     if grid and (table := grid.tables.get("arms_transfer")):
         for row in table.rows():
             line = [_number(row[key]) for key in ("rank", "change", "low", "high")]
-            found.setdefault(row["items"], {}).setdefault(f"{row['arm']}, over bases", []).append(line)
-    return found
+            outcomes.setdefault(row["items"], {}).setdefault(f"{row['arm']}, over bases", []).append(line)
+    return outcomes
 
 
 def benchmark(path: Path, transfer: Rows, params: Params) -> list[dict[str, Any]]:

@@ -14,11 +14,18 @@ Measured = dict[str, Value]  # flat key -> value; None where a statistic is unde
 
 
 class Rows:
-    """The rows of one file by (cell, set, view, measure), each a mapping from item to value in the file's order."""
+    """Rows by (cell, set, view, measure), each a mapping from item to value in the file's order.
 
-    def __init__(self, path: Path) -> None:
+    Those of one file, or of several that no cell of the other is in; messages name the first.
+    """
+
+    def __init__(self, path: Path, *more: Path) -> None:
         self.path = path
         self._groups: dict[tuple[str, str, str, str], dict[str, float | str]] = {}
+        for file in (path, *more):
+            self._add(file)
+
+    def _add(self, path: Path) -> None:
         frame = store.read_rows(path)
         columns = (frame[column].tolist() for column in ("cell", "set", "view", "measure", "item", "value"))
         for cell, set_, view, measure, item, value in zip(*columns, strict=True):

@@ -26,13 +26,13 @@ CORRECTED = "-corrected"  # ends the task of rows of XCOPA items asked again, wi
 
 def item_name(task: str, params: Params) -> str:
     """What the items are: the micro-world's are in a benchmark's form and are never called that benchmark."""
-    return f"{TASKS.get(task, task)}-form" if params.active.benchmarks.source == "world" else TASKS.get(task, task)
+    return f"{TASKS.get(task, task)}-form" if params.active.benchmarks.source == "microworld" else TASKS.get(task, task)
 
 
 def said_of_items(params: Params) -> str:
     """The sentence that every table of scores carries."""
     benchmarks = params.active.benchmarks
-    if benchmarks.source == "world":
+    if benchmarks.source == "microworld":
         return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
     if benchmarks.source == "hub" and benchmarks.limit is not None:
         return f"Only the first {benchmarks.limit} items of each language are scored: these are not full scores."

@@ -11,7 +11,7 @@ from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, Value
 from tli.paper.scores import TASKS, item_name, language_name, notes, said_of_items
 from tli.paper.similarity import PAIR_SETS, left_out, trained_view
-from tli.params import HubModel, Params
+from tli.params import Params
 
 NO_VIEW = "none (configuration and counts, no similarity)"
 COMPARED = (
@@ -27,6 +27,7 @@ LOADED = {
     "compute_dtype": "compute dtype",
     "parameters": "parameters",
     "bytes": "bytes",
+    "tensors_sha256": "SHA-256 over all tensors of the checkpoint",
 }
 
 
@@ -43,10 +44,20 @@ class Line(NamedTuple):
 
 
 def setup(
-    quantize: Rows, train: Rows, align: Rows, transfer: Rows, reported: Mapping[str, Any], params: Params
+    base: Measured,
+    quantize: Rows,
+    train: Rows,
+    align: Rows,
+    transfer: Rows,
+    reported: Mapping[str, Any],
+    params: Params,
 ) -> Made:
-    """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each."""
-    lines = [*_model(quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
+    """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each.
+
+    Args:
+        base: the metrics of the stage of that name, which say whose choice the BOS token in front of a text is.
+    """
+    lines = [*_model(base, quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
     lines += [
         Line(f"pairs.{set_}", f"{set_} pairs", len(align.each("base", set_, trained_view(params), "cosine")), "rows")
         for set_ in PAIR_SETS
@@ -64,7 +75,7 @@ def setup(
     table = Table(
         "setup",
         "Setup",
-        f"This run (profile `{params.profile}`), what the paper says and what the public scripts do. Quantisation is "
+        f"This run (model `{params.model}`), what the paper says and what the public scripts do. Quantisation is "
         "read off the loaded modules; no software version, time or memory stands here.",
         (
             Column("what", "what"),
@@ -80,11 +91,10 @@ def setup(
     return Made(table, measured)
 
 
-def _model(quantize: Rows, params: Params) -> Iterator[Line]:
-    """Whose model it is by params.yaml, its shape as loaded."""
+def _model(base: Measured, quantize: Rows, params: Params) -> Iterator[Line]:
+    """Whose model it is by params.yaml, its shape as loaded, and what stands in front of a text."""
     model = params.active.model
-    name = f"{model.repo}@{model.revision}" if isinstance(model, HubModel) else "a small Llama, pre-trained here"
-    yield Line("model", "model", name, "params.yaml")
+    yield Line("model", "model", model.title, "params.yaml")
     for key, title in (
         ("class", "architecture"),
         ("blocks", "blocks"),
@@ -92,6 +102,7 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
         ("intermediate_size", "feed-forward size"),
         ("heads", "attention heads"),
         ("kv_heads", "key-value heads"),
+        ("head_dim", "width of a head"),
         ("vocab_size", "vocabulary"),
         ("head", "language-model head"),
     ):
@@ -100,6 +111,7 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
             yield Line(key, title, value, "loaded modules")
         else:  # under a key of its own: what was published is the whole
             yield Line(f"{key}_held", f"{title}: {HELD[key]} of {getattr(model, key):,}", value, "loaded modules")
+    yield Line("bos", "BOS in front of every text", base["bos"], "tokenizer")
 
 
 def _loaded(quantize: Rows) -> Iterator[Line]:
@@ -212,7 +224,7 @@ def items(found: Measured, params: Params) -> Made:
             groups.setdefault(tuple(parts[:3]), {})[".".join(parts[3:])] = value
             measured[f"items.{key}"] = value
     kinds = dict.fromkeys(name for group in groups.values() for name in group)
-    other = "dev" if params.active.benchmarks.source == "world" else "validation"
+    other = "dev" if params.active.benchmarks.source == "microworld" else "validation"
     rows: list[dict[str, Cell]] = []
     for (task, language, split), group in groups.items():
         named = language_name(f"{task}.{language}", params)

@@ -24,28 +24,26 @@ from tli.store import Row
 from tli.study import metrics
 from tli.study.embed import Embedded, embed
 from tli.study.scan import SETS, members, norm_rows
-from tli.study.views import BASE, POOLINGS, Cell, View, layers, main_cell, per_pair
+from tli.study.views import POOLINGS, Cell, View, layers, main_cell, per_pair
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `align` stage: rows of the base and of the paper's cell, under NF4 and, merged, under FP4."""
+    """The `align` stage: rows of the paper's cell, under NF4 and, merged, under FP4; base-rows has the base's."""
     pairs, main = read_pairs(pairs_path), main_cell(params)
     for quantization in ("nf4", "fp4"):  # refused before anything is measured
         backbone.tokenizer(quantized / quantization)
         lora.hold(adapter, backbone.laid_out(quantized / quantization))
 
-    def write(cell: Cell, quantization: str, path: Path) -> None:
+    def write(quantization: str, path: Path) -> None:
         folder = quantized / quantization
-        model = backbone.load(folder)
-        measured: nn.Module = model if cell == BASE else lora.load(model, adapter, merge=quantization == "fp4")
-        store.write_rows(path, measure(cell, pairs, measured, backbone.tokenizer(folder), params, quantization))
+        adapted = lora.load(backbone.load(folder, head=False), adapter, merge=quantization == "fp4")
+        store.write_rows(path, measure(main, pairs, adapted, backbone.tokenizer(folder), params, quantization))
 
     settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
-    models = [(cell, quantization) for quantization in ("nf4", "fp4") for cell in (BASE, main)]
     with kept.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
         made = [
-            finished.piece(f"{cell.cell}-{quantization}", partial(write, cell, quantization))
-            for cell, quantization in terminal.progress(models, "align")
+            finished.piece(quantization, partial(write, quantization))
+            for quantization in terminal.progress(("nf4", "fp4"), "align")
         ]
         store.join_rows(out, made)
 
@@ -57,10 +55,13 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     params: Params,
     quantization: str,
+    *,
+    every_layer: bool = True,
 ) -> list[Row]:
     """Every alignment row of one model: per pair at the named views and their neighbours, and aggregated.
 
-    Aggregates and norms stand at every layer under NF4; under FP4 aggregates stand where every pair does.
+    Aggregates and norms stand at every layer under NF4; under FP4, or without `every_layer`, aggregates stand only
+    where every pair does. A deep model spends two thirds of the time on them, and the rank sweep reads no others.
     """
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
@@ -68,7 +69,7 @@ def measure(
     shape = params.active.model
     views = per_pair(shape, params.train.layer, quantization)
     found = [*_pair_rows(cell, pairs, swahili, english, views)]
-    if quantization == "nf4":
+    if quantization == "nf4" and every_layer:
         views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
         found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]

@@ -1,8 +1,8 @@
 """The rank sweep: training, alignment and transfer over ranks, seeds and arms (stages: sweep-train@…, sweep-eval@…).
 
 A cell of the default pipeline is one rank with all seeds of params.yaml, in one process; a cell of the full grid one
-arm with all its ranks and seeds, on one further base. Rank 0 is the base model: the `align` and `transfer` stages write
-its rows there, `sweep-base` here. Feeds the rank-sweep, transfer-by-rank and controls tables.
+arm with all its ranks and seeds, on one further base. Rank 0 is the base model, whose rows the stage base-rows writes.
+Feeds the rank-sweep, transfer-by-rank and controls tables.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from torch import nn
 from transformers import PreTrainedModel
 
 from tli import kept, store, terminal
@@ -22,9 +21,8 @@ from tli.model.stack import stacked
 from tli.params import Params
 from tli.store import Row
 from tli.study import align, train, transfer
-from tli.study.views import BASE, Cell
-
-ALIGN, TRANSFER = "align.tsv", "transfer.tsv"
+from tli.study.base_rows import ALIGN, TRANSFER
+from tli.study.views import Cell
 
 
 def cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
@@ -73,12 +71,7 @@ def run_eval(
     """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every adapter under NF4."""
     cells = {cell(params, rank, seed, arm): adapters / place / f"s{seed}"
              for rank, place in ranks.items() for seed in params.sweep.seeds}  # fmt: skip
-    _measure(cells, pairs_path, items_path, quantized, out, params)
-
-
-def run_base(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
-    """The `sweep-base` stage: the same rows of the base itself, rank 0 of every arm."""
-    _measure({BASE: None}, pairs_path, items_path, quantized, out, params)
+    _measure(cells, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
 
 
 def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]:
@@ -93,26 +86,28 @@ def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]
 
 
 def _measure(
-    cells: Mapping[Cell, Path | None], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params
-) -> None:
-    """Alignment and transfer rows of the model with each cell's adapter, or of the model alone."""
+    cells: Mapping[Cell, Path], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params,
+    *, every_layer: bool,
+) -> None:  # fmt: skip
+    """Alignment and transfer rows of the model with each cell's adapter; an arm's at every layer (paper/regime.py)."""
     pairs, items = read_pairs(pairs_path), transfer.asked_items(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
     model, tokenizer = backbone.load(folder), backbone.tokenizer(folder)
-    for adapter in filter(None, cells.values()):
+    for adapter in cells.values():
         lora.hold(adapter, model)  # before anything is measured
     exam = transfer.prepare(items, tokenizer, compute.batch_size)
 
-    def write(name: Cell, adapter: Path | None, piece: Path) -> None:
-        measured: nn.Module = model if adapter is None else lora.load(model, adapter)
-        store.write_rows(piece / ALIGN, align.measure(name, pairs, measured, tokenizer, params, "nf4"))
+    def write(name: Cell, adapter: Path, piece: Path) -> None:
+        measured = lora.load(model, adapter)
+        rows = align.measure(name, pairs, measured, tokenizer, params, "nf4", every_layer=every_layer)
+        store.write_rows(piece / ALIGN, rows)
         store.write_rows(piece / TRANSFER, transfer.measure(name, exam, measured))
-        if adapter is not None:
-            lora.unload(measured)
+        lora.unload(measured)
 
-    inputs = (pairs_path, items_path, quantized, *(adapter for adapter in cells.values() if adapter is not None))
+    inputs = (pairs_path, items_path, quantized, *cells.values())
     choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
+    choices["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
     with kept.pieces(out, inputs, **choices) as finished:
         told = terminal.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))

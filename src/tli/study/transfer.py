@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Int
@@ -22,7 +22,7 @@ from tli import kept, store, terminal
 from tli.data.items import read_items
 from tli.data.prompts import Item
 from tli.model import backbone, lora
-from tli.params import EmbeddedModel, Params
+from tli.params import Params
 from tli.store import Row
 from tli.study import trie
 from tli.study.views import BASE, Cell, main_cell
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `transfer` stage: per-item rows of the base, the paper's cell and, for our own base, an untrained model."""
+    """The `transfer` stage: per-item rows of the paper's cell; base-rows has the base's."""
     items, folder = asked_items(items_path, params), quantized / "nf4"
     if not items:
         return store.write_rows(out, [])
@@ -50,14 +50,7 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     exam = prepare(items, tokenizer, size)
     inputs, model = (items_path, quantized, adapter), params.active.model
     with kept.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
-        found = measure(BASE, exam, base, finished)
-        found.append(drift(items, base, tokenizer, size))
-        found += measure(main_cell(params), exam, lora.load(base, adapter), finished)
-        if isinstance(model, EmbeddedModel):
-            random: nn.Module = _untrained(folder, model.seed)
-            untrained = Cell("untrained", "-", 0, str(model.seed))
-            found += measure(untrained, exam, random.to(base.device), finished)
-        store.write_rows(out, found)
+        store.write_rows(out, measure(main_cell(params), exam, lora.load(base, adapter), finished))
 
 
 def asked_items(path: Path, params: Params) -> list[Item]:
@@ -65,16 +58,14 @@ def asked_items(path: Path, params: Params) -> list[Item]:
     return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
-def _untrained(folder: Path, seed: int) -> LlamaForCausalLM:
+def untrained(folder: Path, seed: int) -> LlamaForCausalLM:
     """A model of the same configuration with random weights: a baseline that is named so wherever it is shown."""
     config = LlamaConfig.from_pretrained(folder, local_files_only=True)
     del config.quantization_config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.eval()
+    cast(Any, model).to(config.dtype).eval()
     return model
 
 

@@ -1,0 +1,81 @@
+"""The micro-world's model as data.dvc holds it: weights in bfloat16 beside the recipe that made them (stage: base).
+
+Pre-training amplifies rounding until another processor is another seed. So its weights are data: trained once by
+`model.source: pretrain`, kept by tools/keep-weights, and read here by every run. The recipe says from which corpus,
+seed and schedule they come; a run whose params.yaml says otherwise is refused, not answered with other weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tli import store
+from tli.model import shards
+from tli.model.tokenizer import put_bos_first
+from tli.params import MicroworldModel
+
+RECIPE = "recipe.json"
+FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+# What the weights depend on in the model's section of params.yaml; the other keys say where they are.
+MADE_BY = ("seed", "pretraining", "blocks", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim",
+           "vocab_size", "tied_embeddings")  # fmt: skip
+
+
+def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -> None:
+    """The `base` stage: the versioned checkpoint in `out`, the log of its training in `metrics`.
+
+    Raises:
+        UserError: the weights are not there (data/ was not pulled), are other bytes than their recipe names, or were
+            made from another corpus, seed, schedule or shape than params.yaml and the micro-world now say.
+    """
+    folder = Path(settings.weights)
+    recipe = read_recipe(folder)
+    for key, value in made_by(settings).items():
+        if (got := recipe["model"].get(key)) != value:
+            raise store.UserError(
+                f"params.yaml: model.{key}: expected {store.brief(got)}, from which the weights in {folder} were made, "
+                f"got {store.brief(value)}; set it so, or set model.source to pretrain, which trains anew"
+            )
+    if (corpus := store.sha256(world_path / "corpus.txt")) != recipe["corpus_sha256"]:
+        raise store.UserError(
+            f"{world_path / 'corpus.txt'}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
+            f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "
+            "pretrain, which trains anew (results differ)"
+        )
+    with store.atomic_dir(out) as temporary:
+        for name in FILES:
+            shutil.copyfile(folder / name, temporary / name)
+        bos = put_bos_first(temporary)
+    trained = {**recipe["training"], "weights": "versioned", "bos": bos, "tensors_sha256": recipe["tensors_sha256"]}
+    store.write_json(metrics, trained)
+
+
+def made_by(settings: MicroworldModel) -> dict[str, Any]:
+    """The settings that the weights depend on, as JSON has them."""
+    given = settings.model_dump(mode="json")
+    return {key: given[key] for key in MADE_BY}
+
+
+def read_recipe(folder: Path) -> Mapping[str, Any]:
+    """The recipe in `folder`, once the files beside it are those that it names.
+
+    Raises:
+        UserError: a file is missing, or the tensors have other bytes.
+    """
+    for name in (RECIPE, *FILES):
+        if not (folder / name).is_file():
+            raise store.UserError(
+                f"{folder / name}: expected the versioned weights (model.weights), found no such file; "
+                "run `dvc pull data.dvc`"
+            )
+    recipe: Mapping[str, Any] = store.read_json(folder / RECIPE, "the weights' recipe")
+    expected, got = recipe.get("tensors_sha256"), shards.digest_of_all(folder)
+    if got != expected:
+        raise store.UserError(
+            f"{folder / 'model.safetensors'}: expected tensors of SHA-256 {expected} ({RECIPE}), got {got}; "
+            "remove data/ and run `dvc pull data.dvc`"
+        )
+    return recipe

@@ -1,0 +1,45 @@
+"""Whole runs on synthetic rows: what every stage before the paper and the report leaves, for one model or several.
+
+Folders are those of dvc.yaml: build/MODEL, results/MODEL, paper/tables/MODEL, paper/figures/MODEL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from synthetic import fabricate, verdict_files
+from tiny import ROOT
+from tli import params as parameters
+from tli.paper import tables, verify
+from tli.params import Params
+
+SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
+
+
+def smoke_models() -> tuple[Params, Params]:
+    """The smoke parameters for two models of unlike form: SmolLM2 without items, and the micro-world with items."""
+    microworld = parameters.load(SMOKE, model="microworld")
+    smollm2 = parameters.load(ROOT / "params.yaml", model="smollm2").active
+    both = {"models": ("smollm2", "microworld"), "profiles": {**microworld.profiles, "smollm2": smollm2}}
+    return microworld.model_copy(update={**both, "model": "smollm2"}), microworld.model_copy(update=both)
+
+
+def finished(root: Path, *models: Params, **options: Any) -> dict[str, dict[str, Any]]:
+    """Writes a run of `models` under `root`; model -> the arguments of its stage `tables`, build folder included."""
+    runs = {}
+    for number, params in enumerate(models):
+        model = params.model
+        build, results = root / "build" / model, root / "results" / model
+        made = fabricate(build, params, seed=number, pairs=(8, 4), items=20, **options)
+        made |= {"tables": root / "paper" / "tables" / model, "figures_out": root / "paper" / "figures" / model}
+        made |= {"plots_out": results / "plots", "measured": results / "measured.json"}
+        tables.run(**made)
+        judge(made, results / "verify.json", params)
+        runs[model] = made | {"build": build, "verify": results / "verify.json"}
+    return runs
+
+
+def judge(made: dict[str, Any], out: Path, params: Params) -> None:
+    """The stage `verify`."""
+    verify.run(measured=made["measured"], files=verdict_files(), params=params, out=out)
