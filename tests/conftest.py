@@ -62,16 +62,16 @@ def params() -> parameters.Params:
     loaded = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
     profile = loaded.active
     model = profile.model.model_copy(
-        update={"blocks": 4, "hidden_size": 64, "intermediate_size": 96, "heads": 4, "kv_heads": 2}
+        update={"blocks": 4, "hidden_size": 64, "intermediate_size": 96, "heads": 4, "kv_heads": 2, "head_dim": 16}
     )
-    return loaded.model_copy(update={"profiles": {loaded.profile: profile.model_copy(update={"model": model})}})
+    return loaded.model_copy(update={"profiles": {loaded.model: profile.model_copy(update={"model": model})}})
 
 
 @pytest.fixture(scope="session")
 def tiny_quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, params: parameters.Params) -> Path:
     """The tiny checkpoint's 4-bit cache, as the stage writes it: nf4, fp4, manifest; evidence in rows.tsv beside."""
     folder = tmp_path_factory.mktemp("cache")
-    nf4.run(tiny_base, folder / "quantized", folder / "rows.tsv", params.quantize)
+    nf4.run(tiny_base, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
     return folder / "quantized"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from synthetic import fabricate
+from synthetic import fabricate, verdict_files
 from tiny import ROOT
 from tli import params as parameters
 from tli.paper import tables, verify
@@ -42,5 +42,4 @@ def finished(root: Path, *models: Params, **options: Any) -> dict[str, dict[str,
 
 def judge(made: dict[str, Any], out: Path, params: Params) -> None:
     """The stage `verify`."""
-    expected = ROOT / "paper" / "expected.yaml"
-    verify.run(measured=made["measured"], reported=made["reported"], expected=expected, out=out, params=params)
+    verify.run(measured=made["measured"], files=verdict_files(), params=params, out=out)

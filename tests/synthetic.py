@@ -15,6 +15,7 @@ import numpy as np
 from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item, Source, render
+from tli.paper import verify
 from tli.params import Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
@@ -53,6 +54,7 @@ def fabricate(
     store.write_rows(given["scan"], _scan(rng, params))
     store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     base_rows, both = folder / "base-rows", ("nf4", "fp4")
+    given["base_rows"] = base_rows
     store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
     store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
     sets = () if params.active.benchmarks.source == "none" else SETS
@@ -80,9 +82,13 @@ def fabricate(
     metrics = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
-        "base": {"tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}]},
+        "base": {
+            "tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}],
+            "bos": "the tokenizer's own",
+        },
         "benchmarks": {f"{set_}.test.{key}": items for set_ in sets for key in ("items", "accuracy.ngram")}
-        | {f"{set_}.scored": "test" for set_ in sets},
+        | {f"{set_}.scored": "test" for set_ in sets}
+        | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
@@ -91,7 +97,7 @@ def fabricate(
     made = {"tables": "tables", "figures_out": "figures", "plots_out": "plots"}
     made |= {"headline": "headline.json", "measured": "measured.json"}
     outputs = {name: folder / "out" / path for name, path in made.items()}
-    return given | outputs | {"base_rows": base_rows, "sweep": folder / "sweep", "reported": reported, "params": params}
+    return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
 
 
 def with_blocks(params: Params, blocks: int) -> Params:
@@ -101,15 +107,26 @@ def with_blocks(params: Params, blocks: int) -> Params:
     return params.model_copy(update={"profiles": {**params.profiles, params.model: profile}})
 
 
+def verdict_files(root: Path | None = None) -> verify.Files:
+    """The project's files that `verify` reads, in the folder `root`."""
+    root = Path(__file__).resolve().parents[1] if root is None else root
+    return verify.Files(*(root / path for path in verify.Files()))
+
+
+def named(params: Params, model: str) -> Params:
+    """The same parameters for a model of another name."""
+    return params.model_copy(update={"model": model, "models": (model,), "profiles": {model: params.active}})
+
+
 def as_paper(params: Params) -> Params:
-    """The same parameters under the name of the published model's profile: synthetic values judged as if they were its.
+    """The same parameters under the name of the published model: synthetic values judged as if they were its.
 
     Tests only. The word lists are said to be the author's, on whom the published values were measured.
     """
     return params.model_copy(
         update={
-            "models": ("lugha_llama",),
             "model": "lugha_llama",
+            "models": ("lugha_llama",),
             "profiles": {"lugha_llama": params.active},
             "pairs": params.pairs.model_copy(update={"source": "author"}),
         }
@@ -121,7 +138,7 @@ def _quantize(blocks: int) -> Iterator[Row]:
         for item, measure, value in (
             ("model", "class", "LlamaForCausalLM"), ("model", "blocks", blocks), ("model", "hidden_size", 64),
             ("model", "intermediate_size", 96), ("model", "heads", 4), ("model", "kv_heads", 2),
-            ("model", "vocab_size", 160), ("model", "head", "loaded"),
+            ("model", "head_dim", 16), ("model", "vocab_size", 160), ("model", "head", "loaded"),
             ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
             ("projections", "parameters", 4096), ("projections", "blocksize", 64),
             ("projections", "double_quant", "false"),

@@ -294,7 +294,7 @@ def test_a_planted_massive_activation_is_found_where_it_is() -> None:
 
 
 def test_a_cut_model_has_the_views_of_its_layers_and_no_others() -> None:
-    model = parameters.load(ROOT / "params.yaml").profiles["headline"].model
+    model = parameters.load(ROOT / "params.yaml").profiles["lugha_llama_early"].model
     assert views.layers(model) == ["0", "1", "2"]
     assert {name: str(view) for name, view in views.named(model).items()} == {"as_scripted": "2.content.fp4"}
     assert [str(view) for view in views.per_pair(model, 1, "nf4")] == [
@@ -303,7 +303,7 @@ def test_a_cut_model_has_the_views_of_its_layers_and_no_others() -> None:
 
 
 def test_views_of_the_paper_at_its_own_depth() -> None:
-    model = parameters.load(ROOT / "params.yaml").profiles["paper"].model
+    model = parameters.load(ROOT / "params.yaml").profiles["lugha_llama"].model
     named = {name: str(view) for name, view in views.named(model).items()}
     assert named == {"as_described": "31.mask.nf4", "as_scripted": "2.content.fp4", "final": "norm.content.nf4"}
     assert views.layers(model)[0] == "0"

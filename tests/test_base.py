@@ -18,7 +18,8 @@ from tli.model import base
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = SimpleNamespace(
-    seed=0, blocks=2, hidden_size=64, intermediate_size=64, heads=2, kv_heads=2, vocab_size=1024,
+    seed=0, blocks=2, hidden_size=64, intermediate_size=64, heads=2, kv_heads=2, head_dim=32, vocab_size=1024,
+    tied_embeddings=False,
     pretraining=SimpleNamespace(steps=12, batch_tokens=512, lr=3e-3, warmup_steps=4, weight_decay=0.1),
 )  # fmt: skip
 
@@ -27,7 +28,8 @@ SETTINGS = SimpleNamespace(
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world/, and the same base twice: first/, second/."""
     folder = tmp_path_factory.mktemp("base")
-    settings = params.load(ROOT / "params.yaml").profiles["embedded"].benchmarks.model_copy(update={"documents": 3000})
+    committed = params.load(ROOT / "params.yaml", model="microworld").active.benchmarks
+    settings = committed.model_copy(update={"documents": 3000})
     world.run(ROOT / "data/pairs.tsv", ROOT / "data/world", folder / "world", folder / "world.json", settings)
     for name in ("first", "second"):
         base.run(folder / "world", folder / name, folder / f"{name}.json", SETTINGS)

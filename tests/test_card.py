@@ -139,7 +139,7 @@ def test_the_card_says_what_made_the_adapter(adapter: Path, listed: Path, params
     assert "seed 3 |" in card.page(other, 3, listed, tiny_quantized)
 
 
-@pytest.mark.parametrize("name", ["paper", "small"])
+@pytest.mark.parametrize("name", ["lugha_llama", "qwen3"])
 def test_of_a_published_model_the_card_names_repository_and_revision(
     name: str, listed: Path, tiny_quantized: Path
 ) -> None:
@@ -171,9 +171,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     smoke, folder = parameters.load(SMOKE), tmp_path_factory.mktemp("run")
     root = folder / "project"
     made = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20)
-    own = {"tables": root / "paper" / "tables" / "embedded", "figures_out": root / "paper" / "figures" / "embedded"}
+    own = {"tables": root / "paper" / "tables" / "microworld", "figures_out": root / "paper" / "figures" / "microworld"}
     tables.run(**made | own)
-    build = root / "build" / "embedded"
+    build = root / "build" / "microworld"
     build.mkdir(parents=True)
     (build / "pairs.tsv").write_bytes(made["pairs"].read_bytes())
     (root / "params.yaml").write_bytes(SMOKE.read_bytes())
@@ -181,7 +181,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     for folder, rank, seed in ((build / "adapter", 16, 0), (build / "sweep" / "adapters" / "r4" / "s1", 4, 1)):
         own_lora = smoke.lora.model_copy(update={"rank": rank})
         said = card.page(smoke.model_copy(update={"lora": own_lora}), seed, made["pairs"], quantized)
-        lora.save(load_file(adapter / lora.WEIGHTS), own_lora, 2, folder, "build/embedded/quantized/nf4", said)
+        lora.save(load_file(adapter / lora.WEIGHTS), own_lora, 2, folder, "build/microworld/quantized/nf4", said)
     return root
 
 
@@ -197,20 +197,20 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
     done = CliRunner().invoke(main, ["export", "--rank", "4", "--seed", "1"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert "nothing was uploaded" in done.output
-    out = finished / "build" / "embedded" / "export" / "r4-s1"
+    out = finished / "build" / "microworld" / "export" / "r4-s1"
     assert {file.name for file in out.iterdir()} == {lora.WEIGHTS, lora.SETTINGS, lora.CARD, store.MANIFEST}
     store.check_manifest(out)
-    source = finished / "build" / "embedded" / "sweep" / "adapters" / "r4" / "s1"
+    source = finished / "build" / "microworld" / "sweep" / "adapters" / "r4" / "s1"
     assert (out / lora.WEIGHTS).read_bytes() == (source / lora.WEIGHTS).read_bytes()
     text = (out / lora.CARD).read_text(encoding="utf-8")
     results = text.partition("## Results\n")[2].partition("\n## ")[0]
-    page = (finished / "paper" / "tables" / "embedded" / "xcopa.md").read_text(encoding="utf-8")
+    page = (finished / "paper" / "tables" / "microworld" / "xcopa.md").read_text(encoding="utf-8")
     wanted = [line for line in page.splitlines() if re.match(r"\| \w+ \| (base|sweep) \| (0|4) \|", line)]
     assert len(wanted) == 4
     assert set(wanted) <= set(results.splitlines())
     assert not re.search(r"\| sweep \| 2 \|", results)
     assert text.replace(results, "") == (source / lora.CARD).read_text(encoding="utf-8").replace(
-        f"\n{card.LATER.format(profile='embedded')}\n", ""
+        f"\n{card.LATER.format(model='microworld')}\n", ""
     ), "the rest of the card is the adapter's own"
     first = {file.name: file.read_bytes() for file in out.iterdir()}
     CliRunner().invoke(main, ["export", "--rank", "4", "--seed", "1"], catch_exceptions=False)
@@ -228,18 +228,18 @@ def test_without_a_rank_it_is_the_paper_s_cell(finished: Path) -> None:
     [
         (["--rank", "3"], "--rank: expected one of the sweep's, 2, 4, got 3; add it to sweep.ranks and run"),
         (["--rank", "4", "--seed", "9"], "--seed: expected one of the sweep's, 0, 1, got 9"),
-        (["--rank", "2"], "build/embedded/sweep/adapters/r2/s0/adapter_model.safetensors: no such file"),
+        (["--rank", "2"], "build/microworld/sweep/adapters/r2/s0/adapter_model.safetensors: no such file"),
     ],
 )
 def test_what_is_not_there_is_one_line(finished: Path, arguments: list[str], said: str) -> None:
     done = CliRunner().invoke(main, ["export", *arguments])
     assert done.exit_code == 2
     assert said in done.output
-    assert not (finished / "build" / "embedded" / "export").exists()
+    assert not (finished / "build" / "microworld" / "export").exists()
 
 
 def test_another_word_list_than_the_tables_is_refused(finished: Path) -> None:
-    with (finished / "build" / "embedded" / "pairs.tsv").open("a", encoding="utf-8") as file:
+    with (finished / "build" / "microworld" / "pairs.tsv").open("a", encoding="utf-8") as file:
         file.write("moja\tone\tnumeral\tany\ttrained\n")
     done = CliRunner().invoke(main, ["export"])
     assert done.exit_code == 2
@@ -254,18 +254,18 @@ def test_the_author_s_adapter_is_not_exported(finished: Path) -> None:
 
 def test_on_a_hub_s_model_the_export_names_repository_and_revision(finished: Path) -> None:
     """`first` becomes the revision that was pinned."""
-    published = parameters.load(ROOT / "params.yaml", changes={"profile": "small"})
-    build, revision = finished / "build" / "embedded", "7" * 40
-    quantized = Path("build/small/quantized")
+    published = parameters.load(ROOT / "params.yaml", model="qwen3")
+    build, revision = finished / "build" / "microworld", "7" * 40
+    quantized = Path("build/qwen3/quantized")
     (finished / quantized).mkdir(parents=True)
     (finished / quantized / store.MANIFEST).write_text("")
     said = card.page(published, 0, build / "pairs.tsv", quantized)
     store.write_text(build / "adapter" / lora.CARD, said)
-    store.write_json(finished / "results" / "small" / "base.json", {"revision": revision})
-    tabled, fetched = finished / "paper" / "tables" / "embedded", finished / "results" / "small" / "base.json"
+    store.write_json(finished / "results" / "qwen3" / "base.json", {"revision": revision})
+    tabled, fetched = finished / "paper" / "tables" / "microworld", finished / "results" / "qwen3" / "base.json"
     adapters.run(None, None, build, tabled, fetched, finished / "ready", published)
     settings = store.read_json(finished / "ready" / lora.SETTINGS)
-    assert settings["base_model_name_or_path"] == "Qwen/Qwen2.5-0.5B"
+    assert settings["base_model_name_or_path"] == "Qwen/Qwen3-0.6B-Base"
     assert settings["revision"] == revision
     text = (finished / "ready" / lora.CARD).read_text(encoding="utf-8")
     assert "first" not in text.partition("## Load it")[2].partition("## Results")[0]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from tiny import MODEL_TYPES, write_model
 from tli import store
 from tli.model import backbone, lora, nf4
 from tli.model.checkpoint import Dequantized, Rows
@@ -21,25 +22,17 @@ IDS = torch.tensor([[1, 8, 9, 40], [1, 30, 3, 3]])
 BLOCKS = 4
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen"])
+@pytest.fixture(scope="module", params=MODEL_TYPES)
 def quantized(
     request: pytest.FixtureRequest, tiny_quantized: Path, tmp_path_factory: pytest.TempPathFactory, params: Params
 ) -> Path:
-    """The 4-bit caches of the tiny Llama, and of a Qwen2: biases, a tied head, window attention in its last blocks."""
+    """The 4-bit caches of the tiny Llama, and of a model of each other type: biases, tied heads, norms of queries and
+    keys, heads wider than hidden_size / heads, attention to a window, scaled embeddings.
+    """
     if request.param == "llama":
         return tiny_quantized
-    folder = tmp_path_factory.mktemp("qwen")
-    config = Qwen2Config(
-        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=BLOCKS, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True, initializer_range=0.2,
-        use_sliding_window=True, sliding_window=2, max_window_layers=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(folder / "base")
+    folder = tmp_path_factory.mktemp(request.param)
+    write_model(folder / "base", request.param)
     nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", params.quantize)
     return folder / "quantized"
 

@@ -37,7 +37,7 @@ def loaded(profile: str) -> parameters.Params:
     return parameters.load(ROOT / "params.yaml", {"profile": profile})
 
 
-def cell(stage: str = "sweep-train@2", reads: str | None = None, out: str = "out.txt") -> Cell:
+def cell(stage: str = "sweep-train@microworld-2", reads: str | None = None, out: str = "out.txt") -> Cell:
     return Cell(stage, ("sweep-train", "--out", out), {"in.txt": reads}, (out,), "0" * 64, True)
 
 
@@ -120,11 +120,35 @@ def test_a_stage_that_fails_for_its_own_reason_is_not_tried_again(place: Path, r
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 1
     line = submit.unfinished(cell())
-    assert line == f"sweep-train@2: attempts: 1; last line: no such rank; log: {cell().folder / '1' / cells.LOG}"
+    log = cell().folder / "1" / cells.STDERR
+    assert line == f"sweep-train@microworld-2: attempts: 1; last line: no such rank; log: {log}"
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("print('progress', file=sys.stderr, flush=True); print('on stdout', flush=True); sys.exit('why')", "why"),
+        ("sys.stderr.write('why\\n'); sys.stderr.flush(); print('on stdout', flush=True); sys.exit(1)", "why"),
+        ("print('why'); sys.stderr.write(' \\n\\n'); sys.exit(1)", "why"),
+        ("sys.exit(3)", "exit status 3"),
+    ],
+    ids=["stderr after stdout", "stdout after stderr", "stderr blank", "neither"],
+)
+def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
+    place: Path, runs: Callable[[str], None], code: str, line: str
+) -> None:
+    """The same line in whichever order the two streams are written."""
+    runs(f"import sys; {code}")
+    (folder,) = prepared(cell())
+    with pytest.raises(store.CheckFailed) as caught:
+        attempt.run(folder)
+    assert caught.value.message == line
+    assert f"last line: {line}; log: " in submit.unfinished(cell())
 
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
-    first, second = cell(), Cell("sweep-eval@2", (), {"out.txt": "sweep-train@2"}, ("rows",), "1" * 64, True)
+    first = cell()
+    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.name}, ("rows",), "1" * 64, True)
     runs(
         "import pathlib; p = pathlib.Path; p('out.txt').exists() and p('rows').write_text(p('out.txt').read_text())\n"
         "p('in.txt').exists() and (p('out.txt').mkdir(), p('out.txt/a').write_text('new'))"
@@ -211,13 +235,13 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_the_full_grid_has_as_many_cells_as_its_pipeline() -> None:
-    params = loaded("embedded")
+    params = loaded("microworld")
     arms = {name: parameters.load(ROOT / "params.yaml", arm=name) for name in workers.arms(params)}
     found = workers.chains(params, arms)
     assert [sum(each.cells for each in own) for own in found.values()] == [12, 140]
     assert [sum(each.adapters for each in own) for own in found.values()] == [30, 725]
     assert {each.layers for each in found["full grid, 5 bases"]} == {0.5, 1.0, 2.0, 4.0}
-    assert workers.arms(loaded("headline")) == []
+    assert workers.arms(loaded("lugha_llama_early")) == []
 
 
 def test_the_last_cell_is_through_when_the_longest_chain_is() -> None:
@@ -230,7 +254,7 @@ def test_the_last_cell_is_through_when_the_longest_chain_is() -> None:
 
 def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -> None:
     """SYNTHETIC figures of a GPU. No measurement."""
-    params, pairs = loaded("paper"), ROOT / "data" / "pairs.tsv"
+    params, pairs = loaded("lugha_llama"), ROOT / "data" / "pairs.tsv"
     arms = dict.fromkeys(workers.arms(params), params)
     said = workers.page(params, arms, pairs, tmp_path, [])
     assert said.count("not measured") == 8
@@ -258,7 +282,7 @@ def test_what_cells_read_must_be_there(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     copy.edit("double_quant: false}\n  fp4", "double_quant: true}\n  fp4")
     said = copy("tli", "submit", "--dry-run", ok=False)
-    assert "sweep-train@2: expected what it reads to be there or to come from another cell" in said
+    assert "sweep-train@microworld-2: expected what it reads to be there or to come from another cell" in said
     assert "`dvc repro quantize`" in said
 
 
@@ -268,23 +292,23 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
     plain("dvc", "repro", "sweep-eval")
     said = copy("tli", "submit", "--dry-run")
     assert [line.split(",")[0] for line in said.splitlines() if line.startswith("sweep")] == [
-        "sweep-train@2", "sweep-train@4", "sweep-eval@2", "sweep-eval@4"
+        "sweep-train@microworld-2", "sweep-train@microworld-4", "sweep-eval@microworld-2", "sweep-eval@microworld-4"
     ]  # fmt: skip
-    assert "sweep-eval@4, after sweep-train@4" in said
+    assert "sweep-eval@microworld-4, after sweep-train@microworld-4" in said
     assert not (copy.root / cells.FOLDER).exists()
     with copy.started("tli", "submit") as running:
-        killed_in(copy, "sweep-train@4", signal.SIGKILL)
+        killed_in(copy, "sweep-train@microworld-4", signal.SIGKILL)
         again = copy("tli", "submit", "--dry-run")
         assert running.wait(300) == 0
     assert again.startswith("4 cells to submit")
-    assert len(cells.attempts(next((copy.root / cells.FOLDER).glob("sweep-train@4.*")))) == 2
+    assert len(cells.attempts(next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*")))) == 2
     assert copy("tli", "submit").startswith("0 cells to submit")
-    (rows,) = copy.root.glob(f"{cells.FOLDER}/sweep-eval@2.*/1/build/*/sweep/rows/r2/align.tsv")
+    (rows,) = copy.root.glob(f"{cells.FOLDER}/sweep-eval@microworld-2.*/1/build/*/sweep/rows/r2/align.tsv")
     text = rows.read_text()
     rows.write_text(text.replace("0.", "1.", 1))
     said = copy("tli", "collect", ok=False)
     assert "3 cells collected, 1 left" in said
-    assert "sweep-eval@2: " in said
+    assert "sweep-eval@microworld-2: " in said
     rows.write_text(text)
     assert "1 cells collected, 0 left" in copy("tli", "collect")
     assert not (copy.root / cells.FOLDER).exists()
@@ -298,7 +322,7 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
 def test_interrupted_it_ends_its_own_jobs(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     with copy.started("tli", "submit") as running:
-        log = waited(lambda: next(copy.root.glob(f"{cells.FOLDER}/sweep-train@2.*/1/{cells.LOG}"), None))
+        log = waited(lambda: next(copy.root.glob(f"{cells.FOLDER}/sweep-train@microworld-2.*/1/{cells.STDERR}"), None))
         running.send_signal(signal.SIGINT)
         assert running.wait(60) == 1
     waited(lambda: not left(log.parent))

@@ -35,7 +35,7 @@ def hub(params: Params) -> Params:
     """The tiny model's parameters with the paper profile's benchmarks."""
     published = parameters.load(ROOT / "params.yaml").profiles["paper"]
     profile = params.active.model_copy(update={"benchmarks": published.benchmarks})
-    return params.model_copy(update={"profiles": {params.profile: profile}})
+    return params.model_copy(update={"profiles": {params.model: profile}})
 
 
 def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_path: Path) -> None:

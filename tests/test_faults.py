@@ -21,8 +21,10 @@ from stages import Stages
 WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
 SOAK = "TLI_SOAK" in os.environ
 KILLS = 20 if SOAK else 3  # of each long stage
-LONG = ("base", "quantize", "train", "align", "transfer", "sweep-train@2", "sweep-eval@2", "tables")
-BY_DVC = LONG if SOAK else ("sweep-eval@2",)  # the run after the last kill is dvc's own, ten seconds; else a fork
+SWEPT = ("sweep-train@microworld-2", "sweep-eval@microworld-2")
+LONG = (*(f"{name}@microworld" for name in ("base", "quantize", "train", "align", "transfer")), *SWEPT,
+        "tables@microworld")  # fmt: skip
+BY_DVC = LONG if SOAK else SWEPT[1:]  # the run after the last kill is dvc's own, ten seconds; else a fork
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -50,7 +52,7 @@ def checkout(done: Checkout, tmp_path: Path) -> Checkout:
     """The finished run without what `base` and `quantize` wrote."""
     shutil.copytree(done.root, tmp_path / "project", symlinks=True)
     for name in ("base", "quantized"):
-        shutil.rmtree(tmp_path / "project" / "build" / done.profile / name)
+        shutil.rmtree(tmp_path / "project" / "build" / done.model / name)
     return Checkout(tmp_path / "project")
 
 
@@ -66,7 +68,7 @@ def test_a_killed_dvc_takes_its_stage_down(
     checkout: Checkout, done: Checkout, number: signal.Signals, shell: str, figures: Callable[[str, int], None]
 ) -> None:
     """A killed `dvc` takes its stage down with it, and the next `dvc repro` gives what an undisturbed one gives."""
-    lock = checkout.root / "build" / checkout.profile / ".kept" / "base.lock"
+    lock = checkout.root / "build" / checkout.model / ".kept" / "base.lock"
     with start(checkout, "dvc", "repro", "--no-run-cache", "quantize", SHELL=shell) as dvc:
         until(lambda: lock.is_file() and lock.read_text())
         (stage,) = (pid for pid in descendants(dvc.pid) if f"process {pid} " in lock.read_text())

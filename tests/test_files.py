@@ -159,7 +159,7 @@ def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int
     assert check().exit_code == 0  # as at the end of `make repro`
     before = copy.digests("data", "build", "results", "paper", ".dvc/cache", ".dvc/remote")
     remote = sorted(Path(".dvc/remote").rglob("*"), key=str)
-    profile = copy.profile
+    profile = copy.model
     struck = [
         Path("data/pairs.tsv"),
         next(path for path in remote if path.suffix == ".dir"),
@@ -189,7 +189,7 @@ def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int
 
 def test_what_has_no_copy_is_set_aside_and_made_again(copy: Checkout, figures: Callable[[str, int], None]) -> None:
     before = copy.digests("build", "results", "paper", ".dvc/cache/files")
-    profile = copy.profile
+    profile = copy.model
     struck = [Path("build", profile, "align.tsv"), Path("build", profile, "adapter", "adapter_model.safetensors")]
     for path in struck:
         md5 = hashlib.md5(path.read_bytes()).hexdigest()

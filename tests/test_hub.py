@@ -14,20 +14,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hub as loopback
 from hub import Content, Hub
 from tli import store
 from tli.data import fetch
 from tli.data.fetch import Repo
-from tli.model import hub, shards
+from tli.model import hub, shards, supported
+from tli.params import HubModel
 
 # Headers.
 
@@ -230,13 +232,13 @@ def test_a_second_fetch_asks_for_nothing_and_gives_the_same(
 def test_a_checkpoint_that_was_not_all_fetched_is_refused_offline(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the manifest names is never a part: an interrupted fetch leaves no name, so that none can pass for all."""
+    """An interrupted fetch leaves no name of a weight in the manifest, so that no part can pass for the whole."""
     world.hub.fail("GET /large/", loopback.Fault(flip=200), times=1)
     with pytest.raises(store.CheckFailed, match="removed from the cache"):
         world.fetch(LLAMA)
     assert not (world.folder / "out").exists()
     monkeypatch.setattr(fetch.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(store.UserError, match=r"HF_HUB_OFFLINE is set and .* names none of its files; unset it once"):
+    with pytest.raises(store.UserError, match=r"HF_HUB_OFFLINE is set and .* names none of its \*\.safetensors"):
         world.fetch(LLAMA)
 
 
@@ -394,9 +396,65 @@ def test_a_model_that_transformers_does_not_have_is_refused(
     config = json.dumps({"model_type": kind, "auto_map": {"AutoConfig": "modeling.Config"}}).encode()
     repo = publish(world, written[LLAMA], "o/other", config__json=config, modeling__py=b"1 / 0")
     with pytest.raises(
-        store.UserError, match=rf"model_type: expected a causal language model .*, got {kind!r}; choose"
+        store.UserError, match=rf"config\.json: model_type: expected one of llama, .*, got {kind!r}; choose"
     ):
         world.fetch(repo)
+
+
+def shape_of(folder: Path, **changed: Any) -> HubModel:
+    """The shape of the checkpoint in `folder` as params.yaml would give it."""
+    shape = supported.shape(AutoConfig.from_pretrained(folder, local_files_only=True))
+    source = {"source": "hub", "repo": LLAMA.name, "revision": LLAMA.revision, "head_from": None, "span": None}
+    return HubModel.model_validate(source | shape | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"head_dim": 32},
+            r"params\.yaml: model\.head_dim of the profile: expected 16, as in models/o/llama@\w+/config",
+        ),
+        (
+            {"tied_embeddings": True},
+            r"model\.tied_embeddings of the profile: expected false, as in .*, got true; set it",
+        ),
+        ({"vocab_size": 161}, r"model\.vocab_size of the profile: expected \d+, as in .*, got 161; set it so"),
+    ],
+)
+def test_another_shape_is_refused_before_a_weight_is_asked_for(
+    world: SimpleNamespace, written: dict[Repo, Path], changed: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(store.UserError, match=line):
+        hub.run(world.folder / "out", world.folder / "base.json", shape_of(written[LLAMA], **changed), world.manifest)
+    assert not world.hub.requests(r"safetensors$|/large/")
+    hub.run(world.folder / "out", world.folder / "base.json", shape_of(written[LLAMA]), world.manifest)
+    assert store.read_json(world.folder / "base.json")["bos"] == "the tokenizer's own"
+    assert world.hub.requests(r"safetensors$")
+
+
+def test_an_unsupported_model_is_refused_before_a_weight_is_asked_for(
+    world: SimpleNamespace, written: dict[Repo, Path]
+) -> None:
+    """Mistral has Llama's module names, and would be read without a complaint."""
+    config = json.loads((written[LLAMA] / "config.json").read_text()) | {"model_type": "mistral"}
+    repo = publish(world, written[LLAMA], "o/mistral", config__json=json.dumps(config).encode())
+    with pytest.raises(store.UserError, match=r"models/o/mistral@9+/config\.json: model_type: expected one of llama"):
+        world.fetch(repo)
+    assert not world.hub.requests(r"safetensors$|/large/")
+
+
+def test_bos_is_prepended_in_the_checkpoint_and_not_in_the_cache(
+    world: SimpleNamespace, written: dict[Repo, Path]
+) -> None:
+    tokenizer = json.loads((written[LLAMA] / "tokenizer.json").read_text())
+    content = json.dumps(tokenizer | {"post_processor": None}).encode()
+    repo = publish(world, written[LLAMA], "o/bare", tokenizer__json=content)
+    summary, out = world.fetch(repo)
+    assert summary["bos"] == "prepended by us"
+    assert AutoTokenizer.from_pretrained(out, local_files_only=True)("mbwa").input_ids[0] == 1
+    again, _ = world.fetch(repo, name="again")
+    assert again == summary, "the cache is as it was fetched"
 
 
 def test_where_links_cannot_be_made_files_are_copied_if_there_is_room(
@@ -420,7 +478,7 @@ def test_where_links_cannot_be_made_files_are_copied_if_there_is_room(
     assert not (world.folder / "full").exists()
 
 
-def test_what_is_to_come_is_held_against_the_free_space_before_the_first_byte(
+def test_the_free_space_is_checked_before_the_first_byte_of_a_weight(
     world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(world.folder)
@@ -428,4 +486,4 @@ def test_what_is_to_come_is_held_against_the_free_space_before_the_first_byte(
     with pytest.raises(store.UserError, match="free some, or set HF_HOME to a folder on a larger disk"):
         world.fetch(LLAMA)
     assert not world.hub.requests("GET /large")
-    assert not list(world.home.rglob("blobs/*"))
+    assert not list(world.folder.rglob("*.safetensors"))

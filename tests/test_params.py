@@ -28,7 +28,8 @@ def _refused(tmp_path: Path, text: str) -> str:
 
 def test_the_committed_file_is_valid() -> None:
     loaded = params.load(ROOT / "params.yaml")
-    assert (loaded.profile, loaded.lora.rank, loaded.lora.scaling, loaded.train.layer) == ("embedded", 16, "2r", 2)
+    assert (loaded.models, loaded.model) == (("smollm2", "microworld"), "smollm2")
+    assert (loaded.lora.rank, loaded.lora.scaling, loaded.train.layer) == (16, "2r", 2)
     assert (loaded.train.margin, loaded.train.lr, loaded.train.warmup_steps) == (0.4, 2e-4, 50)
     assert (loaded.train.epochs, loaded.train.batch_size, loaded.lora.dropout) == (5, 8, 0.05)
 
@@ -47,7 +48,11 @@ def test_the_committed_file_is_valid() -> None:
         ("scaling: 2r", "scaling: 3r", "lora.scaling: expected '2r', 'fixed32' or 'rslora', got '3r'"),
         ("margin: 0.4", "margin: .nan", "train.margin: expected a finite number"),
         ("lr: 2.0e-4", "lr: -1.0", "train.lr: expected greater than or equal to 0"),
-        ("profile: embedded", "profile: huge", "profile: expected one of"),
+        ("[smollm2, microworld]", "[smollm3]", "models: expected names of models (smollm2, microworld, "),
+        ("[smollm2, microworld]", "[]", "models: expected a list of one model or more"),
+        ("[smollm2, microworld]", "smollm2", "models: expected a list of one model or more"),
+        ("[smollm2, microworld]", "[microworld, microworld]", "models: expected each value once"),
+        ("models: [smollm2, microworld]", "model: smollm2", "model: unknown key"),
         ("ranks: [1, 2,", "ranks: [1, 1,", "sweep.ranks: expected each value once"),
         ("ranks: [1, 2,", "ranks: [1, 4096,", "sweep.ranks: expected at most"),
         ("confidence: 0.95", "confidence: 95", "stats.confidence: expected less than 1, got 95"),
@@ -58,16 +63,16 @@ def test_a_bad_value_names_its_key(tmp_path: Path, old: str, new: str, expected:
     assert expected in _refused(tmp_path, COMMITTED.replace(old, new, 1))
 
 
-HEADLINE = COMMITTED.replace("profile: embedded", "profile: headline", 1)
+EARLY = COMMITTED.replace("[smollm2, microworld]", "[lugha_llama_early]", 1)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("span: 2", "span: 1", "profiles.headline.model.span: expected greater than or equal to 2, got 1"),
-        ("span: 2", "span: 32", "profiles.headline.model: expected span null or below blocks (32), got 32"),
+        ("span: 2", "span: 1", "profiles.lugha_llama_early.model.span: expected greater than or equal to 2, got 1"),
+        ("span: 2", "span: 32", "profiles.lugha_llama_early.model: expected span null or below blocks (32), got 32"),
         ("span: 2", "span: null", ""),
-        ("benchmarks: {source: none}", "benchmarks: {source: all}", "profiles.headline.benchmarks: expected"),
+        ("{source: none} #", "{source: all} #", "profiles.lugha_llama_early.benchmarks: expected"),
         ("  layer: 2   ", "  layer: 3   ", "train.layer: expected what the first 2 of 32 blocks can give"),
         ("  layer: 2   ", "  layer: last", "train.layer: expected what the first 2 of 32 blocks can give"),
         ("blocks: reached", "blocks: all", "lora.blocks: expected what the first 2 of 32 blocks can give, .*, got all"),
@@ -75,22 +80,23 @@ HEADLINE = COMMITTED.replace("profile: embedded", "profile: headline", 1)
     ],
 )
 def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
-    assert HEADLINE.count(old) >= 1, f"{old!r} is no longer in params.yaml"
-    (tmp_path / "params.yaml").write_text(HEADLINE.replace(old, new, 1), encoding="utf-8")
+    assert EARLY.count(old) >= 1, f"{old!r} is no longer in params.yaml"
+    (tmp_path / "params.yaml").write_text(EARLY.replace(old, new, 1), encoding="utf-8")
     if not expected:
         assert params.load(tmp_path / "params.yaml").active.model.whole
         return
-    said = _refused(tmp_path, HEADLINE.replace(old, new, 1))
+    said = _refused(tmp_path, EARLY.replace(old, new, 1))
     assert re.search(expected if "\\" in expected or ".*" in expected else re.escape(expected), said), said
 
 
 def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_it_is_asked_for(tmp_path: Path) -> None:
-    loaded = params.load(ROOT / "params.yaml", {"profile": "headline"})
+    loaded = params.load(ROOT / "params.yaml", model="lugha_llama_early")
     assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
     with pytest.raises(store.UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
-        params.load(ROOT / "params.yaml", {"profile": "headline"}, arm="layer_last")
-    with pytest.raises(store.UserError, match=r"profiles\.paper: expected benchmarks\.source none with model\.span"):
-        params.load(ROOT / "params.yaml", {"profiles.paper.model.span": 2})
+        params.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
+    expected = r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"
+    with pytest.raises(store.UserError, match=expected):
+        params.load(ROOT / "params.yaml", {"profiles.lugha_llama.model.span": 2})
 
 
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
 
 def test_a_key_twice_names_its_line(tmp_path: Path) -> None:
     line = COMMITTED.count("\n") + 1
-    assert f":{line}: not valid YAML: found duplicate key" in _refused(tmp_path, COMMITTED + "profile: embedded\n")
+    assert f":{line}: not valid YAML: found duplicate key" in _refused(tmp_path, COMMITTED + "models: [smollm2]\n")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "42", "profile"])
@@ -131,7 +137,7 @@ def test_nothing_can_be_changed_after_loading() -> None:
 
 
 def test_changes_come_before_the_checks() -> None:
-    changed = params.load(ROOT / "params.yaml", {"lora.rank": 8, "profiles.embedded.model.seed": 3})
+    changed = params.load(ROOT / "params.yaml", {"lora.rank": 8, "profiles.microworld.model.seed": 3})
     assert (changed.lora.rank, changed.active.model.seed) == (8, 3)  # type: ignore[union-attr]
     assert params.load(ROOT / "params.yaml", {}) == params.load(ROOT / "params.yaml")
 
@@ -171,7 +177,7 @@ def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
 
 
 def test_layers_in_words_are_those_of_the_profile() -> None:
-    for profile, blocks in (("embedded", 8), ("paper", 32)):
+    for profile, blocks in (("microworld", 8), ("paper", 32)):
         for word, layer in (("middle", blocks // 2), ("last", blocks)):
             changed = params.load(ROOT / "params.yaml", {"profile": profile, "train.layer": word})
             assert changed.train.layer == changed.adapted_blocks == layer

@@ -15,17 +15,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 import hub as loopback
 from hub import Fault, Hub
 from test_hub import LIES
-from tiny import ROOT, WORDS
+from tiny import MODEL_TYPES, ROOT, WORDS, write_model
 from tli import params as parameters
 from tli import store
 from tli.data import fetch, pins, ranges, server
 from tli.data.fetch import Repo
 from tli.data.ranges import Range
-from tli.model import backbone, lora, nf4, part, shards
+from tli.model import backbone, lora, nf4, part, shards, supported
 from tli.model.hub import fetch_checkpoint
 from tli.params import HubModel
 from tli.study import embed, views
@@ -86,12 +87,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(folder: Path, **changed: Any) -> HubModel:
     """The shape of the checkpoint in `folder`, its first two blocks."""
-    config = json.loads((folder / "config.json").read_text())
-    shape = {"blocks": "num_hidden_layers", "heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
-    names = {name: name for name in ("hidden_size", "intermediate_size", "vocab_size")} | shape
-    given: dict[str, Any] = {key: config[name] for key, name in names.items()}
+    shape = supported.shape(AutoConfig.from_pretrained(folder, local_files_only=True))
     source = {"source": "hub", "repo": LLAMA.name, "revision": LLAMA.revision, "head_from": None, "span": 2}
-    return HubModel.model_validate(source | given | changed)
+    return HubModel.model_validate(source | shape | changed)
 
 
 @pytest.fixture
@@ -100,9 +98,11 @@ def world(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     manifest = tmp_path / "fetched.sha256"
     manifest.write_text("# fetched\n")
 
-    def call(words: list[str] = FORMS, name: str = "out", repo: Repo = LLAMA) -> tuple[dict[str, Any], Path]:
+    def call(
+        words: list[str] = FORMS, name: str = "out", repo: Repo = LLAMA, shape: HubModel | None = None
+    ) -> tuple[dict[str, Any], Path]:
         with store.atomic_dir(tmp_path / name) as out:
-            summary = part.fetch_part(repo, out, manifest, settings(written), words)
+            summary = part.fetch_part(repo, out, manifest, settings(written) if shape is None else shape, words)
         return summary, tmp_path / name
 
     monkeypatch.setattr(server, "WAIT", 0.0)
@@ -151,14 +151,30 @@ def test_only_the_ranges_move_and_every_one_is_recorded(world: SimpleNamespace) 
     assert len(sent) == 3 * 2 + sum(one["requests"] for one in summary["parts"])
 
 
+def test_another_shape_is_refused_before_a_byte_of_a_shard(world: SimpleNamespace, written: Path) -> None:
+    with pytest.raises(
+        store.UserError, match=r"model\.head_dim of the profile: expected 16, as in .*, got 32; set it so"
+    ):
+        world.fetch(shape=settings(written, head_dim=32))
+    assert not world.hub.requests(r"safetensors$|/large/")
+
+
 def sizes(world: SimpleNamespace) -> list[int]:
     files = world.hub.repositories["model", LLAMA.name].revisions[LLAMA.revision]
     return [loopback.size(content) for name, content in sorted(files.items()) if name.endswith(".safetensors")]
 
 
-def test_the_cut_model_has_the_whole_model_s_states(world: SimpleNamespace, written: Path) -> None:
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_the_cut_model_has_the_whole_model_s_states(
+    world: SimpleNamespace, written: Path, tmp_path: Path, model_type: str
+) -> None:
     """Bit for bit at each layer of the span; through the 4-bit cache too."""
-    _, out = world.fetch()
+    repo = LLAMA
+    if model_type != "llama":
+        written, repo = tmp_path / model_type, Repo("model", f"o/{model_type}", "2" * 40)
+        write_model(written, model_type)
+        world.hub.add("model", repo.name, loopback.files(written), repo.revision)
+    _, out = world.fetch(repo=repo, shape=settings(written))
     folders = {"part": out, "whole": written}
     quantize = parameters.load(ROOT / "params.yaml").quantize.nf4
     for name in [*folders]:

@@ -54,14 +54,14 @@ def test_the_run_leaves_every_table_and_a_clean_tree(done: Checkout) -> None:
     for name, stage in lock.items():
         for out in stage["outs"]:
             assert (done.root / out["path"]).exists(), f"{name} says it wrote {out['path']}"
-    tables = done.root / "paper" / "tables" / done.profile
+    tables = done.root / "paper" / "tables" / done.model
     names = {path.stem for path in tables.glob("*.csv")}
     assert names
     for suffix in (".md", ".tex"):
         assert names <= {path.stem for path in tables.glob(f"*{suffix}")}
     page = (tables / "README.md").read_text(encoding="utf-8")
     assert all(re.search(rf"\b{re.escape(name)}\b", page) for name in names)
-    assert list((done.root / "paper" / "figures" / done.profile).glob("*.svg"))
+    assert list((done.root / "paper" / "figures" / done.model).glob("*.svg"))
     assert done("git", "status", "--porcelain") == ""
 
 
@@ -103,7 +103,7 @@ def test_a_worked_example_runs_what_it_says(copy: Checkout, name: str) -> None:
 
 def test_a_change_of_the_statistics_runs_no_model(copy: Checkout) -> None:
     output = copy("dvc", "exp", "run", "-S", "stats.confidence=0.9")
-    assert copy.ran(output) - {"check"} == {"tables", "verify", "paper", "report"}
+    assert copy.ran(output) - {"check"} == {"tables", "verify", "paper", "report-data", "report"}
 
 
 def set_in_file(old: str, new: str) -> Callable[[Checkout], str]:
@@ -126,7 +126,7 @@ def set_by_experiment(change: str) -> Callable[[Checkout], str]:
         (set_by_experiment("lora.rank=0"), "params.yaml: lora.rank: expected greater than or equal to 1, got 0"),
         (set_by_experiment("lora.rank=4096"), "params.yaml: lora.rank: expected at most "),
         (set_by_experiment("train.layer=99"), "params.yaml: train.layer: expected 1 to "),
-        (set_by_experiment("profile=nowhere"), "nowhere"),
+        (set_by_experiment("models=[nowhere]"), "params.yaml: models: expected names of models"),
     ],
 )
 def test_a_bad_value_is_one_line_and_loses_no_output(
@@ -139,12 +139,7 @@ def test_a_bad_value_is_one_line_and_loses_no_output(
     assert copy.ran(output) <= {"check"}
     after = copy.digests("build", "results", "paper")
     lost = {name for name in before if after.get(name) != before[name]}
-    assert lost <= {f"build/{done_profile(copy)}/checked"}, "only the constant that `check` writes may go"
-
-
-def done_profile(checkout: Checkout) -> str:
-    """The profile of the finished run, whatever params.yaml says now."""
-    return next(path.name for path in (checkout.root / "build").iterdir() if path.is_dir())
+    assert lost <= {"build/checked"}, "only the constant that `check` writes may go"
 
 
 def test_a_rank_taken_from_the_sweep_leaves_the_tables(copy: Checkout) -> None:
@@ -152,17 +147,17 @@ def test_a_rank_taken_from_the_sweep_leaves_the_tables(copy: Checkout) -> None:
     assert isinstance(sweep, dict)
     *kept, removed = sweep["ranks"]
     copy.edit(f"\n  ranks: [{', '.join(map(str, sweep['ranks']))}]", f"\n  ranks: [{', '.join(map(str, kept))}]")
-    table = copy.root / "paper" / "tables" / copy.profile / "ranks.csv"
+    table = copy.root / "paper" / "tables" / copy.model / "ranks.csv"
 
     def told() -> tuple[set[str], set[str]]:
         """The ranks in the rank sweep's table, and in what verify reads."""
         with table.open(encoding="utf-8", newline="") as file:
             rows = {row["rank"] for row in csv.DictReader(file)}
-        measured = (copy.root / "results" / copy.profile / "measured.json").read_text(encoding="utf-8")
+        measured = (copy.root / "results" / copy.model / "measured.json").read_text(encoding="utf-8")
         return rows, set(re.findall(r"\br(\d+)\b", measured))
 
     assert all(str(removed) in ranks for ranks in told())
-    assert copy.ran(copy("dvc", "repro")) <= {"check", "tables", "verify", "paper", "report"}
+    assert copy.ran(copy("dvc", "repro")) <= {"check", "tables", "verify", "paper", "report-data", "report"}
     for ranks in told():
         assert str(removed) not in ranks
         assert {str(rank) for rank in kept} <= ranks
@@ -175,7 +170,9 @@ def test_an_added_rank_runs_alone(copy: Checkout) -> None:
     copy.edit(f"\n  ranks: [{ranks}]", f"\n  ranks: [{ranks}, 1]")
     output = copy("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", output, re.M))
-    assert ran - {"check"} == {"sweep-train@1", "sweep-eval@1", "tables", "verify", "paper", "report"}
+    alone = {"sweep-train@microworld-1", "sweep-eval@microworld-1"}
+    after = {"tables@microworld", "verify@microworld", "paper", "report-data@microworld", "report"}
+    assert ran - {"check"} == alone | after
 
 
 def test_two_clean_runs_give_the_same_bytes(done: Checkout, tmp_path: Path) -> None:

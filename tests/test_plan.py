@@ -18,12 +18,12 @@ from tli.__main__ import main
 from tli.data import lexicon
 from tli.ops import plan
 
-PROFILES = tuple(parameters.load(ROOT / "params.yaml").profiles)
+MODELS = tuple(parameters.load(ROOT / "params.yaml").profiles)
 
 
-def loaded(profile: str, **changes: object) -> parameters.Params:
+def loaded(model: str, **changes: object) -> parameters.Params:
     dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return parameters.load(ROOT / "params.yaml", {"profile": profile, **dotted})
+    return parameters.load(ROOT / "params.yaml", dotted, model=model)
 
 
 def of(params: parameters.Params) -> dict[str, plan.Cost]:
@@ -32,7 +32,7 @@ def of(params: parameters.Params) -> dict[str, plan.Cost]:
 
 def test_the_shapes_are_transformers_own() -> None:
     """A Llama's parameters but for the head, and the published size of a block."""
-    params = loaded("embedded")
+    params = loaded("microworld")
     model = params.active.model
     config = LlamaConfig(
         vocab_size=model.vocab_size, hidden_size=model.hidden_size, intermediate_size=model.intermediate_size,
@@ -40,12 +40,12 @@ def test_the_shapes_are_transformers_own() -> None:
         tie_word_embeddings=False,
     )  # fmt: skip
     assert plan.sizes(params, 1372).all == LlamaForCausalLM(config).num_parameters()
-    assert plan.sizes(loaded("paper"), 1372).block == pytest.approx(218.1e6, rel=1e-3)
+    assert plan.sizes(loaded("lugha_llama"), 1372).block == pytest.approx(218.1e6, rel=1e-3)
 
 
 def test_the_published_model_costs_what_it_is_known_to_cost() -> None:
     """32 GB fetched whole, two at most in part; a training step of the paper's batch is about 165 GFLOP."""
-    paper, headline = of(loaded("paper")), of(loaded("headline"))
+    paper, headline = of(loaded("lugha_llama")), of(loaded("lugha_llama_early"))
     assert paper["base"].fetch == pytest.approx(32.14e9, rel=0.01)
     assert 1.74e9 < headline["base"].fetch <= 2.0e9
     assert headline["transfer"].flop == headline["benchmarks"].fetch == 0
@@ -53,27 +53,27 @@ def test_the_published_model_costs_what_it_is_known_to_cost() -> None:
     assert paper["train"].flop == headline["train"].flop, "training runs two blocks in both"
     assert paper["scan"].flop == 16 * headline["scan"].flop
     for weights, measured, within in (("packed", 0.92e9, 0.25), ("dequantized", 1.39e9, 0.05)):
-        cut = of(loaded("headline", profiles__headline__compute__weights=weights))["train"]
+        cut = of(loaded("lugha_llama_early", profiles__lugha_llama_early__compute__weights=weights))["train"]
         assert cut.memory == pytest.approx(measured, rel=within)
     assert paper["train"].memory == headline["train"].memory, "training reads two blocks and the words' embeddings"
-    blocks = 32 * plan.sizes(loaded("paper"), 1372).block
+    blocks = 32 * plan.sizes(loaded("lugha_llama"), 1372).block
     assert blocks * plan.PACKED == pytest.approx(3.93e9, rel=0.01)
 
 
-@pytest.mark.parametrize("profile", PROFILES)
-def test_every_stage_of_the_pipeline_that_computes_is_planned(profile: str) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_every_stage_of_the_pipeline_that_computes_is_planned(model: str) -> None:
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    quick = ("check", "world", "tables", "verify", "paper", "report")
-    assert [*of(loaded(profile))] == [name for name in stages if name not in quick]
+    quick = ("check", "world", "tables", "verify", "paper", "report-data", "report")
+    assert [*of(loaded(model))] == [name for name in stages if name not in quick]
 
 
 def test_what_is_changed_changes_the_plan() -> None:
-    before = of(loaded("headline"))
-    after = of(loaded("headline", sweep__ranks=[16], sweep__seeds=[0], train__epochs=10))
+    before = of(loaded("lugha_llama_early"))
+    after = of(loaded("lugha_llama_early", sweep__ranks=[16], sweep__seeds=[0], train__epochs=10))
     assert after["train"].flop == 2 * before["train"].flop
     assert after["sweep-train"].flop == after["train"].flop
     assert before["sweep-train"].flop == 30 * before["train"].flop
-    author = of(loaded("headline", pairs__source="author", adapter__source="author"))
+    author = of(loaded("lugha_llama_early", pairs__source="author", adapter__source="author"))
     assert author["train"].flop == 0
     assert author["train"].fetch == pytest.approx(4 * 6_815_744)
     assert author["pairs"].fetch > 0
@@ -81,13 +81,13 @@ def test_what_is_changed_changes_the_plan() -> None:
 
 def test_the_page_has_a_line_a_stage_and_says_what_cannot_be_checked(tmp_path: Path) -> None:
     store.write_json(tmp_path / "costs.json", {"stages": {f"sweep-train@{rank}": {"seconds": 90} for rank in (1, 2)}})
-    said = plan.page(loaded("headline"), ROOT / "data" / "pairs.tsv", tmp_path)
+    said = plan.page(loaded("lugha_llama_early"), ROOT / "data" / "pairs.tsv", tmp_path)
     lines = {line.split()[0]: line.split() for line in said.splitlines() if line}
     assert lines["sweep-train"][-1] == lines["together"][-1] == "3.0"
     assert lines["base"][1:3] == lines["together"][1:3] == ["1.83", "GB"]
     assert "the hub has no hash of a part" in said
     assert "Left out: the blocks above, norm, the head, and transfer" in said
-    assert "hash of a part" not in plan.page(loaded("paper"), ROOT / "data" / "pairs.tsv", tmp_path)
+    assert "hash of a part" not in plan.page(loaded("lugha_llama"), ROOT / "data" / "pairs.tsv", tmp_path)
 
 
 def test_the_word_list_is_counted(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_word_list_is_counted(tmp_path: Path) -> None:
     store.write_tsv(tmp_path / "pairs.tsv", lexicon.Pair._fields, pairs[:100])
     result = CliRunner().invoke(main, ["plan", "--pairs", str(tmp_path / "pairs.tsv")])
     assert "(100 word pairs)" in result.output
-    assert "plan, profile embedded: a Llama of 8 blocks" in result.output
+    assert "plan, microworld: a small bilingual Llama, versioned, 8 blocks" in result.output
 
 
 def test_it_imports_no_torch_and_opens_no_socket() -> None:
@@ -105,7 +105,7 @@ def test_it_imports_no_torch_and_opens_no_socket() -> None:
         "def refuse(*_): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
         "from tli.__main__ import main\n"
-        "main(['plan', '--profile', 'headline'], standalone_mode=False)\n"
+        "main(['--model', 'lugha_llama_early', 'plan'], standalone_mode=False)\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'numpy', 'pandas'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )

@@ -127,7 +127,7 @@ def test_every_excerpt_is_a_line_of_the_committed_tables() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.partition("## What you get")[2].partition("\n## ")[0]
     rows = [line for line in shown.splitlines() if line.startswith("|")]
-    tables = (ROOT / "paper" / "tables" / "embedded").glob("*.md")
+    tables = (ROOT / "paper" / "tables" / "microworld").glob("*.md")
     known = {line for path in tables for line in path.read_text(encoding="utf-8").splitlines()}
     assert len(rows) > 10
     assert [row for row in rows if row not in known] == []

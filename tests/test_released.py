@@ -22,7 +22,7 @@ from tli.paper import tables
 from tli.params import Params
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
-PUBLISHED = parameters.load(ROOT / "params.yaml").profiles["paper"]
+PUBLISHED = parameters.load(ROOT / "params.yaml").profiles["lugha_llama"]
 N = 12  # made-up items a language and split
 
 
@@ -36,7 +36,7 @@ def params(split: str = "default", limit: int | None = None, **languages: list[s
     }
     hub = settings.model_copy(update=tasks | {"limit": limit})
     profile = SMOKE.active.model_copy(update={"benchmarks": hub})
-    update = {"profiles": {SMOKE.profile: profile}, "transfer": parameters.Transfer(split=split)}
+    update = {"profiles": {SMOKE.model: profile}, "transfer": parameters.Transfer(split=split)}
     return SMOKE.model_copy(update=update)
 
 
@@ -323,9 +323,9 @@ def again(path: Path, cells: Callable[[str], bool]) -> None:
 
 @pytest.fixture
 def given_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Synthetic rows of every language of the paper profile, without the embedded profile's own baselines."""
+    """Synthetic rows of every language of lugha_llama, without the micro-world's own baselines."""
     profile = PUBLISHED.model_copy(update={"model": SMOKE.active.model})
-    hub = SMOKE.model_copy(update={"profiles": {SMOKE.profile: profile}})
+    hub = SMOKE.model_copy(update={"profiles": {SMOKE.model: profile}})
     chosen = PUBLISHED.benchmarks
     assert isinstance(chosen, parameters.HubBenchmarks)
     sets = [f"xcopa.{language}" for language in ("en", *chosen.xcopa.languages)]
@@ -409,7 +409,7 @@ def test_what_is_left_out_or_cut_is_said(given_rows: dict[str, Any]) -> None:
     hub = given_rows["params"].active.benchmarks.model_copy(update={"limit": 20})
     profile = given_rows["params"].active.model_copy(update={"benchmarks": hub})
     tables.run(
-        **given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.profile: profile}})}
+        **given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.model: profile}})}
     )
     for name in ("xcopa", "items", "baselines", "classes"):
         text = (given_rows["tables"] / f"{name}.md").read_text()

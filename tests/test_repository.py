@@ -8,12 +8,14 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
+import compare
 from tiny import ROOT
 
 SOURCE = ROOT / "src"
@@ -212,11 +215,11 @@ def named(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
 
 
-@pytest.mark.parametrize("name", ["run.txt", "test.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "test.txt", "model.txt"])
 def test_every_locked_package_has_hashes_and_no_address(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     blocks = re.split(r"^(?=[a-z0-9])", text, flags=re.M)[1:]
-    assert len(blocks) == len(lock(name)) > 20
+    assert len(blocks) == len(lock(name)) >= {"run.txt": 20, "test.txt": 20, "model.txt": 1}[name]
     assert [block.split()[0] for block in blocks if "--hash=sha256:" not in block] == []
     assert not re.search(r"https?:|file:|(?:index|find)-|^-", text, re.M)
 
@@ -325,7 +328,7 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    tests = {"test", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
+    tests = {"test", "compare", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
     named = tests | {"setup", "repro", "plots", "sbom", "lint", "image", "clean", "lock"}
     assert named | {"help"} == set(targets)
 
@@ -358,6 +361,148 @@ def test_a_machine_without_what_is_needed_is_told_in_one_line(
     assert not (tmp_path / "venv").exists()
 
 
+WITHOUT_AVX2 = "flags\t\t: fpu sse sse2 ssse3 sse4_1 sse4_2 avx f16c avx2_like\n"
+
+
+def test_another_processor_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is made: another architecture, another system, and x86_64 without AVX2."""
+    (tmp_path / "cpuinfo").write_text(WITHOUT_AVX2)
+    venv = str(tmp_path / "venv")
+    calls = {"expected a processor with AVX2": make("setup", VENV=venv, CPUINFO=f"{tmp_path}/cpuinfo")}
+    monkeypatch.setenv("PATH", f"{tmp_path}", prepend=":")
+    for system, machine in (("Linux", "aarch64"), ("Darwin", "x86_64")):
+        program = tmp_path / "uname"
+        program.write_text(f'#!/bin/sh\ncase "$1" in -s) echo {system};; -m) echo {machine};; esac\n')
+        program.chmod(0o755)
+        calls[f"expected Linux on x86_64; got {system} on {machine}"] = make("setup", VENV=venv)
+    for message, call in calls.items():
+        assert call.returncode == 2
+        assert message in call.stderr
+        assert len(call.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "venv").exists()
+
+
+def test_an_unknown_build_of_torch_is_refused_in_one_line(tmp_path: Path) -> None:
+    call = make("setup", VENV=str(tmp_path / "venv"), TORCH="gpu")
+    assert call.returncode == 2
+    assert "expected TORCH=auto or cpu or cuda; got TORCH=gpu" in call.stderr
+    assert len(call.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("name", ["torch.txt", "run.txt", "model.txt"])
+def test_an_environment_from_an_older_list_is_made_anew(name: str, tmp_path: Path) -> None:
+    """Its stamp has the hash of the lists in its name, so that a package or model that is new in them is installed."""
+    shutil.copyfile(ROOT / "Makefile", tmp_path / "Makefile")
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+
+    def stamps() -> list[str]:
+        rule = "stamps: ; @echo $(RUN_STAMP) $(TEST_STAMP)"
+        return make("-s", "-C", str(tmp_path), f"--eval={rule}", "stamps", VENV="venv").stdout.split()
+
+    before = stamps()
+    assert len(before) == 2
+    assert stamps() == before
+    with (tmp_path / "requirements" / name).open("a") as file:
+        file.write("# a change\n")
+    assert not set(stamps()) & set(before)
+
+
+# The build of torch (requirements/install-torch), with stand-ins for Python, pip and uv that note how they are called.
+
+PYTHON = """#!/bin/bash
+cd {folder}; call="$*"; echo "$call" >> calls
+case "$call" in
+  *"import torch"*) cat installed;;
+  *" --target "*) target="${{call#* --target }}"; mkdir "${{target%% *}}/bin"; cp uv "${{target%% *}}/bin/uv";;
+  *torch==*+cpu*) [ {pip} = cpu ] && echo 9.9+cpu none > installed;;
+  *torch==*) [ {pip} = cpu ] && echo 9.9+cpu none > installed || echo 9.9+cu130 13.0 > installed;;
+esac
+"""
+UV = """#!/bin/bash
+cd {folder}; call="$*"; echo "uv $call" >> calls
+[ {uv} = reachable ] || exit 1
+case "$call" in *"-backend cpu"*) echo 9.9+cpu none;; *"-backend auto"*) echo 9.9+cu126 12.6;; esac > installed
+"""
+TORCH = str(named("torch.txt")[0])
+NO_CPU_BUILD = "neither pip nor uv finds a CPU build of torch"
+
+
+def install_torch(folder: Path, torch: str, driver: bool, pip: str, uv: str, **variables: str) -> tuple[str, list[str]]:
+    """Runs the script; what it prints, and who was asked for torch, in order: `pip cpu`, `pip`, `uv cpu`, `uv auto`.
+
+    Args:
+        torch: the variable TORCH.
+        driver: whether an NVIDIA driver is loaded.
+        pip: the build that pip finds by its own configuration, `cpu` or `cuda`.
+        uv: whether uv reaches PyTorch's index, `reachable` or `unreachable`.
+        variables: more variables of the environment.
+    """
+    programs = {"python": PYTHON.format(folder=folder, pip=pip), "uv": UV.format(folder=folder, uv=uv)}
+    for name, text in programs.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    for name in ("driver", "bin") if driver else ("bin",):
+        (folder / name).mkdir()
+    for name in ("bash", "cat", "cp", "dirname", "mkdir", "mktemp", "realpath", "rm", "sed", "tail"):  # no nvidia-smi
+        (folder / "bin" / name).symlink_to(str(shutil.which(name)))
+    (folder / "log").touch()
+    variables |= {"PATH": str(folder / "bin"), "TORCH": torch, "NVIDIA_DRIVER": str(folder / "driver")}
+    call = subprocess.run(
+        ["bash", str(ROOT / "requirements" / "install-torch"), str(folder / "python"), "log"],
+        cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    last = call.stdout.strip().rpartition("\n")[2]
+    assert (call.returncode == 0) == last.startswith("torch "), call.stdout
+    asked = []
+    for line in (folder / "calls").read_text().splitlines():
+        if "torch==" in line:
+            backend = re.search(r"--torch-backend (\w+)", line)
+            asked.append(f"uv {backend[1]}" if backend else "pip cpu" if "+cpu" in line else "pip")
+    return call.stdout, asked
+
+
+@pytest.mark.parametrize(
+    ("torch", "driver", "pip", "uv", "asked", "line"),
+    [
+        ("auto", False, "cpu", "reachable", ["pip cpu"],
+         "torch 9.9+cpu (CPU build): no NVIDIA driver; pip found a CPU build"),
+        ("auto", False, "cuda", "reachable", ["pip cpu", "uv cpu"],
+         "torch 9.9+cpu (CPU build): no NVIDIA driver; uv found a CPU build"),
+        ("auto", False, "cuda", "unreachable", ["pip cpu", "uv cpu", "pip"],
+         "torch 9.9+cu130 (CUDA build): no NVIDIA driver, but neither pip nor uv found a CPU build: pip's own choice"),
+        ("auto", True, "cuda", "reachable", ["uv auto"],
+         "torch 9.9+cu126 (CUDA build): an NVIDIA driver is loaded; uv found the build for it"),
+        ("auto", True, "cuda", "unreachable", ["uv auto", "pip"],
+         "torch 9.9+cu130 (CUDA build): an NVIDIA driver is loaded; pip's own choice"),
+        ("cpu", True, "cuda", "reachable", ["pip cpu", "uv cpu"],
+         "torch 9.9+cpu (CPU build): TORCH=cpu; uv found a CPU build"),
+        ("cpu", False, "cuda", "unreachable", ["pip cpu", "uv cpu"],
+         f"setup: TORCH=cpu: {NO_CPU_BUILD.replace('torch', TORCH)}: name its index: make TORCH_INDEX=...; "),
+        ("cuda", False, "cuda", "reachable", ["pip"],
+         "torch 9.9+cu130 (CUDA build): TORCH=cuda; pip's own choice"),
+        ("cuda", False, "cpu", "reachable", ["pip"],
+         "setup: TORCH=cuda: expected a CUDA build of torch, got 9.9+cpu: name an index: make TORCH_INDEX=..."),
+    ],
+)  # fmt: skip
+def test_the_build_of_torch_follows_the_driver_and_its_reason_is_printed(
+    torch: str, driver: bool, pip: str, uv: str, asked: list[str], line: str, tmp_path: Path
+) -> None:
+    """The last line names the build and why; before a download of several GB that nobody asked for, a line warns."""
+    output, called = install_torch(tmp_path, torch, driver, pip, uv)
+    assert called == asked
+    warning, _, last = output.strip().rpartition("\n")
+    assert last.startswith(line)
+    assert (f"{NO_CPU_BUILD}: pip's own choice follows" in warning) == (asked == ["pip cpu", "uv cpu", "pip"])
+
+
+def test_an_index_that_is_named_is_the_only_one_asked(tmp_path: Path) -> None:
+    output, asked = install_torch(tmp_path, "auto", False, "cpu", "reachable", TORCH_INDEX="the://index")
+    assert output == "torch 9.9+cpu (CPU build): no NVIDIA driver; from TORCH_INDEX\n"
+    assert asked == ["pip"]
+    assert f"--index-url the://index {TORCH}" in (tmp_path / "calls").read_text()
+
+
 def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     call = make("setup", PYTHON=sys.executable, VENV=str(tmp_path))
@@ -369,5 +514,33 @@ def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> Non
 def test_ci_runs_lint_and_every_kind_of_test() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    steps = re.findall(r"^step make ([\w-]+)$", script.read_text(encoding="utf-8"), re.M)
-    assert steps[-4:] == ["lint", "test", "cluster-test", "image-test"]
+    steps = re.findall(r"^step (as_user )?make ([\w-]+)$", script.read_text(encoding="utf-8"), re.M)
+    assert [target for _, target in steps] == ["setup", "lint", "test", "compare", "cluster-test", "image-test"]
+    assert {target for user, target in steps if user} == {"test", "compare"}, "the others can do with root or need it"
+
+
+def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_verify(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make compare`: the second run has all three variables, the first none; what differs stays for a look."""
+    folders, status = [], 1
+
+    def run(target: Path, params: Path, variables: Mapping[str, str]) -> SimpleNamespace:
+        folders.append(target)
+        return SimpleNamespace(root=target, env=dict(variables))
+
+    def verify(command: list[str], cwd: Path, env: dict[str, str], **_: object) -> SimpleNamespace:
+        assert command[1:] == ["-m", "tli", "verify", "--against", str(folders[-1])]
+        assert (cwd, env) == (folders[-2], {})
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(compare.subprocess, "run", verify)
+    monkeypatch.setattr(compare.tempfile, "mkdtemp", lambda prefix: str(made.mkdir() or made))
+    for status in (1, 0):
+        made = tmp_path / str(status)
+        assert compare.compare(ROOT / "tests" / "smoke" / "params.yaml") == status
+        assert made.exists() == bool(status)
+    assert [set(variables) for variables in compare.RUNS.values()] == [
+        set(), {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"}
+    ]  # fmt: skip

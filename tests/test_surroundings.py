@@ -60,6 +60,11 @@ def allowed(*command: str) -> bool:
     return subprocess.run([*command, "true"], capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
 
 
+def mounting() -> list[str]:
+    """A command to put before another, which may then mount file systems that only it sees; not only root can."""
+    return ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
+
+
 def needs(*command: str) -> None:
     """Skips the test, saying why, where this user or this container may not run `command`."""
     if not allowed(*command):
@@ -108,13 +113,13 @@ def test_a_full_disk_is_one_line_and_nothing_is_left_on_it(
 ) -> None:
     """A full disk, a real one, ends a stage in one line, and all that it had written there is removed."""
     mount = f"mount -t tmpfs -o size=64k none {shlex.quote(str(stages.checkout.root / place))}"
-    needs(*shell(f'{mount}; "$@"', "unshare", "--mount"))
+    needs(*shell(f'{mount}; "$@"', *mounting()))
     command = world(place)
     if name == "base":
-        build = f"build/{stages.checkout.profile}"
+        build = f"build/{stages.checkout.model}"
         command = ("base", f"{build}/world", "--out", f"{place}/base", "--metrics", f"{place}/base.json")
     script = f'{mount}; code=0; "$@" || code=$?; ls -A {place} >&2; exit $code'
-    said = tli(stages.checkout, *command, before=shell(script, "unshare", "--mount"))
+    said = tli(stages.checkout, *command, before=shell(script, *mounting()))
     *_, line = said.text.strip().splitlines()
     refused(said, "no space left (No space left on device); free some and run again")
     assert line.startswith("Error: "), "the folder should be empty"
@@ -127,7 +132,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left_on_it(
 def test_a_read_only_folder_is_one_line(stages: Stages, place: str, figures: Figures) -> None:
     """A file system mounted read-only ends a stage in one line that names the folder."""
     folder = shlex.quote(str(stages.checkout.root / place))
-    before = shell(f'mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}; "$@"', "unshare", "--mount")
+    before = shell(f'mount --bind {folder} {folder}; mount -o remount,ro,bind {folder}; "$@"', *mounting())
     needs(*before)
     refused(tli(stages.checkout, *world(place), before=before), f"{place}/.kept: Read-only file system; ")
     assert list((stages.checkout.root / place).iterdir()) == []
@@ -226,7 +231,7 @@ def test_a_reader_that_has_enough_is_no_error(stages: Stages) -> None:
 def test_a_second_run_in_the_checkout_says_who_is_there(stages: Stages, figures: Figures) -> None:
     """Of two runs at once in a checkout the second, by dvc or by hand, says who holds the lock, and writes nothing."""
     checkout, name = stages.checkout, "base"
-    lock = checkout.root / "build" / checkout.profile / ".kept" / f"{name}.lock"
+    lock = checkout.root / "build" / checkout.model / ".kept" / f"{name}.lock"
     stages.remove(name)
     repro = ("dvc", "repro", "--single-item", "--no-run-cache", name)
     with start(checkout, *repro) as first:
@@ -277,7 +282,7 @@ def test_a_run_elsewhere_gives_the_same_bytes(elsewhere: Checkout, done: Checkou
     folders = ("build", "results", "paper")
     assert elsewhere.digests(*folders) == done.digests(*folders)
     assert (elsewhere.root / "dvc.lock").read_bytes() == (done.root / "dvc.lock").read_bytes()
-    assert store.read_json(elsewhere.root / "build" / done.profile / "base.receipt.json")["revision"] == "unknown"
+    assert store.read_json(elsewhere.root / "build" / done.model / "base.receipt.json")["revision"] == "unknown"
     figures("files the same", len(done.digests(*folders)))
 
 

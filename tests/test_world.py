@@ -63,7 +63,7 @@ AGREEMENT = {
 
 @pytest.fixture(scope="module")
 def settings() -> Any:
-    return params.load(ROOT / "params.yaml").profiles["embedded"].benchmarks
+    return params.load(ROOT / "params.yaml").profiles["microworld"].benchmarks
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
-"""Wrong implementations: each is put into the real code, and a test of this suite, or `verify`, must then fail.
+"""Wrong implementations: with each in the place of the real code a test must fail, and `verify` where a value changes.
 
 They are the mistakes that a study like this one can make without any number looking odd. `WRONG` names the function
-concerned, what is put in its place, and the test that must notice. Where a lexical table changes with it, the values of
-tiny models, recorded as those of paper/expected.yaml are, are held against the wrong ones by `verify` too.
+concerned, what is put in its place, and the test that must notice. `SEEN` names the run whose values change with it:
+recorded with the right code and judged with the wrong one, it makes `verify` fail. The others change no value.
 """
 
 from __future__ import annotations
@@ -33,17 +33,23 @@ import test_stack
 import test_stats
 import test_train
 import test_transfer
+from synthetic import fabricate, verdict_files
 from test_transfer import float32 as float32
-from tiny import ROOT, write_base
+from tiny import ROOT, WORDS, write_base
 from tli import store
 from tli.data import prompts
+from tli.data.items import write_items
 from tli.data.lexicon import Pair
+from tli.data.prompts import Source
 from tli.model import backbone, lora, nf4, stack
-from tli.paper import expected, families, layers, resample, similarity, stats
+from tli.paper import accuracy, expected, families, judge, layers, resample, similarity, stats, tables, verify
+from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
 from tli.params import Params
 from tli.study import align, embed, metrics, scan, train, transfer
+from tli.study.views import BASE, View, main_cell
 
+FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
 
 
@@ -242,12 +248,32 @@ def test_a_wrong_implementation_fails_a_test(
     figures("wrong implementations caught by a test", 1)
 
 
-# What `verify` says of those that no table shows as odd.
+# What `verify` says of them: the values of a run with the right code are recorded, those with the wrong one judged.
 
-LEXICAL = (
-    "the mean takes padding in", "BOS is pooled in a content view", "FP4 in the place of NF4",
-    "a layer's number is one off", "the t-test is unpaired",
-)  # fmt: skip
+# A wrong implementation -> the run that has its part of the code, and the reason where it changes no value of that run:
+# then its test alone can notice it.
+SEEN: dict[str, tuple[str, str]] = {
+    "the mean takes padding in": ("words", ""),
+    "padding counts as content": ("words", ""),
+    "BOS is pooled in a content view": ("words", ""),
+    "FP4 in the place of NF4": ("words", ""),
+    "a layer's number is one off": ("words", ""),
+    "the loss reads the layer before": ("words", ""),
+    "alpha / r is forgotten": ("words", ""),
+    "the loss takes every negative": ("words", ""),
+    "shuffled pairs are the pairs": ("words", "train.pairs is `translations` in every recorded run"),
+    "random pairs are the pairs": ("words", ""),
+    "a similarity is not normalised": ("words", ""),
+    "a tie counts as a hit": ("retrieval", ""),
+    "CSLS corrects one side": ("retrieval", ""),
+    "the context is scored too": ("items", "the options of an item share their context: each sum moves by the same"),
+    "cause and effect change places": ("items", ""),
+    "the t-test is unpaired": ("tables", ""),
+    "SD has n for n - 1": ("tables", ""),
+    "McNemar counts what did not flip": ("tables", ""),
+    "p is not corrected within its family": ("tables", "corrected p stand in tables and are no measured value"),
+    "items of one premise are drawn apart": ("tables", "intervals stand in tables and are no measured value"),
+}
 
 
 def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
@@ -263,7 +289,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
     align.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
     scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "align.tsv")
-    measured: Measured = {}
+    measured: Measured = counted(pairs)
     for made in (
         layers.scan_table(scanned, reported, params), layers.norms(aligned, params),
         similarity.before_after(aligned, reported, params), similarity.gains(aligned, reported, params),
@@ -273,46 +299,122 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     return measured
 
 
+def counted(pairs: Sequence[Pair]) -> Measured:
+    """The numbers of pairs, as the setup table has them."""
+    return {f"setup.pairs.{set_}": sum(pair.set == set_ for pair in pairs) for set_ in ("trained", "control")}
+
+
+def questions(prepared: Path, out: Path, params: Params) -> Measured:
+    """Accuracy by class on forty XCOPA items in the words of the tiny model, which `prepared` holds with an adapter."""
+    draw = random.Random(0)
+    words = [english for _, english in WORDS]
+    source = []
+    for number in range(40):
+        texts = [f"The {draw.choice(words)} is {draw.choice(words)}." for _ in range(3)]
+        named = dict(zip(("premise", "choice1", "choice2"), texts, strict=True))
+        named["question"] = ("cause", "effect")[number % 2]
+        source.append(Source(f"xcopa.en.test.{number:04d}", "xcopa", "en", "test", number // 2 % 2, named))
+    write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
+    transfer.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
+    counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
+    counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
+    accuracies = accuracy.per_class(Rows(out / "transfer.tsv"), counts, params).measured
+    return accuracies | setup_tables.items(counts, params).measured
+
+
+def searched(out: Path, params: Params) -> Measured:
+    """Retrieval among 200 words in 16 dimensions: ten of them near all others, and forty that share their forms."""
+    rng = np.random.default_rng(0)
+    pairs = [Pair(f"neno{n}", f"word{n}", "noun", "any", "control" if n >= 150 else "trained") for n in range(200)]
+    swahili = rng.normal(size=(200, 16)) + 0.5
+    english = swahili + rng.normal(size=(200, 16))
+    english[:10] = english.mean(axis=0) + 0.3 * rng.normal(size=(10, 16))  # near all others, so that CSLS matters
+    english[20:40] = english[40:60]  # one form for two words: ties
+    views = [View(*view.split(".")) for view in similarity.grid(params, "nf4", "fp4")]
+    rows: list[store.Row] = []
+    for cell, moved in ((BASE, english), (main_cell(params), english + 0.2 * swahili)):
+        both = [
+            embed.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
+            for words in (swahili, moved)
+        ]
+        rows += align._aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
+    store.write_rows(out / "align.tsv", rows)
+    return counted(pairs) | similarity.retrieval(Rows(out / "align.tsv"), params).measured
+
+
+Measure = Callable[[str, Path], Measured]
+
+
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: Params) -> Callable[[Path], list[str]]:
-    """Measures again what is expected of a base by the right code; gives the values whose verdict is `differs`.
+def measure(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: Params) -> Measure:
+    """Measures by the code as it is, wrong or right, what a run of that name gives; writes into an empty folder."""
+    folder, reported = tmp_path_factory.mktemp("right"), load_yaml(FILES.reported)
+    write_base(folder / "base", blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2)
+    rows, prepared = fabricate(folder / "rows", params), folder / "prepared"
+    lexical(folder / "base", prepared, pairs, params, reported)
 
-    Recorded as in paper/expected.yaml: of five bases, and of the first in batches of three words, which moves the last
-    digits of bfloat16 as another processor does.
-    """
-    folder, reported = tmp_path_factory.mktemp("judged"), load_yaml(ROOT / "paper" / "reported.yaml")
-    compute = params.active.compute.model_copy(update={"batch_size": 3})
-    profiles = {params.profile: params.active.model_copy(update={"compute": compute})}
-    moved = params.model_copy(update={"profiles": profiles})
-    runs = []
-    for seed, how in [*((seed, params) for seed in range(5)), (0, moved)]:
-        base, out = folder / f"base{seed}", folder / f"{len(runs)}"
-        if how is params:
-            write_base(base, blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2, seed=seed)
-        runs.append(folder / f"{len(runs)}.json")
-        store.write_json(runs[-1], lexical(base, out, pairs, how, reported))
-    expected.record(runs=runs[:5], drifted=[runs[5]], out=folder / "expected.yaml", params=params)
-    section = expected.load(folder / "expected.yaml", params)
+    def run_of(name: str, out: Path) -> Measured:
+        out.mkdir(parents=True, exist_ok=True)
+        if name == "words":
+            return lexical(folder / "base", out, pairs, params, reported)
+        if name == "items":
+            return questions(prepared, out, params)
+        if name == "retrieval":
+            return searched(out, params)
+        tables.run(**rows | {"measured": out / "measured.json"})
+        measured: Measured = store.read_json(out / "measured.json")
+        return measured
 
-    def differing(out: Path) -> list[str]:
-        checks = expected.judge(lexical(folder / "base0", out, pairs, params, reported), section, params)
-        assert expected.NONE not in {check.verdict for check in checks}
-        return [check.key for check in checks if check.verdict == expected.DIFFERS]
-
-    return differing
+    return run_of
 
 
-def test_the_right_implementation_agrees(judged: Callable[[Path], list[str]], tmp_path: Path) -> None:
-    assert judged(tmp_path) == []
+@pytest.fixture(scope="module")
+def judged(
+    tmp_path_factory: pytest.TempPathFactory, measure: Measure, params: Params
+) -> Callable[[str, Path], judge.Judged]:
+    """Judges a run against the same one by the right code, recorded at the first call, by the committed rules."""
+    rules = judge.rules(FILES.tolerances, FILES.conclusions, FILES.reported, params)
+    recorded = {
+        name: expected.Expected(params.model, expected.settings(params, values), {}, values)
+        for name in ("words", "items", "retrieval", "tables")
+        for values in [measure(name, tmp_path_factory.mktemp("recorded") / name)]
+    }
+    return lambda name, out: judge.judge(measure(name, out), recorded[name], rules, params)
 
 
-@pytest.mark.parametrize("name", LEXICAL)
-def test_verify_sees_a_wrong_implementation(
-    name: str, judged: Callable[[Path], list[str]], put: Put, tmp_path: Path, figures: Callable[[str, int], None]
+def test_every_wrong_implementation_is_seen_or_its_test_is_named() -> None:
+    assert SEEN.keys() == WRONG.keys()
+
+
+@pytest.mark.parametrize("name", ["words", "items", "retrieval", "tables"])
+def test_the_right_implementation_passes(
+    name: str, judged: Callable[[str, Path], judge.Judged], tmp_path: Path
 ) -> None:
-    """Values of the lexical tables that a wrong implementation gives differ from those that are expected."""
+    again = judged(name, tmp_path)
+    assert not again.failures
+    assert again.counts[judge.DIFFERS] == again.counts[judge.NONE] == 0
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")  # of the unpaired test on synthetic rows
+@pytest.mark.parametrize("name", [name for name, (_, unseen) in SEEN.items() if not unseen])
+def test_verify_sees_a_wrong_implementation(
+    name: str, judged: Callable[[str, Path], judge.Judged], put: Put, tmp_path: Path,
+    figures: Callable[[str, int], None],
+) -> None:  # fmt: skip
+    """Values that a wrong implementation gives make `verify` fail by the rule of its exit status."""
     wrong = WRONG[name]
     put(wrong.module, wrong.name, wrong.make(getattr(wrong.module, wrong.name)))
-    found = judged(tmp_path)
-    assert len(found) > 20, found
+    failures = judged(SEEN[name][0], tmp_path).failures
+    with pytest.raises(store.CheckFailed, match=r"^verify: "):
+        verify.finish(failures, "verify")
     figures("wrong implementations that verify sees", 1)
+
+
+@pytest.mark.parametrize("name", [name for name, (_, unseen) in SEEN.items() if unseen])
+def test_what_changes_no_value_is_left_to_its_test(
+    name: str, judged: Callable[[str, Path], judge.Judged], put: Put, tmp_path: Path
+) -> None:
+    """Where one of them changes a value after all, it belongs to the others."""
+    wrong = WRONG[name]
+    put(wrong.module, wrong.name, wrong.make(getattr(wrong.module, wrong.name)))
+    assert judged(SEEN[name][0], tmp_path).counts[judge.DIFFERS] == 0

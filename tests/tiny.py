@@ -10,7 +10,17 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("TLI_SHARED", ROOT.parent / "shared")) / "data"
@@ -22,10 +32,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-def write_base(
-    folder: Path, blocks: int, hidden_size: int, intermediate_size: int, kv_heads: int, seed: int = 0
-) -> LlamaForCausalLM:
-    """Writes a Llama with random weights and a tokenizer that adds BOS, as a checkpoint; returns the model."""
+def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Writes a tokenizer that adds BOS; returns it."""
     texts = [f"{sw} {en} . the {en} is here , right ? Yes , No" for sw, en in WORDS]
     core = Tokenizer(models.BPE(unk_token="<unk>"))
     core.normalizer = normalizers.NFC()
@@ -37,6 +45,14 @@ def write_base(
         tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
     tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_base(
+    folder: Path, blocks: int, hidden_size: int, intermediate_size: int, kv_heads: int, seed: int = 0
+) -> LlamaForCausalLM:
+    """Writes a Llama with random weights and a tokenizer that adds BOS, as a checkpoint; returns the model."""
+    tokenizer = write_tokenizer(folder)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=intermediate_size,
         num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=128,
@@ -46,3 +62,43 @@ def write_base(
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return model
+
+
+MODEL_TYPES = ("llama", "qwen2", "qwen3", "gemma3_text")
+
+
+def configuration(model_type: str, **changes: object) -> PretrainedConfig:
+    """A model of four blocks; Qwen3 and Gemma 3 with heads wider than hidden_size / heads, Gemma 3 with both kinds of
+    attention, each with rotary frequencies of its own.
+    """
+    common: dict[str, object] = {
+        "vocab_size": 160, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,
+        "eos_token_id": 2, "pad_token_id": 3, "initializer_range": 0.2,
+    }  # fmt: skip
+    layers = ["sliding_attention", "full_attention"] * 2
+    of_type: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
+        "llama": (LlamaConfig, {"tie_word_embeddings": False}),
+        "qwen2": (
+            Qwen2Config,
+            {"tie_word_embeddings": True, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+        ),
+        "qwen3": (Qwen3Config, {"tie_word_embeddings": True, "head_dim": 32}),
+        "gemma3_text": (Gemma3TextConfig, {"head_dim": 32, "sliding_window": 3, "layer_types": layers}),
+    }
+    kind, own = of_type[model_type]
+    return kind(**(common | own | changes))  # type: ignore[arg-type]
+
+
+def write_model(folder: Path, model_type: str, **changes: object) -> PreTrainedModel:
+    """Writes a model of that type with random weights, norms and biases too, and a tokenizer that adds BOS."""
+    tokenizer = write_tokenizer(folder)
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        configuration(model_type, **({"vocab_size": len(tokenizer)} | changes)), dtype=torch.float32
+    )
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
+    model.save_pretrained(folder)
+    return model.eval()

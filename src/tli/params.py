@@ -279,29 +279,39 @@ class Pretraining(Section):
 
 
 class Shape(Section):
-    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP."""
+    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP.
+
+    Queries have the width heads x head_dim, keys and values kv_heads x head_dim. In a Llama head_dim is hidden_size /
+    heads; Qwen3 and Gemma 3 choose it freely. `tied_embeddings`: the language-model head is the embedding matrix.
+    """
 
     blocks: Annotated[int, Field(ge=2)]
     hidden_size: Annotated[int, Field(ge=32, multiple_of=32)]
     intermediate_size: Annotated[int, Field(ge=32, multiple_of=32)]
     heads: Count
     kv_heads: Count
+    head_dim: Annotated[int, Field(ge=2, multiple_of=2)]
     vocab_size: Count
+    tied_embeddings: bool
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.hidden_size % self.heads or self.heads % self.kv_heads or self.kv_width % 32:
+        if self.heads % self.kv_heads or self.query_width % 32 or self.kv_width % 32:
             raise ValueError(
-                "expected hidden_size a multiple of heads, heads a multiple of kv_heads, "
-                f"and kv_heads x hidden_size / heads a multiple of 32, got {self.hidden_size}, {self.heads}, "
-                f"{self.kv_heads}"
+                "expected heads a multiple of kv_heads, and heads x head_dim and kv_heads x head_dim multiples of 32, "
+                f"got heads {self.heads}, kv_heads {self.kv_heads}, head_dim {self.head_dim}"
             )
         return self
 
     @property
+    def query_width(self) -> int:
+        """Output width of q_proj, input width of o_proj."""
+        return self.heads * self.head_dim
+
+    @property
     def kv_width(self) -> int:
         """Output width of k_proj and v_proj."""
-        return self.kv_heads * (self.hidden_size // self.heads)
+        return self.kv_heads * self.head_dim
 
     @property
     def held(self) -> int:
@@ -327,6 +337,14 @@ class MicroworldModel(Shape):
     vocab_size: Annotated[int, Field(ge=256, multiple_of=32)]
     seed: Seed
     pretraining: Pretraining
+
+    @model_validator(mode="after")
+    def _is_a_llama(self) -> Self:
+        if self.hidden_size != self.heads * self.head_dim:
+            raise ValueError(
+                f"expected hidden_size heads x head_dim ({self.query_width}), as in a Llama, got {self.hidden_size}"
+            )
+        return self
 
     @property
     def title(self) -> str:
@@ -534,7 +552,12 @@ class Params(Section):
     def widths(self, target: str) -> tuple[int, int]:
         """(d_in, d_out) of a projection that LoRA may sit on."""
         model = self.active.model
-        return model.hidden_size, model.kv_width if target in ("k_proj", "v_proj") else model.hidden_size
+        return {
+            "q_proj": (model.hidden_size, model.query_width),
+            "k_proj": (model.hidden_size, model.kv_width),
+            "v_proj": (model.hidden_size, model.kv_width),
+            "o_proj": (model.query_width, model.hidden_size),
+        }[target]
 
     @property
     def adapted_blocks(self) -> int:

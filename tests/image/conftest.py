@@ -40,7 +40,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Checkou
 
     def work() -> Checkout:
         checkout = clone(tmp_path_factory.mktemp("outside") / "project")
-        for name in ("paper/tables/embedded-full", "paper/figures/embedded-full"):  # the paper shows them
+        for name in ("paper/tables/microworld-full", "paper/figures/microworld-full"):  # the paper shows them
             shutil.copytree(ROOT / name, checkout.root / name)
         checkout("dvc", "pull", "-q", "data.dvc")
         checkout("dvc", "repro")

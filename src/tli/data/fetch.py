@@ -93,17 +93,19 @@ def noted(repo: Repo, manifest: Path) -> list[str]:
     return sorted(key for key in keys if pins.PART not in key)
 
 
-def listing(repo: Repo, manifest: Path) -> list[str]:
+def listing(repo: Repo, manifest: Path, ending: str = "") -> list[str]:
     """The files that `repo` has at its revision, by the hub; offline those that the manifest names.
 
     Raises:
-        UserError: offline with none noted, or a name that would leave the folder it is put in.
+        UserError: offline with none noted whose name ends in `ending`, or a name that would leave the folder it is put
+            in.
     """
     if constants.is_offline_mode():
         names = noted(repo, manifest)
-        if not names:
+        if not any(name.endswith(ending) for name in names):
+            kind = f"*{ending} files" if ending else "files"
             raise store.UserError(
-                f"{repo.key('')}: HF_HUB_OFFLINE is set and {manifest} names none of its files; unset it once"
+                f"{repo.key('')}: HF_HUB_OFFLINE is set and {manifest} names none of its {kind}; unset it once"
             )
         return names
     commit, names = _info(repo)

@@ -23,6 +23,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tli import kept, store, terminal
+from tli.model import shards
+from tli.model.tokenizer import put_bos_first
 from tli.params import MicroworldModel
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<unk>")
@@ -89,11 +91,12 @@ def make_model(settings: MicroworldModel, vocabulary: int) -> LlamaForCausalLM:
         num_hidden_layers=settings.blocks,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.kv_heads,
+        head_dim=settings.head_dim,
         max_position_embeddings=CONTEXT,
         bos_token_id=SPECIAL.index("<s>"),
         eos_token_id=SPECIAL.index("</s>"),
         pad_token_id=SPECIAL.index("<pad>"),
-        tie_word_embeddings=False,
+        tie_word_embeddings=settings.tied_embeddings,
     )
     config._attn_implementation = "eager"  # on two cores 1.6 times as fast as sdpa at these widths and lengths
     torch.manual_seed(settings.seed)
@@ -206,16 +209,19 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
         with store.atomic_dir(out) as folder:
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
+            digest = shards.digest_of_all(folder)
         store.write_json(
             metrics,
             {
                 "parameters": sum(parameter.numel() for parameter in model.parameters()),
                 "blocks": settings.blocks,
+                "bos": put_bos_first(out),
                 "documents": len(documents),
                 "tokens_a_pass": sum(map(len, documents)),
                 "tokens_seen": tokens,
                 "steps": steps,
                 "loss": log[-1][1],
+                "tensors_sha256": digest,
                 "log": [{"step": step, "loss": loss} for step, loss in log],
             },
         )

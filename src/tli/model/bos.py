@@ -74,6 +74,11 @@ def run(
             f"params.yaml: intermediate_size of the profile: expected a multiple of {ADDED} for the BOS regime, "
             f"got {model.config.intermediate_size}; set one"
         )
+    if (activation := getattr(model.config, "hidden_act", None)) != "silu":  # and Gemma's MLP stands between two norms
+        raise store.UserError(
+            f"{base / 'config.json'}: hidden_act: expected silu, which the BOS regime's neurons use, got {activation}; "
+            "choose a Llama or a Qwen"
+        )
     size, pad = params.active.compute.batch_size, tokenizer.pad_token_id
     seen = look(model, sequences, pad, size)
     weights, gates = edit(load_file(base / "model.safetensors"), model, seen, params.bos.layer, params.bos.ratio)

@@ -29,6 +29,7 @@ from transformers import (
 from transformers.quantizers.auto import AutoHfQuantizer
 
 from tli import store
+from tli.model import supported
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
@@ -68,18 +69,23 @@ class NoHead(nn.Module):
 
 
 class Rows(nn.Module):
-    """The rows of an embedding matrix that belong to some tokens; to those tokens it is the whole matrix.
+    """The rows of an embedding matrix that belong to some tokens; for those tokens it is the whole embedding module.
 
-    `weight` is (n, d_model), `tokens` the n token ids, ascending.
+    `weight` is (n, d_model), `tokens` the n token ids, ascending. Where the module scales its output, as Gemma 3's does
+    by sqrt(d_model), so does this one.
     """
 
     weight: nn.Parameter
 
-    def __init__(self, tokens: Iterable[int], weight: nn.Parameter, advice: str) -> None:
+    def __init__(self, tokens: Iterable[int], embeddings: nn.Module, advice: str) -> None:
         super().__init__()
         self.advice = advice
         self.tokens = nn.Buffer(torch.tensor(sorted(set(tokens)), device=_device), persistent=False)
+        weight = cast(nn.Parameter, embeddings.weight)
         self.weight = nn.Parameter(weight.new_empty(len(self.tokens), weight.shape[1]), requires_grad=False)
+        scale = getattr(embeddings, supported.SCALE, None)
+        if scale is not None:
+            self.embed_scale = nn.Buffer(scale.detach().clone(), persistent=False)
 
     def places(self, ids: Int[Tensor, "*batch pos"]) -> Int[Tensor, "*batch pos"]:
         """Which row each token has.
@@ -97,13 +103,18 @@ class Rows(nn.Module):
         return found
 
     def forward(self, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
-        return nn.functional.embedding(self.places(ids), self.weight)
+        return _scaled(self, nn.functional.embedding(self.places(ids), self.weight))
 
 
 def rows(embeddings: nn.Module, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
-    """The rows of the embedding matrix of these tokens, straight from its weight."""
+    """The rows of the embedding matrix of these tokens, straight from its weight, times the module's scale, if any."""
     weight: Tensor = cast(Any, embeddings).weight
-    return weight[embeddings.places(ids) if isinstance(embeddings, Rows) else ids]
+    return _scaled(embeddings, weight[embeddings.places(ids) if isinstance(embeddings, Rows) else ids])
+
+
+def _scaled(embeddings: nn.Module, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    scale: Tensor | None = getattr(embeddings, supported.SCALE, None)
+    return states if scale is None else states * scale.to(states.dtype)
 
 
 class Dequantized(nn.Linear):
@@ -278,7 +289,7 @@ def load(
 ) -> PreTrainedModel:
     """The checkpoint in `folder`, frozen and in evaluation mode; what is not asked for is not read.
 
-    Any architecture with Llama's module names. A cut model is still a causal LM, so that adapters keep PEFT's keys; its
+    Of the architectures of model/supported.py. A cut model is still a causal LM, so that adapters keep PEFT's keys; its
     final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for bit.
     A part of a checkpoint (model/part.py) is a cut model too.
     What follows changes memory and time, not one bit of a hidden state:
@@ -306,7 +317,7 @@ def load(
     tokens = kept if vocabulary is None else vocabulary
     if tokens is not None:
         advice = "name every token in the vocabulary given to backbone.load" if kept is None else OTHER_WORDS
-        body.embed_tokens = Rows(tokens, body.embed_tokens.weight, advice)
+        body.embed_tokens = Rows(tokens, body.embed_tokens, advice)
     tied = model.config.tie_word_embeddings
     if not head:
         model.lm_head = NoHead("the model was loaded without its head; ask backbone.load for it")
@@ -359,6 +370,10 @@ def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
                 module.bias.data = module.bias.to(own.dtype)  # made in float32, whatever the model's dtype
     body: Any = model.model
     body.rotary_emb = type(body.rotary_emb)(config=own).to(_device)  # no checkpoint holds its buffers
+    scale = getattr(body.embed_tokens, supported.SCALE, None)
+    if scale is not None:  # likewise
+        value = body.embed_tokens.scalar_embed_scale
+        body.embed_tokens.embed_scale = nn.Buffer(torch.full_like(scale, value, device=_device), persistent=False)
     if len(body.layers) < whole:
         body.norm = nn.Identity()
     model.config.use_cache = False
@@ -370,10 +385,11 @@ def config(folder: Path) -> PretrainedConfig:
     """The configuration of the checkpoint in `folder`; code that may lie beside it is never run.
 
     Raises:
-        UserError: there is none, or none of a causal language model that transformers has.
+        UserError: there is none, or none of a supported architecture (model/supported.py).
     """
     path = folder / "config.json"
     given = store.read_json(path, "a model's configuration")
+    supported.check_configuration(given, path)
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         known = 0 < cast(Any, found).num_hidden_layers <= MOST_BLOCKS
@@ -403,6 +419,7 @@ def laid_out(folder: Path, settings: PretrainedConfig | None = None) -> PreTrain
             model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=settings.dtype)
     except Exception as error:  # likewise
         raise _unfit(folder / "config.json", error) from None
+    supported.check_modules(model, folder / "config.json")
     return model
 
 

@@ -24,11 +24,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from tli import store, terminal
 from tli.data import fetch
 from tli.data.fetch import Repo
+from tli.model import supported
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
 from tli.model.tensors import hold_whole
-from tli.params import HubModel
+from tli.model.tokenizer import put_bos_first
+from tli.params import HubModel, Shape
 
 HEAD = "lm_head.weight"
+WEIGHTS = ".safetensors"
 HEAD_FILE = "head-from.safetensors"
 CONFIG_FILES = ("config.json", "generation_config.json")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -37,42 +40,62 @@ PICKLED = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
 UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EACCES)
 
 
-# params.yaml's name of a shape -> the configuration's
-SHAPE = {
-    "blocks": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "intermediate_size": "intermediate_size",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "vocab_size": "vocab_size",
-}
-
-
 def run(out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
     """The `base` stage of a profile whose model is fetched: the checkpoint in `out`, what it holds in `metrics`.
 
     Raises:
-        UserError: the shape in params.yaml is not the checkpoint's; the key is named.
+        UserError: the shape in params.yaml is not the checkpoint's, or the model is not of a supported kind; the key
+            is named, and no weight has been asked for.
     """
     repo = fetch.pinned(Repo("model", settings.repo, settings.revision), manifest)
     sibling = None
     if settings.head_from is not None:
         sibling = fetch.pinned(Repo("model", settings.head_from.repo, settings.head_from.revision), manifest)
     with store.atomic_dir(out) as folder:
-        found = fetch_checkpoint(repo, folder, manifest, sibling)
-        check_shape(settings, folder, repo)
+        found = fetch_checkpoint(repo, folder, manifest, sibling, settings)
     store.write_json(metrics, found)
 
 
-def check_shape(settings: HubModel, folder: Path, repo: Repo) -> None:
-    """Raises UserError unless the shape in params.yaml is that of the checkpoint `repo` in `folder`."""
-    config = _config(folder)
-    for key, name in SHAPE.items():
-        if (got := getattr(settings, key)) != (held := getattr(config, name)):
+def check_shape(settings: Shape, folder: Path, where: str) -> None:
+    """Compares the shape in params.yaml with config.json in `folder`, which messages call `where`.
+
+    Raises:
+        UserError: a field differs; its key is named.
+    """
+    compare_shape(settings, _config(folder), where)
+
+
+def compare_shape(settings: Shape, config: PretrainedConfig, where: str) -> None:
+    """The same of a configuration that messages call `where`."""
+    for key, expected in supported.shape(config).items():
+        if (got := getattr(settings, key)) != expected:
             raise store.UserError(
-                f"params.yaml: model.{key} of the profile: expected {held}, as in {repo.key('config.json')}, "
-                f"got {got}; set it so"
+                f"params.yaml: model.{key} of the profile: expected {_yaml(expected)}, as in {where}, "
+                f"got {_yaml(got)}; set it so"
             )
+
+
+def _yaml(value: int | bool) -> str:
+    return str(value).lower()
+
+
+def prepare(folder: Path, where: str, shape: Shape | None = None) -> str:
+    """Checks configuration and tokenizer in `folder` before a weight is fetched, and puts BOS in front if it is not.
+
+    Args:
+        where: what messages call config.json. shape: the one of params.yaml, to compare with.
+
+    Returns:
+        Which token stands in front of a text, and whose choice that is (model/tokenizer.py).
+
+    Raises:
+        UserError: the architecture, the shape or the tokenizer is not one that can be used.
+    """
+    supported.check_configuration(read_json(folder / "config.json"), where)
+    expected_shapes(folder)
+    if shape is not None:
+        check_shape(shape, folder, where)
+    return put_bos_first(folder, where.removesuffix("/config.json"))
 
 
 def head(folder: Path) -> Literal["own", "tied", "absent"]:
@@ -87,19 +110,28 @@ def has_head(folder: Path) -> bool:
     return head(folder) != "absent"
 
 
-def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | None = None) -> dict[str, Any]:
+def fetch_checkpoint(
+    repo: Repo, out: Path, manifest: Path, head_from: Repo | None = None, shape: Shape | None = None
+) -> dict[str, Any]:
     """Fetches the checkpoint `repo` into the folder `out`, which exists, and says what it holds.
 
-    Files are hard links into the hub's cache where the file system allows it. The index is written anew from the
-    shards' headers. Of `head_from`, a repository with the same weights, only the head is taken.
+    Configuration and tokenizer come first and are checked (`prepare`), with `shape` that of params.yaml. Files are hard
+    links into the hub's cache where the file system allows it. The index is written anew from the shards' headers. Of
+    `head_from`, a repository with the same weights, only the head is taken.
 
     Raises:
-        UserError: nothing that could be used, or not enough space.
+        UserError: nothing that could be used, another shape, or not enough space.
         CheckFailed: a tensor of the causal language model, its head aside, is missing or has another shape; or the
             weights of `head_from` differ in any bit.
     """
-    paths = fetch.fetch(repo, chosen(repo, _listed(repo, manifest)), manifest)
+    names = chosen(repo, _listed(repo, manifest))
+    weights = [name for name in names if name.endswith(WEIGHTS)]
+    paths = fetch.fetch(repo, [name for name in names if name not in weights], manifest)
     place(paths, out)
+    bos = prepare(out, repo.key("config.json"), shape)
+    shards = fetch.fetch(repo, weights, manifest)
+    place(shards, out)
+    paths |= shards
     unlisted, unheld = missing_from_index(out)
     tensors = headers(out)
     expected = expected_shapes(out)
@@ -130,6 +162,7 @@ def fetch_checkpoint(repo: Repo, out: Path, manifest: Path, head_from: Repo | No
         "missing_from_shards": unheld,
         "unused": sorted(tensors.keys() - expected.keys()),
         "head": where,
+        "bos": bos,
     }
 
 
@@ -139,8 +172,8 @@ def _listed(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]
     `fetch` notes all files of a call together: where the manifest names some weights, it names all.
     """
     names = fetch.noted(repo, manifest)
-    if not any(name.endswith(".safetensors") for name in names) or not (weights_only or "config.json" in names):
-        names = fetch.listing(repo, manifest)
+    if not any(name.endswith(WEIGHTS) for name in names) or not (weights_only or "config.json" in names):
+        names = fetch.listing(repo, manifest, WEIGHTS)
     return names
 
 
@@ -201,8 +234,8 @@ def _config(folder: Path) -> PretrainedConfig:
 def _unknown(folder: Path) -> store.UserError:
     kind = read_json(folder / "config.json").get("model_type")
     return store.UserError(
-        f"{folder / 'config.json'}: model_type: expected a causal language model that transformers has, got {kind!r}; "
-        "choose a model with Llama's module names"
+        f"{folder / 'config.json'}: expected the configuration of a causal language model of type {kind}, got another; "
+        "choose a model whose configuration transformers reads"
     )
 
 
@@ -211,9 +244,11 @@ def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     config = _config(folder)
     try:
         with torch.device("meta"):
-            state = AutoModelForCausalLM.from_config(config).state_dict()
+            model = AutoModelForCausalLM.from_config(config)
     except ValueError:
         raise _unknown(folder) from None
+    supported.check_modules(model, folder / "config.json")
+    state = model.state_dict()
     return {
         name: tuple(tensor.shape) for name, tensor in state.items() if name != HEAD or not config.tie_word_embeddings
     }

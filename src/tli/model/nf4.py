@@ -27,7 +27,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli import kept, store, terminal
-from tli.model import checkpoint, shards
+from tli.model import checkpoint, shards, supported
 from tli.model.shards import TensorInfo
 from tli.params import FourBit, Quantize
 from tli.store import Row
@@ -262,6 +262,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("model", "intermediate_size", config.intermediate_size),
         ("model", "heads", config.num_attention_heads),
         ("model", "kv_heads", config.num_key_value_heads),
+        ("model", "head_dim", supported.shape(config)["head_dim"]),
         ("model", "vocab_size", held["model.embed_tokens.weight"].shape[0]),
         ("model", "head", "tied to the embeddings" if tied else head),
         ("projections", "quant_type", kind),
@@ -272,6 +273,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("projections", "double_quant", str(found[0].double_quant).lower()),
         ("projections", "loaded_dtype", _rounded_to(held)),
         ("projections", "compute_dtype", _name({each.compute for each in found})),
+        ("projections", "tensors_sha256", shards.digest_of_all(folder)),
         ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
         ("others", "parameters", sum(math.prod(info.shape) for info in others)),
         ("others", "bytes", sum(info.nbytes for info in others)),

@@ -8,28 +8,21 @@ Feeds every table of a model whose source is `package`. No network is used.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from tli import store
-from tli.model import shards
-from tli.model.hub import SHAPE
+from tli.model import shards, supported
+from tli.model.hub import compare_shape
+from tli.model.tokenizer import put_bos_first
 from tli.params import PackagedModel
 
 FOLDER = "models"  # of the environment: where `make setup` puts packaged models
-
-
-class Weights(NamedTuple):
-    """The tensors of a checkpoint as one SHA-256, and their number."""
-
-    sha256: str
-    tensors: int
 
 
 def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
@@ -45,8 +38,8 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
     with store.atomic_dir(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        _prepend_bos(folder)
-        weights = digest(folder)
+        bos = put_bos_first(folder, file.name)
+        tensors, digest = len(shards.headers(folder)), shards.digest_of_all(folder)
     store.write_json(
         metrics,
         {
@@ -55,8 +48,9 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
             "file_bytes": file.stat().st_size,
             "file_sha256": settings.sha256,
             "licence": settings.licence,
-            "tensors": weights.tensors,
-            "tensors_sha256": weights.sha256,
+            "bos": bos,
+            "tensors": tensors,
+            "tensors_sha256": digest,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "head": "tied" if model.config.tie_word_embeddings else "own",
         },
@@ -85,15 +79,10 @@ def locate(settings: PackagedModel) -> Path:
 
 
 def check_shape(file: Path, settings: PackagedModel) -> None:
-    """Raises UserError unless every field of the shape in params.yaml is that of the GGUF file's own header."""
-    config = load_gguf_checkpoint(str(file))["config"]
-    for key, name in SHAPE.items():
-        expected = config.get(name)
-        if expected is not None and expected != getattr(settings, key):
-            raise store.UserError(
-                f"params.yaml: model.{key}: expected {expected}, as in {file.name}, got {getattr(settings, key)}; "
-                "set it so"
-            )
+    """Raises UserError unless the architecture is supported and the shape in params.yaml is that of the GGUF header."""
+    header = load_gguf_checkpoint(str(file))["config"]
+    supported.check_configuration(header, file.name)
+    compare_shape(settings, AutoConfig.for_model(**header), file.name)
 
 
 def load(file: Path) -> PreTrainedModel:
@@ -106,20 +95,3 @@ def load(file: Path) -> PreTrainedModel:
     del model.config.quantization_config
     loaded: PreTrainedModel = model.eval()
     return loaded
-
-
-def _prepend_bos(folder: Path) -> None:
-    from tokenizers import processors
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    bos = tokenizer.bos_token
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_token_id)])
-    tokenizer.save_pretrained(folder)
-
-
-def digest(folder: Path) -> Weights:
-    """SHA-256 over the lines `name dtype shape sha256` of a checkpoint's tensors, sorted by name."""
-    lines = [
-        f"{name} {info.dtype} {'x'.join(map(str, info.shape))} {shards.digest(info)}\n"
-        for name, info in sorted(shards.headers(folder).items())
-    ]
-    return Weights(hashlib.sha256("".join(lines).encode()).hexdigest(), len(lines))

@@ -61,10 +61,10 @@ def fetch_part(
     """
     span = settings.span or settings.blocks
     names = hub.chosen(repo, _listed(repo, manifest))
-    shards = [name for name in names if name.endswith(".safetensors")]
+    shards = [name for name in names if name.endswith(hub.WEIGHTS)]
     paths = fetch.fetch(repo, [name for name in names if name not in shards], manifest)
     hub.place(paths, out)
-    hub.check_shape(settings, out, repo)
+    bos = hub.prepare(out, repo.key("config.json"), settings)
     rows = tuple(token_rows(AutoTokenizer.from_pretrained(out, local_files_only=True), words))
     remotes = {name: Remote(repo, name, manifest) for name in shards}
     with tempfile.TemporaryDirectory() as temporary:
@@ -103,6 +103,7 @@ def fetch_part(
         "missing_from_index": unlisted,
         "missing_from_shards": unheld,
         "head": "left out" if hub.HEAD in tensors else "left out; the checkpoint has none of its own",
+        "bos": bos,
         "checked": CHECKED,
         "shard_sizes": [{"file": name, "bytes": size} for name, size in sizes.items()],
         "parts": [_said(one, repo, manifest) for one in wanted],
@@ -120,7 +121,7 @@ def _listed(repo: Repo, manifest: Path) -> list[str]:
     prefix = repo.key("")
     keys = [key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix)]
     if not any(key.endswith(f"{pins.PART}header") for key in keys):
-        return fetch.listing(repo, manifest)
+        return fetch.listing(repo, manifest, hub.WEIGHTS)
     return sorted({key.partition("#")[0] if pins.PART in key else key for key in keys})
 
 

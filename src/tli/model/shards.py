@@ -115,6 +115,15 @@ def digest(info: TensorInfo) -> str:
     return found.hexdigest()
 
 
+def digest_of_all(folder: Path) -> str:
+    """SHA-256 over the lines `name dtype shape sha256` of a checkpoint's tensors, sorted by name."""
+    lines = (
+        f"{name} {info.dtype} {'x'.join(map(str, info.shape))} {digest(info)}\n"
+        for name, info in sorted(headers(folder).items())
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that came with a checkpoint; UserError where it is none."""
     try:

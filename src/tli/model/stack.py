@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -119,12 +119,25 @@ def attend(
     step: Step,
     **settings: Any,
 ) -> tuple[Float[Tensor, "1 token head d_head"], None]:
-    """Causal attention in each sequence of each batch; transformers' own, one call a batch."""
+    """Causal attention in each sequence of each batch; transformers' own, one call a batch.
+
+    A block that attends to a window (Gemma 3, some Qwen2) is given the mask that transformers gives it.
+    """
     result, padded = [], [step.pad(each[0]).split(step.tokens, dim=1) for each in (query, key, value)]
     for batch, *own in zip(step.batches, *padded, strict=True):
         q, k, v = (states.unflatten(1, batch.ids.shape).transpose(0, 1) for states in own)
-        result.append(sdpa_attention_forward(module, q, k, v, None, **settings)[0].flatten(0, 1))
+        mask = window_mask(batch.ids.shape[1], settings.get("sliding_window"), query.device)
+        result.append(sdpa_attention_forward(module, q, k, v, mask, **settings)[0].flatten(0, 1))
     return torch.cat(result)[step.real][None], None
+
+
+def window_mask(length: int, window: int | None, device: torch.device) -> Bool[Tensor, "1 1 query key"] | None:
+    """Where query q attends to key k, q - window < k <= q; none where the window is longer than the sequence."""
+    if window is None or length < window:
+        return None
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position
+    return ((distance >= 0) & (distance < window))[None, None]
 
 
 class Products(torch.autograd.Function):

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from tli import store
-from tli.model.package import digest
+from tli.model import shards
+from tli.model.tokenizer import put_bos_first
 from tli.params import MicroworldModel
 
 RECIPE = "recipe.json"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 # What the weights depend on in the model's section of params.yaml; the other keys say where they are.
-MADE_BY = ("seed", "pretraining", "blocks", "hidden_size", "intermediate_size", "heads", "kv_heads", "vocab_size")
+MADE_BY = ("seed", "pretraining", "blocks", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim",
+           "vocab_size", "tied_embeddings")  # fmt: skip
 
 
 def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -> None:
@@ -46,7 +48,8 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     with store.atomic_dir(out) as temporary:
         for name in FILES:
             shutil.copyfile(folder / name, temporary / name)
-    trained = {**recipe["training"], "weights": "versioned", "tensors_sha256": recipe["tensors_sha256"]}
+        bos = put_bos_first(temporary)
+    trained = {**recipe["training"], "weights": "versioned", "bos": bos, "tensors_sha256": recipe["tensors_sha256"]}
     store.write_json(metrics, trained)
 
 
@@ -69,7 +72,7 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
                 "run `dvc pull data.dvc`"
             )
     recipe: Mapping[str, Any] = store.read_json(folder / RECIPE, "the weights' recipe")
-    expected, got = recipe.get("tensors_sha256"), digest(folder).sha256
+    expected, got = recipe.get("tensors_sha256"), shards.digest_of_all(folder)
     if got != expected:
         raise store.UserError(
             f"{folder / 'model.safetensors'}: expected tensors of SHA-256 {expected} ({RECIPE}), got {got}; "

@@ -79,7 +79,7 @@ def run(folder: Path) -> None:
         except RuntimeError as error:  # submitit's, when the time has been up too often
             _fail(attempt, str(error))
         if code > 0:
-            _fail(attempt, cells.last_line(attempt / cells.LOG) or f"exit status {code}")
+            _fail(attempt, cells.last_line(cells.log(attempt)) or f"exit status {code}")
         if -code in ENDED:
             raise SystemExit(128 - code)
         if code == 0:
@@ -140,16 +140,16 @@ def _awaited(root: Path, writer: str | None, path: str) -> Path:
 
 
 def _stage(attempt: Path, spec: Mapping[str, Any]) -> int:
-    """Runs the command, its output in log.txt; its exit status, or minus the signal that it died of.
+    """Runs the command, its output in stdout.txt and stderr.txt; its exit status, or minus the signal that it died of.
 
     As under DVC it ends with its parent, however that ends (`kept.end_with_dvc`). Slurm's warning before the time is
     up goes to every process of the job: it is ours, so the stage ignores it.
     """
     environment = os.environ | {"PYTHONPATH": spec["source"], "DVC_STAGE": spec["stage"]}
-    with (attempt / cells.LOG).open("ab") as log:
+    with (attempt / cells.STDOUT).open("ab") as stdout, (attempt / cells.STDERR).open("ab") as stderr:
         stage = subprocess.Popen(
-            spec["command"], cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
+            spec["command"], cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
+            stderr=stderr, preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )  # fmt: skip
         _running.append(stage)
         try:

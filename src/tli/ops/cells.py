@@ -23,7 +23,8 @@ from tli import store
 
 COMMANDS = ("sweep-train", "sweep-eval", "sweep-base")
 FOLDER = Path("build/.cluster")
-SPEC, JOB, LOG, DONE, FAILED = "cell.json", "job.json", "log.txt", "done.json", "failed.json"
+SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"
+STDOUT, STDERR = "stdout.txt", "stderr.txt"  # of an attempt's command
 CONSTANT = "check"  # the stage whose output is the same whatever params.yaml says, so that nothing follows from it
 
 
@@ -140,7 +141,15 @@ def source() -> Path:
     return FOLDER / f"source.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
 
 
+def log(attempt: Path) -> Path:
+    """The file with the line to report of an attempt: its standard error, or its standard output if that is blank.
+
+    The two streams have a file each: in one file, the order of their lines would depend on the command's buffers.
+    """
+    return attempt / (STDERR if last_line(attempt / STDERR) else STDOUT)
+
+
 def last_line(path: Path) -> str:
-    """The last line of a log that says something; empty where there is none."""
+    """The last line of a log that is not blank; empty where there is none."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -4,7 +4,7 @@ Everything follows from params.yaml and the number of word pairs: no file of a m
 network, nothing imports torch. Sizes are by shape, as if every fetched weight had 4 bytes: a checkpoint in bfloat16 has
 half. What a stage took when it last ran here stands beside. Feeds no table.
 
-    parameters of a block  = 2 d^2 + 2 d kv + 3 d f + 2 d            (q, o; k, v; the MLP's three; two norms)
+    parameters of a block  = 2 d q + 2 d kv + 3 d f + 2 d            (q, o; k, v; the MLP's three; two norms)
     a 4-bit weight         = 1/2 byte, and 4 bytes a 64 for the scale
     FLOP, forward          = 2 x parameters x tokens; attention's own, small at these lengths, is left out
     FLOP, training LoRA    = twice that: gradients go back through frozen weights, which get none of their own
@@ -42,30 +42,37 @@ class Cost(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Parameters of the model as this run has it."""
+    """Parameters of the model as this run has it; a `tied` head is the embeddings, and stored once."""
 
     block: float
     blocks: int
     embeddings: float
     head: float
+    tied: bool
+
+    @property
+    def others(self) -> float:
+        """Parameters outside the blocks that are stored."""
+        return self.embeddings + (0 if self.tied else self.head)
 
     @property
     def packed(self) -> float:
         """Bytes of the whole under one 4-bit type."""
-        return self.block * self.blocks * PACKED + (self.embeddings + self.head) * HALF
+        return self.block * self.blocks * PACKED + self.others * HALF
 
     @property
     def all(self) -> float:
-        return self.block * self.blocks + self.embeddings + self.head
+        return self.block * self.blocks + self.others
 
 
 def sizes(params: Params, forms: int) -> Sizes:
     """The shapes of params.yaml, cut to what the profile has of them."""
     model = params.active.model
-    d, kv, f = model.hidden_size, model.kv_width, model.intermediate_size
+    d, q, kv, f = model.hidden_size, model.query_width, model.kv_width, model.intermediate_size
     rows = model.vocab_size if model.whole else min(model.vocab_size, round(ROWS * forms))
     head = model.vocab_size * d if model.whole else 0
-    return Sizes(2 * d * d + 2 * d * kv + 3 * d * f + 2 * d, model.held, rows * d + d, head)
+    block = 2 * d * q + 2 * d * kv + 3 * d * f + 2 * d
+    return Sizes(block, model.held, rows * d + d, head, model.tied_embeddings)
 
 
 def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:

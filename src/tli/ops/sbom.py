@@ -2,7 +2,8 @@
 
 Names, versions, hashes and who requires what come from the locked list, licences from what the installed packages say
 of themselves. torch stands on a line of its own: the builds for different hardware have no common hash, so neither
-they nor the CUDA packages that come with them are locked by one. Feeds no table.
+they nor the CUDA packages that come with them are locked by one. The package that holds a model's weights has a list
+and a folder of its own. Feeds no table.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +24,7 @@ LOCKED = re.compile(r"^([a-z0-9][a-z0-9.-]*)==([^ ;\\\n]+)(?: ; ([^\\\n]*[^\\\n 
 ROOT = "tli-artifact"
 CUDA = ("nvidia-", "cuda-", "triton")
 UNHASHED = "not locked by a hash: builds for different hardware have none in common"
+MODEL = Path("requirements/model.txt")
 LONG = 40  # characters of a License field; what is longer is the licence's own text
 
 
@@ -39,18 +42,19 @@ class Package(NamedTuple):
         return f"pkg:pypi/{self.name}@{self.version}"
 
 
-def run(requirements: Path, torch: Path, out: Path) -> str:
+def run(requirements: Path, torch: Path, out: Path, model: Path = MODEL) -> str:
     """Writes sbom.cdx.json, licences.md and audit.json to the folder `out`; returns a line that sums them up.
 
     Args:
         requirements: the locked list of what a run needs, with hashes.
-        torch: the list of the one package that is not in it.
+        torch: the list of torch alone, without hashes.
+        model: the locked list of the package that holds a model's weights.
     """
-    packages = [*read(requirements), *read(torch), *of_cuda()]
+    packages = [*read(requirements), *read(torch), *read(model), *of_cuda()]
     found = {package.name: licence(package.name) for package in packages}
     store.write_json(out / "sbom.cdx.json", bom(packages, found))
     store.write_text(out / "licences.md", page(packages, found))
-    checked = audit(requirements, torch)
+    checked = audit(requirements, torch, model)
     store.write_json(out / "audit.json", checked)
     return f"{len(packages)} packages; {checked['said']}"
 
@@ -62,7 +66,7 @@ def read(path: Path) -> Iterator[Package]:
         hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", rest)
         via = re.findall(r"^    #(?: via|  ) +(\S.*)", rest, re.M)
         parents = ("" if parent.startswith("-r ") else parent.partition(" ")[0] for parent in via)
-        yield Package(name, version, marker or "", tuple(hashes), tuple(parents) if rest else ("",))
+        yield Package(name, version, marker or "", tuple(hashes), tuple(parents) or ("",))
 
 
 def of_cuda() -> Iterator[Package]:
@@ -77,11 +81,15 @@ def of_cuda() -> Iterator[Package]:
 
 
 def licence(name: str) -> dict[str, Any]:
-    """What the installed package says of its licence, as CycloneDX has it: an SPDX expression, or a name."""
-    try:
-        metadata = importlib.metadata.metadata(name)
-    except importlib.metadata.PackageNotFoundError:
+    """The licence in the installed package's metadata, as CycloneDX writes it: an SPDX expression, or a name.
+
+    The package with a model's weights is installed in the environment's folder `models`, outside sys.path (Makefile).
+    """
+    places = [*sys.path, str(Path(sys.prefix) / "models")]
+    installed = next(iter(importlib.metadata.distributions(name=name, path=places)), None)
+    if installed is None:
         return {"license": {"name": "not installed here"}}
+    metadata = installed.metadata
     if "License-Expression" in metadata:
         return {"expression": metadata["License-Expression"]}
     said = metadata["License"].strip() if "License" in metadata else ""

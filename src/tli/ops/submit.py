@@ -116,9 +116,10 @@ def _wait(watched: Sequence[Cell], executor: Executor) -> None:
 
 
 def unfinished(cell: Cell) -> str:
-    """A cell that is not done: its stage, attempts, the last line that it said, and where to read on."""
+    """A cell that is not done: its stage, attempts, the last line of its log, and where to read on."""
     tried, note = cells.attempts(cell.folder), cell.folder / cells.JOB
     job = Path(store.read_json(note)["log"]) if note.is_file() else None
-    log = next((path for path in (*(each / cells.LOG for each in tried[-1:]), job) if path and path.is_file()), None)
+    logs = (*(cells.log(attempt) for attempt in tried[-1:]), job)
+    log = next((path for path in logs if path and path.is_file()), None)
     said = cells.failure(cell.folder) or (cells.last_line(log) if log else "not started")
     return f"{cell.stage}: attempts: {len(tried)}; last line: {said}; log: {log or '-'}"

@@ -16,7 +16,7 @@ import click
 from tli import store, terminal
 from tli.paper import collected
 from tli.paper.document import text
-from tli.paper.expected import AGREES, DIFFERS, NONE
+from tli.paper.judge import AGREES, DIFFERS, NONE
 from tli.paper.rows import Measured
 from tli.paper.scores import item_name, language_name
 from tli.paper.similarity import trained_view
@@ -58,13 +58,20 @@ def _what(params: Params) -> str:
 
 def _verdicts(verdicts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     counts, claims = verdicts["verdicts"], verdicts["claims"]
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in (AGREES, DIFFERS, NONE))
     wrong = [key for key, verdict in verdicts["values"].items() if verdict == DIFFERS]
-    if wrong:
-        listed = f"{', '.join(wrong[:NAMED])}{' …' if len(wrong) > NAMED else ''}"
-        said += f": {click.style(listed, fg='red') if terminal.coloured(sys.stdout) else listed}"
-    yield "verify", f"{sum(counts.values())} values: {said}"
+    changed = [outcome["name"] for outcome in verdicts["conclusions"] if outcome["changed"]]
+    outside = f"{len(wrong):,} of {counts[AGREES] + counts[DIFFERS]:,} values outside their tolerance"
+    yield "verify", f"{outside}{_list(wrong)}; {counts[NONE]:,} without an expectation"
+    yield "", f"{len(changed)} of {len(verdicts['conclusions'])} conclusions changed{_list(changed)}"
     yield "claims", f"{claims['number']}: " + ", ".join(f"{count} {said}" for said, count in claims["verdicts"].items())
+
+
+def _list(names: list[str]) -> str:
+    """The first few names in parentheses, red on a terminal; nothing where there are none."""
+    if not names:
+        return ""
+    text = f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"
+    return f" ({click.style(text, fg='red') if terminal.coloured(sys.stdout) else text})"
 
 
 def _alignment(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:

@@ -10,9 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tli import store
 from tli.paper import stats
-from tli.params import HubModel, Params
+from tli.params import Params
 from tli.study.views import layers, named, names
 
 SETS = ("trained", "control")
@@ -94,20 +93,24 @@ RECIPE = (  # the paper's; alpha / r is 2 at rank 16 under every scaling
 
 
 def expectations(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
-    """What was published, as expectations of a run of `lugha_llama`, each part with the settings that it is for.
+    """Published values as expectations, each part with the settings that it holds for; none for another model.
 
     The likeliest reading of the one before/after value is as_scripted: nothing is expected at as_described. Values
-    after training are expected closely of the author's own adapter, and widely of one trained here.
-
-    Raises:
-        UserError: params.yaml has no profile `lugha_llama` with a model from the hub.
+    after training are expected closely of the author's own adapter, and widely of one trained here. A model of the
+    first blocks has the expectations at its layers.
     """
-    profile = params.profiles.get("lugha_llama")
-    if profile is None or not isinstance(profile.model, HubModel):
-        raise store.UserError("params.yaml: profiles: expected lugha_llama with a model from the hub; restore it")
+    if not is_published_model(params):
+        return []
+    parts = _parts(reported, params)
+    return parts if params.active.model.whole else within(parts, params)
+
+
+def _parts(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
+    """The expectations of the whole model; which model it was, claim 10 of reported.yaml says."""
     setup = {key: entry["paper"] for key, entry in reported["setup"].items()}
-    model = profile.model
-    whole: dict[str, Any] = {"model.repo": model.repo, "model.revision": model.revision, "model.blocks": model.blocks}
+    source = next(entry["expects"] for entry in reported["claims"] if "fetched from" in entry.get("expects", {}))
+    whole: dict[str, Any] = {"model.repo": source["fetched from"], "model.revision": source["revision"]}
+    whole["model.blocks"] = setup["blocks"]
     lists = whole | {"pairs.source": "author"}
     nf4 = {"quantize.nf4.double_quant": "false"}
     fp4 = lists | {"quantize.fp4.load_dtype": "float16", "quantize.fp4.double_quant": "false"}
@@ -130,7 +133,7 @@ WHOLE = ("setup.blocks", "scan.trained.peak_layer.mask.nf4")  # what only a run 
 
 
 def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str, Any]]:
-    """Those of `expectations` that a run of the model's first blocks can meet: at its layers, of no other."""
+    """Those of the published values that a run of the model's first blocks can meet: at its layers, of no other."""
     held = layers(params.active.model)
 
     def has(key: str) -> bool:

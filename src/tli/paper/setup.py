@@ -27,6 +27,7 @@ LOADED = {
     "compute_dtype": "compute dtype",
     "parameters": "parameters",
     "bytes": "bytes",
+    "tensors_sha256": "SHA-256 over all tensors of the checkpoint",
 }
 
 
@@ -43,10 +44,20 @@ class Line(NamedTuple):
 
 
 def setup(
-    quantize: Rows, train: Rows, align: Rows, transfer: Rows, reported: Mapping[str, Any], params: Params
+    base: Measured,
+    quantize: Rows,
+    train: Rows,
+    align: Rows,
+    transfer: Rows,
+    reported: Mapping[str, Any],
+    params: Params,
 ) -> Made:
-    """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each."""
-    lines = [*_model(quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
+    """Model, quantisation, LoRA and training of this run, with what the paper and the public scripts say of each.
+
+    Args:
+        base: the metrics of the stage of that name, which say whose choice the BOS token in front of a text is.
+    """
+    lines = [*_model(base, quantize, params), *_loaded(quantize), *_adapter(train, params), *_training(train, params)]
     lines += [
         Line(f"pairs.{set_}", f"{set_} pairs", len(align.each("base", set_, trained_view(params), "cosine")), "rows")
         for set_ in PAIR_SETS
@@ -80,8 +91,8 @@ def setup(
     return Made(table, measured)
 
 
-def _model(quantize: Rows, params: Params) -> Iterator[Line]:
-    """Whose model it is by params.yaml, its shape as loaded."""
+def _model(base: Measured, quantize: Rows, params: Params) -> Iterator[Line]:
+    """Whose model it is by params.yaml, its shape as loaded, and what stands in front of a text."""
     model = params.active.model
     yield Line("model", "model", model.title, "params.yaml")
     for key, title in (
@@ -91,6 +102,7 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
         ("intermediate_size", "feed-forward size"),
         ("heads", "attention heads"),
         ("kv_heads", "key-value heads"),
+        ("head_dim", "width of a head"),
         ("vocab_size", "vocabulary"),
         ("head", "language-model head"),
     ):
@@ -99,6 +111,7 @@ def _model(quantize: Rows, params: Params) -> Iterator[Line]:
             yield Line(key, title, value, "loaded modules")
         else:  # under a key of its own: what was published is the whole
             yield Line(f"{key}_held", f"{title}: {HELD[key]} of {getattr(model, key):,}", value, "loaded modules")
+    yield Line("bos", "BOS in front of every text", base["bos"], "tokenizer")
 
 
 def _loaded(quantize: Rows) -> Iterator[Line]:

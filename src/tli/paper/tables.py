@@ -82,10 +82,11 @@ def run(
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
     ceilings = _ceilings(worlds, counts)
+    of_base = flat(store.read_json(base))
     parts = {
         "word pairs": flat(store.read_json(pairs_audit)) | lengths.means(found["train"]),
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
-        "base": flat(store.read_json(base)),
+        "base": {key: value for key, value in of_base.items() if key != "bos"},  # which the setup table shows
     }
     shared = {} if params.active.benchmarks.source == "none" else premises.read_premises(items)
     own = cells.Source(cells.main_base(params), found["align"], found["transfer"], by_seed, shared)
@@ -93,7 +94,7 @@ def run(
     tasks = changes.tasks(bases, params)
     drawn = changes.drawn(tasks, params)
     made = [
-        setup.setup(Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
+        setup.setup(of_base, Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
         layers.scan_table(found["scan"], published, params),
         layers.norms(found["align"], params),
         similarity.before_after(found["align"], published, params),

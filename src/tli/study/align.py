@@ -55,10 +55,13 @@ def measure(
     tokenizer: PreTrainedTokenizerBase,
     params: Params,
     quantization: str,
+    *,
+    every_layer: bool = True,
 ) -> list[Row]:
     """Every alignment row of one model: per pair at the named views and their neighbours, and aggregated.
 
-    Aggregates and norms stand at every layer under NF4; under FP4 aggregates stand where every pair does.
+    Aggregates and norms stand at every layer under NF4; under FP4, or without `every_layer`, aggregates stand only
+    where every pair does. A deep model spends two thirds of the time on them, and the rank sweep reads no others.
     """
     size = params.active.compute.batch_size
     swahili = embed(model, tokenizer, [pair.swahili for pair in pairs], size)
@@ -66,7 +69,7 @@ def measure(
     shape = params.active.model
     views = per_pair(shape, params.train.layer, quantization)
     found = [*_pair_rows(cell, pairs, swahili, english, views)]
-    if quantization == "nf4":
+    if quantization == "nf4" and every_layer:
         views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
         found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]

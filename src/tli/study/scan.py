@@ -6,7 +6,7 @@ paper's pilot (2506.15415, section 3.1) gives the first of the scan's columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def evidence(
 
     x, y = (embedded.pooled["1", pooling][indices].astype(np.float64) for pooling in POOLINGS)
     dots = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(x, y, strict=True)]
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "unknown")
+    rope = _rope(getattr(config, "rope_parameters", None) or {})
     found: dict[str, float | str] = {
         "architecture": f"{config.model_type}, rope {rope}",
         "hidden_states": len(hidden),
@@ -138,6 +138,13 @@ def evidence(
     }
     for measure, value in found.items():
         yield Row(*BASE, "model", "-", "-", measure, value)
+
+
+def _rope(parameters: Mapping[str, Any]) -> str:
+    """The type of the rotary embeddings; by type of layer where each has its own, as in Gemma 3."""
+    if "rope_type" in parameters:
+        return str(parameters["rope_type"])
+    return ", ".join(f"{layer} {each['rope_type']}" for layer, each in sorted(parameters.items())) or "unknown"
 
 
 def members(pairs: Sequence[Pair], set_: str) -> np.ndarray:

@@ -71,7 +71,7 @@ def run_eval(
     """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every adapter under NF4."""
     cells = {cell(params, rank, seed, arm): adapters / place / f"s{seed}"
              for rank, place in ranks.items() for seed in params.sweep.seeds}  # fmt: skip
-    _measure(cells, pairs_path, items_path, quantized, out, params)
+    _measure(cells, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
 
 
 def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]:
@@ -86,9 +86,10 @@ def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]
 
 
 def _measure(
-    cells: Mapping[Cell, Path], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params
-) -> None:
-    """Alignment and transfer rows of the model with each cell's adapter."""
+    cells: Mapping[Cell, Path], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params,
+    *, every_layer: bool,
+) -> None:  # fmt: skip
+    """Alignment and transfer rows of the model with each cell's adapter; an arm's at every layer (paper/regime.py)."""
     pairs, items = read_pairs(pairs_path), transfer.asked_items(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
@@ -99,12 +100,14 @@ def _measure(
 
     def write(name: Cell, adapter: Path, piece: Path) -> None:
         measured = lora.load(model, adapter)
-        store.write_rows(piece / ALIGN, align.measure(name, pairs, measured, tokenizer, params, "nf4"))
+        rows = align.measure(name, pairs, measured, tokenizer, params, "nf4", every_layer=every_layer)
+        store.write_rows(piece / ALIGN, rows)
         store.write_rows(piece / TRANSFER, transfer.measure(name, exam, measured))
         lora.unload(measured)
 
     inputs = (pairs_path, items_path, quantized, *cells.values())
     choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
+    choices["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
     with kept.pieces(out, inputs, **choices) as finished:
         told = terminal.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))

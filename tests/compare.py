@@ -1,0 +1,69 @@
+"""Runs the pipeline under this processor's instructions and again under AVX2 alone, and compares the two runs.
+
+    python tests/compare.py tests/smoke/params.yaml
+
+Both runs have the same parameters and the same seeds; each has a scratch checkout. `tli verify --against` compares them
+and gives this program its exit status. The checkouts are removed where it finds no difference; else they stay.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from checkout import Checkout, clone
+
+# ATen, oneDNN and MKL choose their instructions by the processor, each by a rule of its own: three variables.
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+RUNS: dict[str, Mapping[str, str]] = {"own": {}, "avx2": AVX2}
+
+
+def run(target: Path, params: Path, variables: Mapping[str, str]) -> Checkout:
+    """A checkout in `target` after `dvc repro` under the parameters of the file `params` and those variables.
+
+    What dvc prints goes to the file `target`.log.
+
+    Raises:
+        SystemExit: a command failed; its status is 1.
+    """
+    checkout = clone(target)
+    shutil.copyfile(params, checkout.root / "params.yaml")
+    checkout("git", "commit", "-q", "--allow-empty", "-a", "-m", "the parameters to compare under")
+    checkout.env |= variables
+    log = Path(f"{target}.log")
+    for command in (["dvc", "pull", "-q", "data.dvc"], ["dvc", "repro"]):
+        with log.open("ab") as output:
+            call = subprocess.run(
+                command, cwd=checkout.root, env=checkout.env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        if call.returncode:
+            print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-20:]), file=sys.stderr)
+            print(f"compare: {' '.join(command)}: exit status {call.returncode}; all of it: {log}", file=sys.stderr)
+            raise SystemExit(1)
+    return checkout
+
+
+def compare(params: Path) -> int:
+    """Runs both and returns the exit status of the comparison."""
+    folder = Path(tempfile.mkdtemp(prefix="tli-compare-"))
+    checkouts = {}
+    for name, variables in RUNS.items():
+        settings = " ".join(f"{key}={value}" for key, value in variables.items()) or "the processor's own instructions"
+        print(f"compare: {params}: {settings}", flush=True)
+        checkouts[name] = run(folder / name, params, variables)
+    own, avx2 = checkouts["own"], checkouts["avx2"]
+    verify = [sys.executable, "-m", "tli", "verify", "--against", str(avx2.root)]
+    status = subprocess.run(verify, cwd=own.root, env=own.env, stdin=subprocess.DEVNULL).returncode
+    if status:
+        print(f"compare: the two runs differ; they are in {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(compare(Path(sys.argv[1]).resolve()))
