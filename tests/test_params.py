@@ -137,7 +137,8 @@ def test_nothing_can_be_changed_after_loading() -> None:
 
 
 def test_changes_come_before_the_checks() -> None:
-    changed = params.load(ROOT / "params.yaml", {"lora.rank": 8, "profiles.microworld.model.seed": 3})
+    changes = {"lora.rank": 8, "profiles.microworld.model.seed": 3}
+    changed = params.load(ROOT / "params.yaml", changes, model="microworld")
     assert (changed.lora.rank, changed.active.model.seed) == (8, 3)  # type: ignore[union-attr]
     assert params.load(ROOT / "params.yaml", {}) == params.load(ROOT / "params.yaml")
 
@@ -150,7 +151,7 @@ def test_changes_come_before_the_checks() -> None:
         ("lora.rank", "8", "lora.rank: expected a valid integer, got '8'"),
         ("train.layer", "top", "train.layer: expected a valid integer, got 'top'"),
         ("sweep.arms", ["fixed33"], "sweep.arms: expected names of arms ("),
-        ("bos.layer", 8, "bos.layer: expected 2 to 7"),
+        ("bos.layer", 30, "bos.layer: expected 2 to 29"),
         ("arms.lr_4x.ranks", [4096], "arms.lr_4x.ranks: expected at most"),
         ("arms.lr_4x.changes", {"train.lr": "much"}, "arms.lr_4x: train.lr: expected a valid number, got 'much'"),
         ("arms.lr_4x.changes", {"train.rate": 1.0}, "arms.lr_4x: train.rate: unknown key"),
@@ -176,12 +177,12 @@ def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
     assert {*plain.sweep.arms, *plain.sweep.bos_arms} == plain.arms.keys()
 
 
-def test_layers_in_words_are_those_of_the_profile() -> None:
-    for profile, blocks in (("microworld", 8), ("paper", 32)):
+def test_layers_in_words_are_those_of_the_model() -> None:
+    for model, blocks in (("microworld", 8), ("smollm2", 30), ("lugha_llama", 32)):
         for word, layer in (("middle", blocks // 2), ("last", blocks)):
-            changed = params.load(ROOT / "params.yaml", {"profile": profile, "train.layer": word})
+            changed = params.load(ROOT / "params.yaml", {"train.layer": word}, model=model)
             assert changed.train.layer == changed.adapted_blocks == layer
-    assert params.load(ROOT / "params.yaml", {"lora.blocks": "all"}).adapted_blocks == 8
+        assert params.load(ROOT / "params.yaml", {"lora.blocks": "all"}, model=model).adapted_blocks == blocks
 
 
 def test_an_arm_that_does_not_exist_is_one_line() -> None:

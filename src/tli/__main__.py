@@ -27,7 +27,8 @@ atexit.register(gc.freeze)
 
 # One code path for float32 products on every processor with AVX2: MKL, PyTorch, oneDNN and OpenBLAS would each choose
 # another by the instruction set, and add in another order. It costs nothing on AMD and a fifth of the time on Intel
-# processors with AVX512. A variable that is set already stays.
+# processors with AVX512. A variable that is set already stays; an empty one
+# leaves the choice to the library.
 PORTABLE = {
     "MKL_CBWR": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -132,7 +133,9 @@ def stage(
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
     if params.active.compute.dtype == "float32" and params.active.compute.device == "cpu":
-        os.environ |= {name: value for name, value in PORTABLE.items() if name not in os.environ}
+        for name, value in PORTABLE.items():
+            if os.environ.setdefault(name, value) == "":
+                del os.environ[name]
     os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars, beside the stage's
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
