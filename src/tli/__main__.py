@@ -548,10 +548,10 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 @out_option
 def report_data(out: Path, **paths: Path) -> None:
     """Gather what the report shows of one model, as JSON."""
-    from tli.paper import report as module
+    from tli.paper import report_data
 
     with stage(out, paths["verify"], torch=False) as params:
-        module.gather(out=out, params=params, **paths)
+        report_data.run(out=out, params=params, **paths)
 
 
 @main.command()
