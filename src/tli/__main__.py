@@ -178,7 +178,8 @@ def check(out: Path | None, repair: bool) -> None:
     if out is not None:
         if repair:
             raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
-        parameters.run(out, changes=click.get_current_context().find_root().obj["changes"])
+        given = click.get_current_context().find_root().obj
+        parameters.run(out, changes=given["changes"], model=given["model"])
         return
     from tli.ops import files
 

@@ -718,10 +718,16 @@ def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
         )
 
 
-def run(out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None) -> Params:
-    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends."""
-    params = load(path, changes)
-    for model in params.models:
-        load(path, changes, model=model)
+def run(
+    out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, model: str | None = None
+) -> Params:
+    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends.
+
+    Args:
+        model: a key of `profiles`, checked beside them.
+    """
+    params = load(path, changes, model=model)
+    for listed in params.models:
+        load(path, changes, model=listed)
     store.write_text(out, "params.yaml is valid\n")
     return params
