@@ -143,7 +143,7 @@ def test_the_card_says_what_made_the_adapter(adapter: Path, listed: Path, params
 def test_of_a_published_model_the_card_names_repository_and_revision(
     name: str, listed: Path, tiny_quantized: Path
 ) -> None:
-    published = parameters.load(ROOT / "params.yaml", changes={"profile": name})
+    published = parameters.load(ROOT / "params.yaml", model=name)
     model = published.active.model
     assert isinstance(model, parameters.HubModel)
     text = card.page(published, 0, listed, tiny_quantized)

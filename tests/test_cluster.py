@@ -33,8 +33,8 @@ LOCAL = parameters.load(ROOT / "tests" / "smoke" / "params.yaml").cluster
 WRITES = "import pathlib, sys; pathlib.Path('out.txt').write_text(pathlib.Path('in.txt').read_text().upper())"
 
 
-def loaded(profile: str) -> parameters.Params:
-    return parameters.load(ROOT / "params.yaml", {"profile": profile})
+def loaded(model: str) -> parameters.Params:
+    return parameters.load(ROOT / "params.yaml", model=model)
 
 
 def cell(stage: str = "sweep-train@microworld-2", reads: str | None = None, out: str = "out.txt") -> Cell:

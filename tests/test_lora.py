@@ -69,7 +69,7 @@ def test_beyond_the_target_layer_nothing_is_trained_and_nothing_else_changes(
 def test_parameters_nominal_and_effective_are_the_published_ones() -> None:
     """At the published model's shape: r x 13,312 a block, on 32 blocks or on the 2 that get gradient."""
     loaded = parameters.load(ROOT / "params.yaml")
-    paper = loaded.model_copy(update={"profile": "paper"})
+    paper = loaded.model_copy(update={"model": "lugha_llama"})
     assert lora.size(paper, 1) == 16 * 13_312
     assert lora.size(paper, paper.active.model.blocks) == 6_815_744
     assert lora.size(paper, paper.train.layer) == 425_984

@@ -52,7 +52,7 @@ def test_one_shard_a_block(tiny_quantized: Path) -> None:
 
 
 def test_a_changed_byte_is_found(tiny_base: Path, tmp_path: Path, params: Params) -> None:
-    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     shard = tmp_path / "q" / "nf4" / "block-001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -137,7 +137,7 @@ def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
 
 def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None:
     with pytest.raises(store.UserError, match="expected a checkpoint in safetensors files, found none"):
-        nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize)
+        nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,7 +166,7 @@ def test_no_head_means_no_score(tiny_base: Path, tmp_path: Path, params: Params)
     tensors = load_file(base / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
     with pytest.raises(store.UserError, match=r"expected lm_head\.weight.*set model\.head_from"):
         backbone.require_head(folder)
@@ -186,7 +186,7 @@ def test_any_other_missing_tensor_is_refused(tiny_base: Path, tmp_path: Path, pa
     del tensors[name]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(store.UserError, match=rf"{re.escape(name)}"):
-        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert not (tmp_path / "q").exists()
 
 
@@ -198,7 +198,7 @@ def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: 
     )  # fmt: skip
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
-    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
     backbone.require_head(folder)
     ids = torch.tensor([[5, 9, 23]])
@@ -259,10 +259,10 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
     monkeypatch.setattr(nf4, "save_file", save_until)
     monkeypatch.setattr(nf4, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
-        nf4.run(tiny_base, out, rows, params.quantize)
+        nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]
     after = 99
-    nf4.run(tiny_base, out, rows, params.quantize)
+    nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert len(written) == 12, "a shard was written twice"
     assert store.manifest(out) == store.manifest(tiny_quantized)
     assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()
