@@ -155,7 +155,7 @@ def test_of_a_published_model_the_card_names_repository_and_revision(
 
 
 def test_the_author_s_adapter_has_no_licence_and_no_training(listed: Path, tiny_quantized: Path) -> None:
-    text = card.page(parameters.load(ROOT / "params.yaml"), None, listed, tiny_quantized)
+    text = card.page(parameters.load(ROOT / "params.yaml", model="microworld"), None, listed, tiny_quantized)
     assert "git blob 818bde7a" in text
     assert "not passed on" in text
     assert "training data" not in text

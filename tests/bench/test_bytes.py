@@ -1,4 +1,4 @@
-"""What the model `lugha_llama_early` fetches of the published model, counted on the wire, beside what `tli plan` says."""
+"""What the model `lugha_llama_early` fetches, counted on the wire, beside what `tli plan` says."""
 
 from __future__ import annotations
 
