@@ -165,7 +165,8 @@ def test_a_token_is_written_nowhere(
     assert any(path.name.endswith(".receipt.json") for path in files)
     fails = Checkout(paper.root)
     fails.env = paper.env | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    base = ("base", "build/lugha_llama/world", "--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
+    outs = ("--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
+    base = ("base", "build/lugha_llama/world", *outs)
     for program, said in ((("-m", "tli"), "HTTP 403 Forbidden; set HF_TOKEN"), (("-c", UNFORESEEN), "Traceback")):
         hub.fail("HEAD .*Lugha", loopback.Fault(status=403))
         output = fails("python", *program, *base, ok=False)
@@ -181,15 +182,15 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
     shutil.copytree(paper.root, tmp_path / "project", symlinks=True)
     copy = Checkout(tmp_path / "project")
     copy.env = paper.env | {"PYTHONPATH": str(copy.root / "src"), "HF_HUB_OFFLINE": "0"}
-    own = f"repo: {PUBLISHED['lugha_llama']['model']['repo']}\n      revision: {PUBLISHED['lugha_llama']['model']['revision']}"
-    copy.edit(own, f"repo: {HEADLESS}\n      revision: first")
+    sibling = PUBLISHED["lugha_llama"]["model"]
+    whole = f"repo: {sibling['repo']}\n      revision: {sibling['revision']}"
+    copy.edit(whole, f"repo: {HEADLESS}\n      revision: first")
     copy("dvc", "repro", "scan", "align")
     assert store.read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"] == "absent"
     said = copy("dvc", "repro", "transfer", ok=False)
     (line,) = [line for line in said.splitlines() if "lm_head.weight" in line]
     assert "model.head_from" in line
     assert "Traceback" not in said
-    sibling = PUBLISHED["lugha_llama"]["model"]
     copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
     copy("dvc", "repro", "transfer")
     base = store.read_json(copy.root / "results" / "lugha_llama" / "base.json")
