@@ -236,7 +236,7 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_the_full_grid_has_as_many_cells_as_its_pipeline() -> None:
     params = loaded("microworld")
-    arms = {name: parameters.load(ROOT / "params.yaml", arm=name) for name in workers.arms(params)}
+    arms = {name: parameters.load(ROOT / "params.yaml", arm=name, model="microworld") for name in workers.arms(params)}
     found = workers.chains(params, arms)
     assert [sum(each.cells for each in own) for own in found.values()] == [12, 140]
     assert [sum(each.adapters for each in own) for own in found.values()] == [30, 725]

@@ -67,7 +67,7 @@ def test_the_profile_shown_is_one_that_loads(tmp_path: Path, monkeypatch: pytest
     assert commands.splitlines()[0] == "tli --model qwen plan"
     done = CliRunner().invoke(main, commands.splitlines()[0].split()[1:], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "Qwen/Qwen2.5-1.5B, 28 blocks" in done.output
+    assert "Qwen/Qwen2.5-1.5B@first, 28 blocks" in done.output
 
 
 def narrowest_rank(changes: dict[str, object]) -> int:

@@ -21,12 +21,13 @@ from torch import Tensor
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
-from tli.data.lexicon import Pair
+from tli.data.lexicon import Pair, read_pairs
 from tli.model import backbone, lora
 from tli.model.stack import stacked
 from tli.paper.rows import Rows
 from tli.params import Params
 from tli.study import align, author, train
+from tli.study.views import BASE
 
 Tensors = dict[str, Tensor]
 
@@ -161,7 +162,10 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     state = get_peft_model_state_dict(loaded)
     assert all(torch.equal(state[name], theirs[name]) for name in theirs)
     align.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
-    rows = Rows(tmp_path / "align.tsv")
+    base = backbone.load(tiny.folder, head=False)
+    measured = align.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
+    store.write_rows(tmp_path / "base.tsv", measured)
+    rows = Rows(tmp_path / "base.tsv", tmp_path / "align.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")
     assert before != after
     assert made.log.is_dir(), "the stage's plots must exist"
