@@ -148,7 +148,7 @@ def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
     first = cell()
-    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.name}, ("rows",), "1" * 64, True)
+    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.stage}, ("rows",), "1" * 64, True)
     runs(
         "import pathlib; p = pathlib.Path; p('out.txt').exists() and p('rows').write_text(p('out.txt').read_text())\n"
         "p('in.txt').exists() and (p('out.txt').mkdir(), p('out.txt/a').write_text('new'))"

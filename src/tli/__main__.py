@@ -582,7 +582,8 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
     """Write a cell's accuracies in the harness's form.
 
-    CELL is base, untrained, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results JSON.
+    CELL is base, untrained, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results
+    JSON.
     """
     from tli.ops import export
 

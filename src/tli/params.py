@@ -607,8 +607,9 @@ def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
     models, profiles = raw.get("models"), raw.get("profiles")
     known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else ""
     if not isinstance(models, list) or not models:
+        of_known = f" (of {known})" if known else ""
         raise store.UserError(
-            f"{path}: models: expected a list of one model or more (of {known}), got {store.brief(models)}; "
+            f"{path}: models: expected a list of one model or more{of_known}, got {store.brief(models)}; "
             "write it as in models: [microworld]"
         )
     for key, names in (("models", models), ("--model", [] if model is None else [model])):
