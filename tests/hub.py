@@ -28,7 +28,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from tiny import WORDS, write_base
 
@@ -442,8 +449,11 @@ def write_real_shape(folder: Path, words: Sequence[str]) -> dict[str, Content]:
     return files(folder)
 
 
-def write_qwen2(folder: Path, *, blocks: int = 4) -> dict[str, Content]:
-    """A Qwen2 with random weights in bf16: tied embeddings, biases on q, k and v, no BOS; returns its files."""
+def write_qwen(folder: Path, model_type: str = "qwen2", *, blocks: int = 4) -> dict[str, Content]:
+    """A Qwen2 or Qwen3 with random weights in bf16, tied embeddings and no BOS; returns its files.
+
+    Qwen2 has biases on q, k and v; Qwen3 has heads wider than hidden_size / heads, and norms of q and k.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -454,13 +464,14 @@ def write_qwen2(folder: Path, *, blocks: int = 4) -> dict[str, Content]:
     end = "<|endoftext|>"
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=None, eos_token=end, pad_token=end)
     tokenizer.save_pretrained(folder)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=96, num_hidden_layers=blocks,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, initializer_range=0.2,
-        tie_word_embeddings=True, bos_token_id=None, eos_token_id=len(tokenizer) - 1, pad_token_id=None,
-    )  # fmt: skip
+    shape = {
+        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": blocks,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2,
+        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": len(tokenizer) - 1, "pad_token_id": None,
+    }  # fmt: skip
+    config = Qwen2Config(**shape) if model_type == "qwen2" else Qwen3Config(**shape, head_dim=32)
     torch.manual_seed(0)
-    model = Qwen2ForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(".bias"):

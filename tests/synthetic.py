@@ -59,10 +59,7 @@ def fabricate(
     store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
     sets = () if params.active.benchmarks.source == "none" else SETS
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
-    scored = [row for cell, skill in ((BASE, 1.0), (("untrained", "-", 0, "0"), 0.0))
-              for row in _transfer(rng, cell, skill, labels)]  # fmt: skip
-    drift = [Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)] if sets else []
-    store.write_rows(base_rows / "transfer.tsv", [*scored, *drift])
+    store.write_rows(base_rows / "transfer.tsv", _scores_of_base(rng, labels))
     store.write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
@@ -244,8 +241,8 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
             at = folder / f"s{base}" / where
             store.write_rows(at / "scan.tsv", _scan(rng, params))
             start = at / "rows" / "base"
-            store.write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4",)))
-            store.write_rows(start / "transfer.tsv", _transfer(rng, BASE, 1.0, labels))
+            store.write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
+            store.write_rows(start / "transfer.tsv", _scores_of_base(rng, labels))
         for name, where in places:
             at = folder / f"s{base}" / where
             own = arms[name]
@@ -286,6 +283,14 @@ def _transfer(rng: np.random.Generator, cell: Cell, skill: float, labels: dict[s
             values["margin"] = float(scores[label] - max(s for k, s in enumerate(scores) if k != label))
             for name, value in values.items():
                 yield Row(*cell, set_, f"{set_}.test.{number:04d}", "-", name, value)
+
+
+def _scores_of_base(rng: np.random.Generator, labels: dict[str, Any]) -> Iterator[Row]:
+    """What base-rows writes: the base and its drift by padding, and an untrained model; nothing without items."""
+    if labels:
+        yield from _transfer(rng, BASE, 1.0, labels)
+        yield from _transfer(rng, ("untrained", "-", 0, "0"), 0.0, labels)
+        yield Row(*BASE, "drift", "-", "-", "padding_drift", 0.0625)
 
 
 def _probe(rng: np.random.Generator, cell: Cell, names: list[str], params: Params) -> Iterator[Row]:

@@ -7,20 +7,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
+from test_transfer import ITEMS
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
+from tli.data.items import write_items
 from tli.data.lexicon import Pair
 from tli.model import backbone, lora
 from tli.model.stack import stacked
 from tli.params import Params
-from tli.study import align, embed, scan, train, views
+from tli.study import align, base_rows, embed, scan, train, views
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,15 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
     lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
     align.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
+    write_items(folder / "items.jsonl", ITEMS)
+    base_rows.run(folder / "pairs.tsv", folder / "items.jsonl", tiny_quantized, folder / "base-rows", params)
     return folder
+
+
+def aligned(files: Path) -> pd.DataFrame:
+    """The rows of the base and those of the adapter."""
+    paths = (files / "base-rows" / "align.tsv", files / "align.tsv")
+    return pd.concat([store.read_rows(path) for path in paths], ignore_index=True)
 
 
 def _value(frame, **where) -> float:  # type: ignore[no-untyped-def]
@@ -81,11 +92,11 @@ def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
 
 
 def test_before_is_what_the_scan_saw(files: Path) -> None:
-    scanned, aligned = store.read_rows(files / "scan.tsv"), store.read_rows(files / "align.tsv")
+    scanned, measured = store.read_rows(files / "scan.tsv"), aligned(files)
     for view in scanned[scanned["measure"] == "cosine_mean"]["view"].unique():
         for set_ in ("trained", "control", "all"):
             where = {"set": set_, "view": view, "measure": "cosine_mean", "cell": "base"}
-            assert _value(scanned, **where) == _value(aligned, **where)
+            assert _value(scanned, **where) == _value(measured, **where)
 
 
 def test_one_cosine_by_hand(files: Path, tiny_quantized: Path) -> None:
@@ -97,15 +108,13 @@ def test_one_cosine_by_hand(files: Path, tiny_quantized: Path) -> None:
             states = model(**tokenizer(word, return_tensors="pt"), output_hidden_states=True).hidden_states[2]
         vectors.append(states[0, 1:].float().mean(dim=0))
     expected = float(torch.nn.functional.cosine_similarity(*vectors, dim=0))
-    found = _value(
-        store.read_rows(files / "align.tsv"), cell="base", item="mkate", view="2.content.nf4", measure="cosine"
-    )
-    assert found == pytest.approx(expected, abs=2e-3)  # bfloat16: one word alone rounds otherwise than a batch
+    found = _value(aligned(files), cell="base", item="mkate", view="2.content.nf4", measure="cosine")
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("view", ["2.mask.nf4", "2.content.fp4"])
 def test_means_are_means_of_the_pairs(files: Path, view: str) -> None:
-    frame = store.read_rows(files / "align.tsv")
+    frame = aligned(files)
     for cell in ("base", "main"):
         for set_ in ("trained", "control"):
             where = (frame["cell"] == cell) & (frame["set"] == set_) & (frame["view"] == view)
@@ -115,16 +124,16 @@ def test_means_are_means_of_the_pairs(files: Path, view: str) -> None:
 
 
 def test_norms_before_are_what_the_scan_saw_and_layer_zero_keeps_its_own(files: Path) -> None:
-    scanned, aligned = store.read_rows(files / "scan.tsv"), store.read_rows(files / "align.tsv")
+    scanned, measured = store.read_rows(files / "scan.tsv"), aligned(files)
     for measure in ("bos_norm", "content_norm", "bos_peak", "bos_peak_dimension", "median_magnitude"):
         for layer in ("0", "2", "norm"):
             where = {"view": f"{layer}.-.nf4", "measure": measure}
-            before = _value(aligned, cell="base", **where)
+            before = _value(measured, cell="base", **where)
             assert before == _value(scanned, **where)
-            after = _value(aligned, cell="main", **where)
+            after = _value(measured, cell="main", **where)
             assert layer != "0" or after == before
-    assert _value(aligned, cell="main", view="2.-.nf4", measure="content_norm") != _value(
-        aligned, cell="base", view="2.-.nf4", measure="content_norm"
+    assert _value(measured, cell="main", view="2.-.nf4", measure="content_norm") != _value(
+        measured, cell="base", view="2.-.nf4", measure="content_norm"
     )
 
 
@@ -138,7 +147,7 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
         .pooled["2", "mask"].astype(np.float64)
         for side in ("swahili", "english")
     )  # fmt: skip
-    frame = store.read_rows(files / "align.tsv")
+    frame = aligned(files)
     where = {"cell": "base", "view": "2.mask.nf4"}
     a, b = x - x.mean(axis=0), y - y.mean(axis=0)
     own = [float(u @ v / np.sqrt(u @ u * (v @ v))) for u, v in zip(a, b, strict=True)]
@@ -163,7 +172,7 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
 
 
 def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: list[Pair]) -> None:
-    frame = store.read_rows(files / "align.tsv")
+    frame = aligned(files)
     each = frame[frame["measure"] == "cosine"]
     expected = {f"{i}.{p}.{q}" for i in ("2", "3", "norm") for p in ("mask", "content") for q in ("nf4", "fp4")}
     assert set(each["view"]) == expected
@@ -171,8 +180,19 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
     assert (each.groupby(["cell", "view"]).size() == len(pairs)).all()
 
 
+def test_the_base_and_the_adapter_stand_in_files_of_their_own(files: Path) -> None:
+    """Another rank measures the adapter anew, and not the base."""
+    assert {*store.read_rows(files / "align.tsv")["cell"]} == {"main"}
+    assert {*store.read_rows(files / "base-rows" / "align.tsv")["cell"]} == {"base"}
+    scored = store.read_rows(files / "base-rows" / "transfer.tsv")
+    assert {*scored["cell"]} == {"base", "untrained"}
+    right = scored[scored["measure"] == "correct"]
+    assert (right.groupby("cell").size() == len(ITEMS)).all()
+    assert (scored["measure"] == "padding_drift").sum() == 1
+
+
 def test_training_moved_the_trained_view(files: Path) -> None:
-    frame = store.read_rows(files / "align.tsv")
+    frame = aligned(files)
     view = frame[(frame["view"] == "2.mask.nf4") & (frame["set"] == "trained")]
     gap = {
         cell: _value(view, cell=cell, measure="cosine_mean") - _value(view, cell=cell, measure="random_cosine_mean")
@@ -182,7 +202,7 @@ def test_training_moved_the_trained_view(files: Path) -> None:
 
 
 def test_layer_zero_cannot_move(files: Path) -> None:
-    frame = store.read_rows(files / "align.tsv")
+    frame = aligned(files)
     view = frame[(frame["view"] == "0.content.nf4") & (frame["set"] == "all") & (frame["measure"] == "mrr.sw_en")]
     assert view["value"].nunique() == 1
 

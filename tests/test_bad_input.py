@@ -22,6 +22,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from synthetic import fabricate
 from test_hub import LIES
 from test_transfer import ITEMS
 from tiny import ROOT, WORDS
@@ -30,6 +31,7 @@ from tli import store
 from tli.__main__ import main
 from tli.data.items import write_items
 from tli.data.lexicon import Pair
+from tli.paper import tables
 from tli.study import train
 
 COMMANDS = {
@@ -149,6 +151,22 @@ def set_(change: str) -> Callable[[], object]:
     return lambda: Path("set").write_text(change, encoding="utf-8")
 
 
+def packaged(file: str) -> Callable[[], object]:
+    """Adds the default run's packaged model to the profiles of params.yaml, out of `file`."""
+
+    def change() -> None:
+        (section,) = re.findall(
+            r"^  smollm2:.*\n((?:    .*\n)+)", (ROOT / "params.yaml").read_text(encoding="utf-8"), re.M
+        )
+        with Path("params.yaml").open("a", encoding="utf-8") as opened:
+            opened.write("  smollm2:\n" + re.sub(r"(?m)^(      file: ).*$", rf"\g<1>{file}", section))
+
+    return change
+
+
+PACKAGED = "--model smollm2 base world --out out/base --metrics out/base.json"
+
+
 def params(old: str, new: str, said: str) -> Case:
     return Case("check", edit("params.yaml", old, new), f"params.yaml.*{said}")
 
@@ -176,7 +194,7 @@ CASES: dict[str, Case] = {
             "params.yaml",
             "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)),
         ),
-        "missing|unknown key",
+        "models: expected a list of one model or more, got None",
     ),
     "params: a number of 5,000 digits": params("rank: 16", f"rank: {'9' * 5000}", "not valid YAML"),
     "params: a tag that does not fit": params("rank: 16", "rank: !!int six", "not valid YAML"),
@@ -206,6 +224,10 @@ CASES: dict[str, Case] = {
         "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
     ),
     "params: widths that do not divide": params("heads: 4", "heads: 3", "expected heads a multiple of kv_heads"),
+    "params: no model": params("models: [microworld]", "models: []", "models: expected a list of one model or more"),
+    "params: no models": params("models: [microworld]\n", "", "models: expected a list of one model.*, got None"),
+    "params: a model twice": params("[microworld]", "[microworld, microworld]", "models: expected each value once"),
+    "params: a profile chosen as before": params("models:", "profile: microworld\nmodels:", "profile: unknown key"),
     "params: models that are no list": params("models: [microworld]", "models: microworld", "models: expected a list"),
     "params: an unknown model": params("[microworld]", "[../microworld]", "models: expected names of models"),
     "params: an address without TLS": params("https://", "http://", "author.url: expected"),
@@ -244,7 +266,13 @@ CASES: dict[str, Case] = {
     "command: an unknown cell": Case(
         "export-results r3-s9 --rows rows.tsv --metrics benchmarks.json --out out/export.json", lambda: None, "r3-s9"
     ),
-    "command: a profile that is not there": Case("plan --profile huge", lambda: None, "profile: expected one of"),
+    "command: an unknown model": Case(
+        "--model huge plan --pairs data/pairs.tsv",
+        lambda: None,
+        r"--model: expected names of models \(microworld\), got 'huge'",
+    ),
+    "command: an unknown model to check": Case("--model huge check --out out/checked", lambda: None, "--model: expect"),
+    "command: a model before there is one": Case("--model", lambda: None, "option '--model' requires an argument"),
     # word lists
     "words: missing": Case("pairs", remove("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
     "words: a folder": Case("pairs", folder("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
@@ -303,6 +331,24 @@ CASES: dict[str, Case] = {
     "items: of the world, cut": Case("benchmarks", cut_end := lambda: truncate(Path("world/items.jsonl")), "not JSON"),
     "items: of the world, empty": Case(
         "benchmarks", write("world/items.jsonl", ""), "items.jsonl:1: expected one JSON"
+    ),
+    # weights that are data, or come in a package
+    "weights: not pulled": Case(
+        "base",
+        edit("params.yaml", "source: pretrain", "source: versioned"),
+        r"data/weights/microworld/recipe\.json: expected the versioned weights .*run `dvc pull data\.dvc`",
+    ),
+    "package: missing": Case(
+        PACKAGED, packaged("nowhere/any.gguf"), r"model\.file: expected the packaged model at nowhere/any\.gguf or "
+    ),
+    "package: another file": Case(
+        PACKAGED, both(packaged("any.gguf"), write("any.gguf", b"GGUF")), r"any\.gguf: expected SHA-256 b179c9523d"
+    ),
+    "package: a folder": Case(PACKAGED, packaged("adapter"), r"model\.file: expected the packaged model at"),
+    "package: a hash cut off": Case(
+        PACKAGED,
+        both(packaged("any.gguf"), edit("params.yaml", "sha256: b179", "sha256: b17")),
+        r"profiles\.smollm2\.model\.sha256: expected",
     ),
     # benchmark files
     "items: missing": Case("transfer", remove("items.jsonl"), "items.jsonl: no such file"),
@@ -553,7 +599,9 @@ def desk(
     (root / "world" / "items.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
     (root / "rows.tsv").write_text(HEADER + ROW.format(1), encoding="utf-8")
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
-    shutil.copyfile(ROOT / "results" / "microworld" / "measured.json", root / "measured.json")
+    made = fabricate(tmp_path_factory.mktemp("rows"), params, pairs=(6, 4), items=6)
+    tables.run(**made)
+    shutil.copyfile(made["measured"], root / "measured.json")
     (root / "paper").mkdir()
     (root / "paper" / "expected").mkdir()
     for name in ("reported.yaml", "conclusions.yaml", "tolerances.yaml"):

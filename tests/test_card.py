@@ -143,7 +143,7 @@ def test_the_card_says_what_made_the_adapter(adapter: Path, listed: Path, params
 def test_of_a_published_model_the_card_names_repository_and_revision(
     name: str, listed: Path, tiny_quantized: Path
 ) -> None:
-    published = parameters.load(ROOT / "params.yaml", changes={"profile": name})
+    published = parameters.load(ROOT / "params.yaml", model=name)
     model = published.active.model
     assert isinstance(model, parameters.HubModel)
     text = card.page(published, 0, listed, tiny_quantized)
@@ -155,7 +155,7 @@ def test_of_a_published_model_the_card_names_repository_and_revision(
 
 
 def test_the_author_s_adapter_has_no_licence_and_no_training(listed: Path, tiny_quantized: Path) -> None:
-    text = card.page(parameters.load(ROOT / "params.yaml"), None, listed, tiny_quantized)
+    text = card.page(parameters.load(ROOT / "params.yaml", model="microworld"), None, listed, tiny_quantized)
     assert "git blob 818bde7a" in text
     assert "not passed on" in text
     assert "training data" not in text

@@ -33,7 +33,7 @@ def quantized(
         return tiny_quantized
     folder = tmp_path_factory.mktemp(request.param)
     write_model(folder / "base", request.param)
-    nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", params.quantize)
+    nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
     return folder / "quantized"
 
 

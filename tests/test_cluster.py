@@ -33,8 +33,8 @@ LOCAL = parameters.load(ROOT / "tests" / "smoke" / "params.yaml").cluster
 WRITES = "import pathlib, sys; pathlib.Path('out.txt').write_text(pathlib.Path('in.txt').read_text().upper())"
 
 
-def loaded(profile: str) -> parameters.Params:
-    return parameters.load(ROOT / "params.yaml", {"profile": profile})
+def loaded(model: str) -> parameters.Params:
+    return parameters.load(ROOT / "params.yaml", model=model)
 
 
 def cell(stage: str = "sweep-train@microworld-2", reads: str | None = None, out: str = "out.txt") -> Cell:
@@ -148,7 +148,7 @@ def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
     first = cell()
-    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.name}, ("rows",), "1" * 64, True)
+    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.stage}, ("rows",), "1" * 64, True)
     runs(
         "import pathlib; p = pathlib.Path; p('out.txt').exists() and p('rows').write_text(p('out.txt').read_text())\n"
         "p('in.txt').exists() and (p('out.txt').mkdir(), p('out.txt/a').write_text('new'))"
@@ -236,7 +236,7 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_the_full_grid_has_as_many_cells_as_its_pipeline() -> None:
     params = loaded("microworld")
-    arms = {name: parameters.load(ROOT / "params.yaml", arm=name) for name in workers.arms(params)}
+    arms = {name: parameters.load(ROOT / "params.yaml", arm=name, model="microworld") for name in workers.arms(params)}
     found = workers.chains(params, arms)
     assert [sum(each.cells for each in own) for own in found.values()] == [12, 140]
     assert [sum(each.adapters for each in own) for own in found.values()] == [30, 725]

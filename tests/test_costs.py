@@ -15,6 +15,7 @@ from tli.params import Params
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     for command, out in ((["scan", "--out", "x"], "scan.tsv"), (["sweep-train", "--rank", "4"], "sweep/r4")):
         (tmp_path / "build" / out).parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(sys, "argv", ["tli", *command])
@@ -24,35 +25,35 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_stage_and_rank_is_listed(build: Path, tmp_path: Path, params: Params) -> None:
-    said = costs.run(build, tmp_path / "results", params, "tables")
+    said = costs.run(build, tmp_path / "costs", params, "tables")
     assert said.endswith("GiB at most")
-    assert list(store.read_json(tmp_path / "results" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
-    assert "| sweep-train@4 |" in (tmp_path / "results" / "costs.md").read_text()
+    assert list(store.read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
+    assert "| sweep-train@4 |" in (tmp_path / "costs" / "costs.md").read_text()
 
 
 def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Path, params: Params) -> None:
-    costs.run(build, tmp_path / "results", params, "tables")
+    costs.run(build, tmp_path / "costs", params, "tables")
     (build / "scan.tsv.receipt.json").unlink()
-    costs.run(build, tmp_path / "results", params, "tables")
-    assert "scan" in store.read_json(tmp_path / "results" / "costs.json")["stages"]
+    costs.run(build, tmp_path / "costs", params, "tables")
+    assert "scan" in store.read_json(tmp_path / "costs" / "costs.json")["stages"]
 
 
 def test_nothing_to_tell_is_one_clear_line(tmp_path: Path, params: Params) -> None:
     with pytest.raises(store.UserError, match="expected receipts of a run, found none"):
-        costs.run(tmp_path, tmp_path / "results", params, "tables")
+        costs.run(tmp_path, tmp_path / "costs", params, "tables")
 
 
 def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: Path, params: Params) -> None:
     """Runtime, parameters, number of runs and hardware are this run's; what was not measured is said to be so."""
-    costs.run(build, tmp_path / "results", params, "tables")
-    page = (tmp_path / "results" / "checklist.md").read_text()
+    costs.run(build, tmp_path / "costs", params, "tables")
+    page = (tmp_path / "costs" / "checklist.md").read_text()
     runs = 1 + len(params.sweep.ranks) * len(params.sweep.seeds)
     assert f"| {runs} trainings:" in page
     assert f"Python {sys.version.split()[0]}, torch {torch.__version__}" in page
     assert "| number of parameters | not measured parameters" in page
-    store.write_json(tmp_path / "results" / "measured.json", {"setup.parameters": 12345})
-    costs.run(build, tmp_path / "results", params, "tables")
-    assert "| number of parameters | 12,345 parameters" in (tmp_path / "results" / "checklist.md").read_text()
+    store.write_json(tmp_path / "results" / params.model / "measured.json", {"setup.parameters": 12345})
+    costs.run(build, tmp_path / "costs", params, "tables")
+    assert "| number of parameters | 12,345 parameters" in (tmp_path / "costs" / "checklist.md").read_text()
 
 
 def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path, params: Params) -> None:
@@ -60,6 +61,6 @@ def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path, params: Para
     path.parent.mkdir(parents=True)
     told = store.read_json(build / "scan.tsv.receipt.json")
     store.write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
-    said = costs.run(build, tmp_path / "results", params, "tables")
+    said = costs.run(build, tmp_path / "costs", params, "tables")
     assert said.endswith("; full grid: 10 minutes in 1 stages, 20 of the processor")
-    assert list(store.read_json(tmp_path / "results" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
+    assert list(store.read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]

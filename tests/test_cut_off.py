@@ -13,7 +13,7 @@ from tli.data.items import write_items
 from tli.data.lexicon import Pair
 from tli.kept import Kept
 from tli.params import Params
-from tli.study import align, sweep, train, transfer
+from tli.study import align, base_rows, sweep, train, transfer
 
 Run = Callable[[Path], None]  # a stage, given the folder that it writes to
 
@@ -31,6 +31,7 @@ def stages(
     ranks = {2: "r2", 4: "r4"}
     sweep.run_train(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
     return {
+        "base-rows": lambda out: base_rows.run(words, items, tiny_quantized, out / "base-rows", params),
         "align": lambda out: align.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
         "transfer": lambda out: transfer.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", params),
         "sweep-train": lambda out: sweep.run_train(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
@@ -58,7 +59,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): store.sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["align", "transfer", "sweep-train", "sweep-eval"])
+@pytest.mark.parametrize("name", ["base-rows", "align", "transfer", "sweep-train", "sweep-eval"])
 def test_what_was_finished_is_not_done_again(
     stages: dict[str, Run], name: str, puts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     figures: Callable[[str, int], None],

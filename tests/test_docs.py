@@ -61,18 +61,25 @@ def test_the_profile_shown_is_one_that_loads(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "params.yaml").write_text(whole, encoding="utf-8")
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
-    loaded = parameters.load(changes={"profile": "qwen"})
+    loaded = parameters.load(model="qwen")
     assert loaded.active.model.blocks == 28
     commands = re.findall(r"^```sh\n(.*?)^```", text("change-it"), re.M | re.S)[3]
-    assert commands.splitlines()[0] == "tli plan --profile qwen"
+    assert commands.splitlines()[0] == "tli --model qwen plan"
     done = CliRunner().invoke(main, commands.splitlines()[0].split()[1:], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "Qwen/Qwen2.5-1.5B, 28 blocks" in done.output
+    assert "Qwen/Qwen2.5-1.5B@first, 28 blocks" in done.output
+
+
+def narrowest_rank(changes: dict[str, object]) -> int:
+    """The highest rank that every model of the default run allows."""
+    params = ROOT / "params.yaml"
+    models = parameters.load(params).models
+    return min(parameters.load(params, changes=changes, model=model).highest_rank for model in models)
 
 
 def test_the_ranks_that_the_page_names_are_allowed_and_no_higher_one() -> None:
     (named,) = re.findall(r"sweep\.ranks=\[([\d,]+)\]", text("change-it"))
     ranks = [int(rank) for rank in named.split(",")]
-    assert ranks[-1] == parameters.load(ROOT / "params.yaml", changes={"sweep.ranks": ranks}).highest_rank
+    assert ranks[-1] == narrowest_rank({"sweep.ranks": ranks})
     with pytest.raises(store.UserError, match="sweep"):
-        parameters.load(ROOT / "params.yaml", changes={"sweep.ranks": [*ranks, 2 * ranks[-1]]})
+        narrowest_rank({"sweep.ranks": [*ranks, 2 * ranks[-1]]})

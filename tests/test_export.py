@@ -32,8 +32,8 @@ COUNTS: dict[str, Any] = {
 
 @pytest.fixture
 def hub(params: Params) -> Params:
-    """The tiny model's parameters with the paper profile's benchmarks."""
-    published = parameters.load(ROOT / "params.yaml").profiles["paper"]
+    """The tiny model's parameters with the published benchmarks."""
+    published = parameters.load(ROOT / "params.yaml").profiles["lugha_llama"]
     profile = params.active.model_copy(update={"benchmarks": published.benchmarks})
     return params.model_copy(update={"profiles": {params.model: profile}})
 
@@ -108,5 +108,32 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
 
     done = CliRunner().invoke(main, ["export-results", "nobody", *call[2:], "--metrics", str(given["benchmarks"])])
     assert done.exit_code == 2
-    assert "expected one of base, main, untrained, got 'nobody'" in done.output
-    assert export.rows_of("r8-s0", Path("build")) == Path("build/sweep/rows/r8/transfer.tsv")
+    assert "expected one of main, got 'nobody'" in done.output
+
+
+@pytest.mark.parametrize(
+    ("cell", "file"),
+    [
+        ("main", "transfer.tsv"), ("base", "base-rows/transfer.tsv"), ("untrained", "base-rows/transfer.tsv"),
+        ("r8-s0", "sweep/rows/r8/transfer.tsv"),
+    ],
+)  # fmt: skip
+def test_without_a_file_the_cell_s_own_is_read(
+    cell: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
+    smoke = smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"ranks": (8,)})})
+    build = tmp_path / "build" / smoke.model
+    given = fabricate(build, smoke, pairs=(6, 4), items=6)
+    metrics = tmp_path / "results" / smoke.model / "benchmarks.json"
+    metrics.parent.mkdir(parents=True)
+    given["benchmarks"].rename(metrics)
+    text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["export-results", cell, "--out", "results.json"])
+    assert done.exit_code == 0, done.output
+    rows = Rows(build / file)
+    right = [*rows.each(cell, "xnli.sw", "-", "correct").values()]
+    found = store.read_json(tmp_path / "results.json")
+    assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(right) / len(right))

@@ -22,8 +22,8 @@ WAIT = 300  # seconds until a test gives up on what takes a few where nothing el
 SOAK = "TLI_SOAK" in os.environ
 KILLS = 20 if SOAK else 3  # of each long stage
 SWEPT = ("sweep-train@microworld-2", "sweep-eval@microworld-2")
-LONG = (*(f"{name}@microworld" for name in ("base", "quantize", "train", "align", "transfer")), *SWEPT,
-        "tables@microworld")  # fmt: skip
+LONG = (*(f"{name}@microworld" for name in ("base", "quantize", "base-rows", "train", "align", "transfer")),
+        *SWEPT, "tables@microworld")  # fmt: skip
 BY_DVC = LONG if SOAK else SWEPT[1:]  # the run after the last kill is dvc's own, ten seconds; else a fork
 
 

@@ -40,7 +40,10 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout("dvc", "pull", "-q", "data.dvc")
     checkout.edit("grid: []", "grid: [full]")
     planned = checkout("python", "-c", IN_ORDER).splitlines()
-    assert [line.split()[3] for line in planned if "/full" not in line] == ["check", "pairs"]
+    outside = [line for line in planned if "/full" not in line]
+    assert [line.removeprefix("python -m tli ").split()[:3] for line in outside] == [
+        ["check", "--out", "build/checked"], ["--model", "microworld", "pairs"]
+    ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout.root)
         for line in planned:
@@ -55,7 +58,7 @@ def chosen(grid: Checkout) -> Params:
 
 
 def folder(grid: Checkout, base: int) -> Path:
-    return grid.root / "build" / grid.profile / "full" / f"s{base}"
+    return grid.root / "build" / grid.model / "full" / f"s{base}"
 
 
 def test_every_stage_wrote_what_it_says(grid: Checkout) -> None:
@@ -73,7 +76,8 @@ def test_every_arm_has_its_ranks_and_seeds_on_every_base(grid: Checkout, chosen:
                     frame = store.read_rows(rows / name / f"{kind}.tsv")
                     assert set(frame["cell"]) == cells
                     assert set(frame["arm"]) == {name}
-                    assert (set(frame["measure"])) == set(store.read_rows(rows / "base" / f"{kind}.tsv")["measure"])
+                    base_rows = store.read_rows(rows / "base" / f"{kind}.tsv")
+                    assert {*frame["measure"]} == {*base_rows["measure"]} - {"padding_drift"}
 
 
 def test_bases_differ_in_corpus_items_and_weights(grid: Checkout) -> None:
@@ -111,7 +115,7 @@ def measured(path: Path, view: str, measure: str) -> float:
 def test_in_the_bos_regime_words_are_as_before_and_any_two_look_alike_with_bos_in(
     grid: Checkout, chosen: Params
 ) -> None:
-    pairs = read_pairs(grid.root / "build" / grid.profile / "pairs.tsv")
+    pairs = read_pairs(grid.root / "build" / grid.model / "pairs.tsv")
     assert len(pairs) > 600
     for base in BASES:
         plain, bos = folder(grid, base) / "plain", folder(grid, base) / "bos"

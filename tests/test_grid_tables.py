@@ -119,6 +119,7 @@ def changes(rows: Path, smoke: Params, arm: str, rank: int, set_: str) -> list[f
         for name, wanted in (("base", 0), (arm, rank)):
             frame = store.read_rows(rows / f"s{base}" / "plain" / "rows" / name / "transfer.tsv")
             frame = frame[(frame["set"] == set_) & (frame["measure"] == "correct") & (frame["rank"] == wanted)]
+            frame = frame[frame["cell"] != "untrained"]  # stands beside the base, at rank 0 too
             parts.append(100 * frame["value"].astype(float).mean())
         found.append(parts[1] - parts[0])
     return found

@@ -146,7 +146,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[Repo, Path]:
     folder = tmp_path_factory.mktemp("published")
     loopback.write_llama(folder / "llama")
     loopback.write_llama(folder / "headless", head=False)
-    loopback.write_qwen2(folder / "qwen")
+    loopback.write_qwen(folder / "qwen")
     return {LLAMA: folder / "llama", HEADLESS: folder / "headless", QWEN: folder / "qwen"}
 
 

@@ -21,12 +21,13 @@ from torch import Tensor
 from tiny import ROOT
 from tli import params as parameters
 from tli import store
-from tli.data.lexicon import Pair
+from tli.data.lexicon import Pair, read_pairs
 from tli.model import backbone, lora
 from tli.model.stack import stacked
 from tli.paper.rows import Rows
 from tli.params import Params
 from tli.study import align, author, train
+from tli.study.views import BASE
 
 Tensors = dict[str, Tensor]
 
@@ -69,7 +70,7 @@ def test_beyond_the_target_layer_nothing_is_trained_and_nothing_else_changes(
 def test_parameters_nominal_and_effective_are_the_published_ones() -> None:
     """At the published model's shape: r x 13,312 a block, on 32 blocks or on the 2 that get gradient."""
     loaded = parameters.load(ROOT / "params.yaml")
-    paper = loaded.model_copy(update={"profile": "paper"})
+    paper = loaded.model_copy(update={"model": "lugha_llama"})
     assert lora.size(paper, 1) == 16 * 13_312
     assert lora.size(paper, paper.active.model.blocks) == 6_815_744
     assert lora.size(paper, paper.train.layer) == 425_984
@@ -161,7 +162,10 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     state = get_peft_model_state_dict(loaded)
     assert all(torch.equal(state[name], theirs[name]) for name in theirs)
     align.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
-    rows = Rows(tmp_path / "align.tsv")
+    base = backbone.load(tiny.folder, head=False)
+    measured = align.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
+    store.write_rows(tmp_path / "base.tsv", measured)
+    rows = Rows(tmp_path / "base.tsv", tmp_path / "align.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")
     assert before != after
     assert made.log.is_dir(), "the stage's plots must exist"

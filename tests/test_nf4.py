@@ -24,7 +24,7 @@ def test_same_bytes_as_transformers_own_quantisation(
     tiny_base: Path, tmp_path: Path, kind: str, double_quant: bool
 ) -> None:
     settings = FourBit(load_dtype="bfloat16", double_quant=double_quant)
-    nf4.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings)
+    nf4.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings, "bfloat16")
     theirs = LlamaForCausalLM.from_pretrained(
         tiny_base,
         dtype=torch.bfloat16,
@@ -44,6 +44,28 @@ def test_same_bytes_as_transformers_own_quantisation(
         assert torch.equal(found[name].flatten(), tensor.flatten()), name
 
 
+def test_in_float32_the_codes_are_the_same_and_what_is_not_packed_is_rounded_alike(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """`compute.dtype` changes no weight: embeddings and norms are the bfloat16 numbers, stored in float32."""
+    settings = FourBit(load_dtype="bfloat16", double_quant=False)
+    found: dict[str, dict[str, torch.Tensor]] = {"bfloat16": {}, "float32": {}}
+    for dtype, tensors in found.items():
+        nf4.write_checkpoint(tiny_base, tmp_path / dtype, "nf4", settings, dtype)
+        for shard in (tmp_path / dtype).glob("*.safetensors"):
+            tensors |= load_file(shard)
+    for name, tensor in found["bfloat16"].items():
+        if not any(part in name for part in ("quant_state", "nested")):
+            assert torch.equal(found["float32"][name].to(tensor.dtype), tensor), name
+    assert found["float32"]["model.norm.weight"].dtype == torch.float32
+
+
+def test_twice_gives_the_same_bytes(tiny_base: Path, tiny_quantized: Path, tmp_path: Path, params: Params) -> None:
+    """Of every shard, its header included: six of each kind, so that an order of chance shows."""
+    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    assert store.manifest(tmp_path / "q") == store.manifest(tiny_quantized)
+
+
 def test_one_shard_a_block(tiny_quantized: Path) -> None:
     names = sorted(file.name for file in (tiny_quantized / "nf4").glob("*.safetensors"))
     blocks = [f"block-{number:03d}.safetensors" for number in range(4)]
@@ -52,7 +74,7 @@ def test_one_shard_a_block(tiny_quantized: Path) -> None:
 
 
 def test_a_changed_byte_is_found(tiny_base: Path, tmp_path: Path, params: Params) -> None:
-    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     shard = tmp_path / "q" / "nf4" / "block-001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -67,7 +89,7 @@ def test_evidence_is_read_off_the_loaded_modules(tiny_quantized: Path) -> None:
     assert rows["fp4", "projections", "quant_type"] == "fp4"
     assert rows["nf4", "projections", "loaded_dtype"] == "bfloat16"
     assert rows["fp4", "projections", "loaded_dtype"] == "float16"
-    assert rows["nf4", "projections", "compute_dtype"] == "bfloat16"
+    assert rows["nf4", "projections", "compute_dtype"] == rows["nf4", "others", "dtype"] == "float32"
     per_block = 64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 96
     assert int(rows["nf4", "projections", "parameters"]) == 4 * per_block
     assert int(rows["nf4", "projections", "bytes"]) == 4 * per_block // 2
@@ -137,7 +159,7 @@ def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
 
 def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None:
     with pytest.raises(store.UserError, match="expected a checkpoint in safetensors files, found none"):
-        nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize)
+        nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +175,7 @@ def test_a_classifier_s_checkpoint_with_an_old_index_loads_whole(
     save_file(tensors | {"score.weight": torch.zeros(2, 64)}, base / "model.safetensors", metadata={"format": "pt"})
     listed = dict.fromkeys([name for name in tensors if name != "lm_head.weight"], "model.safetensors")
     store.write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": listed})
-    nf4.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4)
+    nf4.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
     backbone.require_head(tmp_path / "nf4")
     model = backbone.load(tmp_path / "nf4")
     assert type(model) is LlamaForCausalLM
@@ -166,7 +188,7 @@ def test_no_head_means_no_score(tiny_base: Path, tmp_path: Path, params: Params)
     tensors = load_file(base / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
     with pytest.raises(store.UserError, match=r"expected lm_head\.weight.*set model\.head_from"):
         backbone.require_head(folder)
@@ -186,7 +208,7 @@ def test_any_other_missing_tensor_is_refused(tiny_base: Path, tmp_path: Path, pa
     del tensors[name]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(store.UserError, match=rf"{re.escape(name)}"):
-        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert not (tmp_path / "q").exists()
 
 
@@ -198,7 +220,7 @@ def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: 
     )  # fmt: skip
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
-    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize)
+    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
     backbone.require_head(folder)
     ids = torch.tensor([[5, 9, 23]])
@@ -220,20 +242,20 @@ def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
     tmp_path: Path, shape: tuple[int, int], dtype: torch.dtype, kind: str, double_quant: bool
 ) -> None:
     """The largest is four parts of 256 rows, and its scales are enough for two threads to share their mean."""
-    name = "model.layers.0.mlp.up_proj.weight"
+    name, compute = "model.layers.0.mlp.up_proj.weight", "bfloat16"
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
     save_file({name: weight}, tmp_path / "model.safetensors")
     info = shards.headers(tmp_path)[name]
-    packed, state = quantize_4bit(weight.half(), quant_type=kind, compress_statistics=double_quant)
+    packed, state = quantize_4bit(weight.half().bfloat16(), quant_type=kind, compress_statistics=double_quant)
     expected = {name: packed} | {f"{name}.{key}": value for key, value in state.as_dict(packed=True).items()}
     settings = FourBit(load_dtype="float16", double_quant=double_quant)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found = nf4._stored(name, info, kind, settings)
+            found = nf4._stored(name, info, kind, settings, compute)
         finally:
             torch.set_num_threads(1)
-        assert list(found) == list(expected) == list(nf4._keys(name, kind, settings))
+        assert list(found) == list(expected) == list(nf4._keys(name, kind, settings, compute))
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
@@ -259,10 +281,10 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
     monkeypatch.setattr(nf4, "save_file", save_until)
     monkeypatch.setattr(nf4, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
-        nf4.run(tiny_base, out, rows, params.quantize)
+        nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]
     after = 99
-    nf4.run(tiny_base, out, rows, params.quantize)
+    nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert len(written) == 12, "a shard was written twice"
     assert store.manifest(out) == store.manifest(tiny_quantized)
     assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()

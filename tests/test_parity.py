@@ -102,7 +102,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(kind)
     write_checkpoint(kind, folder)
     if quantised:
-        nf4.run(folder, folder / "quantized", folder / "rows.tsv", params.quantize)
+        nf4.run(folder, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
         folder = folder / "quantized" / "nf4"
     loaded = {"llama": backbone.load, "qwen": AutoModelForCausalLM.from_pretrained}[kind](folder).eval()
     rough = copy.deepcopy(loaded).to(torch.bfloat16) if not quantised else None

@@ -41,7 +41,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[loopback.Hub]:
     with loopback.Hub() as served:
         served.add("model", model["repo"], llama, revision=model["revision"], token=TOKEN)
         served.add("model", HEADLESS, loopback.write_llama(folder / "headless", head=False))
-        served.add("model", PUBLISHED["qwen3"]["model"]["repo"], loopback.write_qwen2(folder / "qwen2"))
+        qwen = PUBLISHED["qwen3"]["model"]
+        served.add("model", qwen["repo"], loopback.write_qwen(folder / "qwen3", "qwen3"), revision=qwen["revision"])
         splits = ("validation", "test")
         xcopa = {
             language: {split: [choices(language, n) for n in range(ITEMS)] for split in splits}
@@ -164,7 +165,8 @@ def test_a_token_is_written_nowhere(
     assert any(path.name.endswith(".receipt.json") for path in files)
     fails = Checkout(paper.root)
     fails.env = paper.env | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
-    base = ("base", "build/paper/world", "--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
+    outs = ("--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
+    base = ("base", "build/lugha_llama/world", *outs)
     for program, said in ((("-m", "tli"), "HTTP 403 Forbidden; set HF_TOKEN"), (("-c", UNFORESEEN), "Traceback")):
         hub.fail("HEAD .*Lugha", loopback.Fault(status=403))
         output = fails("python", *program, *base, ok=False)
@@ -180,15 +182,15 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
     shutil.copytree(paper.root, tmp_path / "project", symlinks=True)
     copy = Checkout(tmp_path / "project")
     copy.env = paper.env | {"PYTHONPATH": str(copy.root / "src"), "HF_HUB_OFFLINE": "0"}
-    own = f"repo: {PUBLISHED['paper']['model']['repo']}\n      revision: {PUBLISHED['paper']['model']['revision']}"
-    copy.edit(own, f"repo: {HEADLESS}\n      revision: first")
+    sibling = PUBLISHED["lugha_llama"]["model"]
+    whole = f"repo: {sibling['repo']}\n      revision: {sibling['revision']}"
+    copy.edit(whole, f"repo: {HEADLESS}\n      revision: first")
     copy("dvc", "repro", "scan", "align")
     assert store.read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"] == "absent"
     said = copy("dvc", "repro", "transfer", ok=False)
     (line,) = [line for line in said.splitlines() if "lm_head.weight" in line]
     assert "model.head_from" in line
     assert "Traceback" not in said
-    sibling = PUBLISHED["lugha_llama"]["model"]
     copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
     copy("dvc", "repro", "transfer")
     base = store.read_json(copy.root / "results" / "lugha_llama" / "base.json")
@@ -196,14 +198,16 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
 
 
 def test_qwen3_runs_to_the_last_table(hub: loopback.Hub, tmp_path: Path) -> None:
-    """Another architecture: tied head, biases, no BOS; its revision is pinned by the first fetch."""
+    """Another architecture: tied head, heads of their own width, no BOS."""
     checkout = prepared(tmp_path / "project", hub, "qwen3")
     checkout("dvc", "repro")
     setup = (checkout.root / "paper" / "tables" / "qwen3" / "setup.md").read_text(encoding="utf-8")
-    assert "Qwen2ForCausalLM" in setup
+    assert "Qwen3ForCausalLM" in setup
     assert "tied to the embeddings" in setup
     assert store.read_json(checkout.root / "results" / "qwen3" / "base.json")["head"] == "tied"
-    assert re.search(r"^[0-9a-f]{40}  models/Qwen/Qwen2.5-0.5B$", (checkout.root / "fetched.sha256").read_text(), re.M)
+    qwen = PUBLISHED["qwen3"]["model"]
+    noted = (checkout.root / "fetched.sha256").read_text(encoding="utf-8")
+    assert f"models/{qwen['repo']}@{qwen['revision']}/model.safetensors" in noted
 
 
 @pytest.fixture(scope="module")

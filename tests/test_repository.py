@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 
 import compare
 from tiny import ROOT
+from tli.__main__ import PORTABLE
 
 SOURCE = ROOT / "src"
 FREE = {f"src/tli/{name}.py" for name in ("__main__", "faults", "kept", "params", "store", "terminal")}  # no number
@@ -45,7 +46,7 @@ def command(stage: dict[str, Any]) -> str:
     words = stage["cmd"].split()
     assert words[:3] == ["python", "-m", "tli"]
     words = words[3:]
-    while words[0] == "--set":
+    while words[0] in ("--model", "--set"):
         words = words[2:]
     return str(words[0])
 
@@ -136,10 +137,12 @@ def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     written = dict(outs(stage))
     assert written
     assert {path: options.get("push") for path, options in written.items()} == dict.fromkeys(written, False)
-    one_for_all = {"paper/artifact.pdf", "paper/report.html"}  # show the profile that was run last
-    assert all("${profile}" in path for path in set(written) - one_for_all)
+    for_all_models = {"build/checked", "paper/artifact.pdf", "paper/numbers", "paper/report.html"}
+    model = "microworld" if pipeline else "${item.model}"
+    assert all(model in path for path in set(written) - for_all_models)
+    assert ("matrix" in stage) == (not set(written) & for_all_models)
     kept_by_git = [path for path, options in written.items() if options.get("cache") is False]
-    large = ("build/", "paper/numbers/")
+    large = ("build/", "paper/numbers")
     assert kept_by_git == [path for path in written if not path.startswith(large)]
 
 
@@ -149,7 +152,7 @@ def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> 
     for name, stage in stages().items():
         written = [path for path, _ in outs(stage)]
         own = [
-            bool(re.match(r"build/\$\{profile\}/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path))
+            bool(re.match(r"build/microworld/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path))
             for path in written
         ]
         assert set(own) == {name.startswith("full/")}, name
@@ -522,7 +525,7 @@ def test_ci_runs_lint_and_every_kind_of_test() -> None:
 def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_verify(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`make compare`: the second run alone is restricted to AVX2, by three variables; what differs stays for a look."""
+    """`make compare`: the first run has the portable path switched off, the second AVX2 alone; a difference stays."""
     folders, status = [], 1
 
     def run(target: Path, params: Path, variables: Mapping[str, str]) -> SimpleNamespace:
@@ -531,7 +534,7 @@ def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_ver
 
     def verify(command: list[str], cwd: Path, env: dict[str, str], **_: object) -> SimpleNamespace:
         assert command[1:] == ["-m", "tli", "verify", "--against", str(folders[-1])]
-        assert (cwd, env) == (folders[-2], compare.RUNS["own"])
+        assert (cwd, env) == (folders[-2], dict.fromkeys(PORTABLE, ""))
         return SimpleNamespace(returncode=status)
 
     monkeypatch.setattr(compare, "run", run)
@@ -541,6 +544,5 @@ def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_ver
         made = tmp_path / str(status)
         assert compare.compare(ROOT / "tests" / "smoke" / "params.yaml") == status
         assert made.exists() == bool(status)
-    own, avx2 = compare.RUNS.values()
-    assert not any(own.values())
-    assert avx2.keys() >= {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"}
+    assert set(compare.RUNS["own"].values()) == {""}, "a stage takes an empty variable away"
+    assert {*compare.RUNS["avx2"]} == {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"}

@@ -45,7 +45,8 @@ def source(folder: Path, params: Params, base: int = 0, **options: Any) -> Sourc
 
 def read(made: dict[str, Any], params: Params, base: int = 0) -> Source:
     shared = read_premises(made["items"])
-    return Source(base, Rows(made["align"]), Rows(made["transfer"]), read_sweep(made["sweep"], params), shared)
+    aligned, scored = (Rows(made["base_rows"] / f"{name}.tsv", made[name]) for name in ("align", "transfer"))
+    return Source(base, aligned, scored, read_sweep(made["sweep"], params), shared)
 
 
 def everything(sources: list[Source], params: Params) -> list[Made]:

@@ -178,7 +178,7 @@ def test_drift_is_measured_and_small_in_float32(float32: SimpleNamespace) -> Non
 
 
 def test_the_untrained_model_has_the_bases_shape_and_is_reproducible(tiny_quantized: Path, tiny_base: Path) -> None:
-    first, second = (transfer._untrained(tiny_quantized / "nf4", seed=0) for _ in range(2))
+    first, second = (transfer.untrained(tiny_quantized / "nf4", seed=0) for _ in range(2))
     assert first.num_parameters() == backbone.load(tiny_base).num_parameters()
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -178,7 +178,8 @@ def check(out: Path | None, repair: bool) -> None:
     if out is not None:
         if repair:
             raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
-        parameters.run(out, changes=click.get_current_context().find_root().obj["changes"])
+        given = click.get_current_context().find_root().obj
+        parameters.run(out, changes=given["changes"], model=given["model"])
         return
     from tli.ops import files
 
@@ -594,7 +595,8 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
     """Write a cell's accuracies in the harness's form.
 
-    CELL is base, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results JSON.
+    CELL is base, untrained, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results
+    JSON.
     """
     from tli.ops import export
 

@@ -607,8 +607,9 @@ def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
     models, profiles = raw.get("models"), raw.get("profiles")
     known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else ""
     if not isinstance(models, list) or not models:
+        of_known = f" (of {known})" if known else ""
         raise store.UserError(
-            f"{path}: models: expected a list of one model or more (of {known}), got {store.brief(models)}; "
+            f"{path}: models: expected a list of one model or more{of_known}, got {store.brief(models)}; "
             "write it as in models: [microworld]"
         )
     for key, names in (("models", models), ("--model", [] if model is None else [model])):
@@ -718,10 +719,16 @@ def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
         )
 
 
-def run(out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None) -> Params:
-    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends."""
-    params = load(path, changes)
-    for model in params.models:
-        load(path, changes, model=model)
+def run(
+    out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, model: str | None = None
+) -> Params:
+    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends.
+
+    Args:
+        model: a key of `profiles`, checked beside them.
+    """
+    params = load(path, changes, model=model)
+    for listed in params.models:
+        load(path, changes, model=listed)
     store.write_text(out, "params.yaml is valid\n")
     return params

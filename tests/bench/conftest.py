@@ -1,4 +1,4 @@
-"""What the benchmarks share: the embedded profile's shape with random weights, and how a ratio is told.
+"""What the benchmarks share: the micro-world model's shape with random weights, and how a ratio is told.
 
 A claim of speed is a ratio of medians measured in one run, against what a user would run instead.
 """
@@ -20,15 +20,16 @@ ratios: list[str] = []
 
 @pytest.fixture(scope="session")
 def committed() -> parameters.Params:
-    return parameters.load(ROOT / "params.yaml")
+    return parameters.load(ROOT / "params.yaml", model="microworld")
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, committed: parameters.Params) -> Path:
-    """An NF4 checkpoint of the embedded profile's depth and widths."""
+    """An NF4 checkpoint of the micro-world model's depth and widths."""
     folder, model = tmp_path_factory.mktemp("bench"), committed.active.model
     write_base(folder / "base", model.blocks, model.hidden_size, model.intermediate_size, model.kv_heads)
-    nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", committed.quantize)
+    compute_dtype = committed.active.compute.dtype
+    nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", committed.quantize, compute_dtype)
     return folder / "quantized" / "nf4"
 
 

@@ -27,7 +27,7 @@ PAIRS = ROOT / "data" / "pairs.tsv"
 
 def lines(sequences: list[list[int]], scored: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Name, line and measurements of each; `sequences` are scored from their last `scored` tokens."""
-    chosen = parameters.load(ROOT / "params.yaml", {"profile": "paper"})
+    chosen = parameters.load(ROOT / "params.yaml", model="lugha_llama")
     compute = chosen.active.compute
     backbone.setup(compute.threads, compute.device)
     with tempfile.TemporaryDirectory() as temporary:

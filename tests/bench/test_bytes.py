@@ -1,4 +1,4 @@
-"""What the profile `headline` fetches of the published model, counted on the wire, beside what `tli plan` says."""
+"""What the model `lugha_llama_early` fetches, counted on the wire, beside what `tli plan` says."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def test_headline_fetches_two_gigabytes_at_most_and_what_the_plan_says(
+def test_lugha_llama_early_fetches_two_gigabytes_at_most_and_what_the_plan_says(
     benchmark: BenchmarkFixture, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    params = parameters.load(ROOT / "params.yaml", {"profile": "headline"})
+    params = parameters.load(ROOT / "params.yaml", model="lugha_llama_early")
     model = params.active.model
     assert isinstance(model, HubModel)
     pairs = lexicon.read_pairs(ROOT / "data" / "pairs.tsv")
@@ -57,7 +57,7 @@ def test_headline_fetches_two_gigabytes_at_most_and_what_the_plan_says(
         f"embedding rows: {summary['embedding_rows']}"
     )
     benchmark.extra_info |= {
-        "table": "What the profile `headline` fetches, from a server on this machine", "name": "fetch",
+        "table": "What the model `lugha_llama_early` fetches, from a server on this machine", "name": "fetch",
         "line": f"stage `base`: {served / 1e9:.2f} of {whole / 1e9:.1f} GB, {requests} requests",
         "seconds": benchmark.stats["median"], "fetched_bytes": served, "aims": {"fetched_gb": 2.0},
     }  # fmt: skip

@@ -43,10 +43,10 @@ Result = dict[str, Any]
 
 
 def params(weights: str) -> Params:
-    """params.yaml as committed, the profile `paper` on this machine's processor."""
+    """params.yaml as committed, the model `lugha_llama` on this machine's processor."""
     compute = {"threads": THREADS, "device": "cpu", "weights": weights}
-    changes = {"profile": "paper"} | {f"profiles.paper.compute.{key}": value for key, value in compute.items()}
-    return parameters.load(ROOT / "params.yaml", changes)
+    changes = {f"profiles.lugha_llama.compute.{key}": value for key, value in compute.items()}
+    return parameters.load(ROOT / "params.yaml", changes, model="lugha_llama")
 
 
 def words() -> list[str]:

@@ -35,7 +35,7 @@ from tli.store import Row
 Dtype = Literal["float32", "bfloat16"]  # of `compute.dtype` in params.yaml
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 ROWS = 256  # of a matrix in full precision at a time: whole chunks of 64 values, whatever the row's length
-ROUNDED = "rounded_to"  # the key under which a shard says to which dtype its weights were rounded before packing
+ROUNDED = "rounded_to"  # where the index says to which dtype the weights were rounded before packing
 EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 
 
@@ -84,7 +84,7 @@ def write_checkpoint(
         else:
             _link(finished.piece(f"{kind}-{file.name}", write), file)
         index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings, compute)), file.name)
-    store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
+    store.write_json(out / shards.INDEX, {"metadata": {ROUNDED: settings.load_dtype}, "weight_map": index})
     config = store.read_json(base / "config.json", "a model's configuration")
     config["dtype"] = compute
     config["architectures"] = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config["model_type"]]]
@@ -104,7 +104,8 @@ def _write_shard(tensors: Mapping[str, TensorInfo], kind: str, settings: FourBit
     stored: dict[str, Tensor] = {}
     for name, info in tensors.items():
         stored |= _stored(name, info, kind, settings, compute)
-    save_file(stored, path, metadata={"format": "pt", ROUNDED: settings.load_dtype})
+    # one key alone: safetensors writes several in an order of chance, and other bytes for the same tensors
+    save_file(stored, path, metadata={"format": "pt"})
 
 
 def _link(piece: Path, file: Path) -> None:
@@ -271,7 +272,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("projections", "bytes", sum(each.nbytes for each in found)),
         ("projections", "blocksize", found[0].blocksize),
         ("projections", "double_quant", str(found[0].double_quant).lower()),
-        ("projections", "loaded_dtype", _rounded_to(held)),
+        ("projections", "loaded_dtype", _rounded_to(folder)),
         ("projections", "compute_dtype", _name({each.compute for each in found})),
         ("projections", "tensors_sha256", shards.digest_of_all(folder)),
         ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
@@ -281,13 +282,9 @@ def inspect(folder: Path, kind: str) -> list[Row]:
     return [Row("base", "-", 0, "-", kind, item, "-", measure, value) for item, measure, value in values]
 
 
-def _rounded_to(held: Mapping[str, TensorInfo]) -> str:
-    """The dtype that the packed weights were rounded to, by their files' headers."""
-    dtypes = set()
-    for file in {info.file for name, info in held.items() if _is_packed(name)}:
-        with safe_open(file, framework="pt") as tensors:
-            dtypes.add((tensors.metadata() or {}).get(ROUNDED, "unknown"))
-    return "+".join(sorted(dtypes))
+def _rounded_to(folder: Path) -> str:
+    """The dtype that the packed weights were rounded to, by the checkpoint's index."""
+    return str(shards.read_json(folder / shards.INDEX)["metadata"].get(ROUNDED, "unknown"))
 
 
 class Projection(NamedTuple):

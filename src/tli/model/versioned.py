@@ -39,9 +39,12 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
                 f"params.yaml: model.{key}: expected {store.brief(got)}, from which the weights in {folder} were made, "
                 f"got {store.brief(value)}; set it so, or set model.source to pretrain, which trains anew"
             )
-    if (corpus := store.sha256(world_path / "corpus.txt")) != recipe["corpus_sha256"]:
+    corpus_path = world_path / "corpus.txt"
+    if not corpus_path.is_file():
+        raise store.UserError(f"{corpus_path}: no such file; run `dvc repro world`")
+    if (corpus := store.sha256(corpus_path)) != recipe["corpus_sha256"]:
         raise store.UserError(
-            f"{world_path / 'corpus.txt'}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
+            f"{corpus_path}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
             f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "
             "pretrain, which trains anew (results differ)"
         )

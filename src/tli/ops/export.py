@@ -99,11 +99,11 @@ def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
 
 
 def rows_of(cell: str, build: Path) -> Path:
-    """Where the pipeline writes the transfer rows of a cell: a rank and a seed of the sweep, or another."""
-    swept = re.fullmatch(r"r(\d+)-s\d+", cell)
-    return build / "sweep" / "rows" / f"r{swept[1]}" / "transfer.tsv" if swept else (
-        build / "base-rows" / "transfer.tsv" if cell == "base" else build / "transfer.tsv"
-    )
+    """Where the pipeline writes the transfer rows of a cell: the base's, a rank and seed of the sweep, or `main`."""
+    if swept := re.fullmatch(r"r(\d+)-s\d+", cell):
+        return build / "sweep" / "rows" / f"r{swept[1]}" / "transfer.tsv"
+    folder = build / "base-rows" if cell in ("base", "untrained") else build
+    return folder / "transfer.tsv"
 
 
 def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:
