@@ -27,14 +27,8 @@ from tli.study.views import BASE, Cell, View, main_cell, names
 DTYPE = "bfloat16"
 
 
-class Rounded(nn.Module):
+class Rounded(nn.Linear):
     """y = round(W x), the product and its gradient in float32, W, x and y in bfloat16."""
-
-    def __init__(self, dense: backbone.Dequantized) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(dense.weight.float(), requires_grad=False)
-        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.float(), requires_grad=False)
-        self.in_features, self.out_features = dense.in_features, dense.out_features
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return nn.functional.linear(x.float(), self.weight, self.bias).to(x.dtype)
@@ -85,7 +79,11 @@ def rounded(model: nn.Module) -> PreTrainedModel:
     backbone.dequantized(inner)
     for name, module in [*inner.named_modules()]:
         if isinstance(module, backbone.Dequantized):
-            inner.set_submodule(name, Rounded(module))
+            product = Rounded(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+            product.weight = nn.Parameter(module.weight.float(), requires_grad=False)
+            if module.bias is not None:
+                product.bias = nn.Parameter(module.bias.float(), requires_grad=False)
+            inner.set_submodule(name, product)
     return inner
 
 
