@@ -68,4 +68,4 @@ def compare(params: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(compare(Path(sys.argv[1]).resolve()))
+    raise SystemExit(compare(Path(sys.argv[1])))

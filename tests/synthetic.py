@@ -16,7 +16,7 @@ from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item, Source, render
 from tli.paper import verify
-from tli.params import Params
+from tli.params import HubModel, Params
 from tli.store import Row
 from tli.study.views import POOLINGS, layers, per_pair
 
@@ -76,7 +76,7 @@ def fabricate(
         store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
     given["items"] = folder / "items.jsonl"
     write_items(given["items"], _items(labels))
-    metrics = {
+    metrics: dict[str, dict[str, Any]] = {
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
         "base": {
@@ -87,6 +87,8 @@ def fabricate(
         | {f"{set_}.scored": "test" for set_ in sets}
         | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }  # fmt: skip
+    if isinstance(model := params.active.model, HubModel):
+        metrics["base"] |= {"repository": model.repo, "revision": model.revision}
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
         store.write_json(given[name], value)

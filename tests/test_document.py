@@ -75,7 +75,7 @@ def absent(given: dict[str, Any], data: dict[str, Any], folder: Path) -> str:
     return typst.query(root / "main.typ", "<absent>", root=root, ignore_system_fonts=True)
 
 
-MOST_PAGES = 20
+MOST_PAGES = 18
 # What main.typ may say in digits: indices and constants of its equations, names of data types.
 ALLOWED = {"$ cal(L) = 1 / B sum_(i = 1)^B max (0, m + max_(j != i) s_(i j) - s_(i i)). $", "$log_2 r$", "FP4"}
 ALLOWED |= {"bfloat16", "SHA-256"}
@@ -217,18 +217,19 @@ def test_what_a_model_lacks_is_said_in_one_sentence(given: dict[str, Any], tmp_p
     assert absent(given, data, tmp_path / "least").count(ABSENT["sweep"]) == 1
 
 
-def test_a_cut_model_makes_a_document(given: dict[str, Any], tmp_path: Path) -> None:
-    """The first two blocks of the published model: no items, no layer L - 1, no head."""
-    early = parameters.load(ROOT / "params.yaml", model="lugha_llama_early").active
-    named = {"model": "lugha_llama_early", "profiles": {"lugha_llama_early": early}}
-    params = given["models"][1].model_copy(update=named)
+@pytest.mark.parametrize("name", ["lugha_llama", "lugha_llama_early", "qwen3"])
+def test_every_other_model_of_params_makes_a_document(given: dict[str, Any], name: str, tmp_path: Path) -> None:
+    """The published model whole, its first two blocks without items and head, and a fetched one of another kind."""
+    profile = parameters.load(ROOT / "params.yaml", model=name).active
+    params = given["models"][1].model_copy(update={"model": name, "models": (name,), "profiles": {name: profile}})
     finished(tmp_path, params)
     made = paths(tmp_path, [params])
     document.run(**made)
     (model,) = content(made)["models"]
-    assert model["published_model"]
-    assert "as_described" not in model["views"]
-    assert "first 2 of 32 blocks" in model["left_out"]
+    assert model["source"] == "hub"
+    assert model["published_model"] == (name != "qwen3")
+    assert ("robustness" in model["tables"]) == ("as_described" in model["views"]) == (name != "lugha_llama_early")
+    assert ("first 2 of 32 blocks" in model["left_out"]) == (name == "lugha_llama_early")
 
 
 def test_the_full_grid_is_quoted_where_it_was_run(given: dict[str, Any], tmp_path: Path) -> None:

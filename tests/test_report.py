@@ -22,7 +22,7 @@ from tli import params as parameters
 from tli import store
 from tli.data.items import write_items
 from tli.data.prompts import Item
-from tli.paper import dag, grid, report
+from tli.paper import dag, grid, report, report_data
 from tli.paper.rows import Rows, load_yaml
 from tli.params import Params
 
@@ -47,7 +47,7 @@ def items(rows: Rows) -> list[Item]:
 
 
 def data_of(root: Path, made: dict[str, Any], params: Params) -> dict[str, Any]:
-    """The arguments of `report.gather` for a model of the run under `root`."""
+    """The arguments of `report_data.run` for a model of the run under `root`."""
     given = {name: made[name] for name in ("pairs", "items", "base_rows", "align", "transfer", "verify")}
     out = root / "build" / "report" / f"{params.model}.json"
     return given | {"tables": root / "paper" / "tables", "out": out, "params": params}
@@ -55,14 +55,14 @@ def data_of(root: Path, made: dict[str, Any], params: Params) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def gathered(tmp_path_factory: pytest.TempPathFactory, models: tuple[Params, Params]) -> dict[str, dict[str, Any]]:
-    """Model -> the arguments of `report.gather` over synthetic rows, its output written; read only."""
+    """Model -> the arguments of `report_data.run` over synthetic rows, its output written; read only."""
     root = tmp_path_factory.mktemp("report")
     runs = finished(root, *models)
     given = {params.model: data_of(root, runs[params.model], params) for params in models}
     for arguments in given.values():
         scored = Rows(arguments["base_rows"] / "transfer.tsv", arguments["transfer"])
         write_items(arguments["items"], items(scored))
-        report.gather(**arguments)
+        report_data.run(**arguments)
     return given
 
 
@@ -134,7 +134,7 @@ def test_the_same_rows_give_the_same_bytes(
     given: dict[str, Any], gathered: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     for model, arguments in gathered.items():
-        report.gather(**arguments | {"out": tmp_path / f"{model}.json"})
+        report_data.run(**arguments | {"out": tmp_path / f"{model}.json"})
         assert (tmp_path / f"{model}.json").read_bytes() == arguments["out"].read_bytes()
     report.run(**given | {"out": tmp_path / "again.html"})
     assert (tmp_path / "again.html").read_bytes() == given["out"].read_bytes()
@@ -198,7 +198,7 @@ def test_the_full_grid_s_arms_join_the_curves(
     tables = tmp_path / "tables"
     shutil.copytree(gathered[SCORED]["tables"], tables)
     grid.run(rows, tables / f"{SCORED}-full", tmp_path / "figures", tmp_path / "full.json", params, arms)
-    report.gather(**gathered[SCORED] | {"tables": tables, "out": tmp_path / f"{SCORED}.json"})
+    report_data.run(**gathered[SCORED] | {"tables": tables, "out": tmp_path / f"{SCORED}.json"})
     report.run(**given | {"folder": tmp_path, "models": [SCORED], "out": tmp_path / "full.html"})
     curves = inside(tmp_path / "full.html")[SCORED]["curves"]
     for arms_of in curves.values():

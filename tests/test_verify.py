@@ -315,6 +315,17 @@ def test_other_settings_leave_every_value_without_an_expectation(
     assert bool(judged.outcomes) is not bool(setting)
 
 
+def test_a_packaged_model_is_known_by_its_hash(real: Params, values: Measured) -> None:
+    packaged = real.profiles["smollm2"]
+    settings = []
+    for update in ({}, {"file": "/elsewhere/model.gguf"}, {"sha256": 64 * "0"}):
+        profile = packaged.model_copy(update={"model": packaged.model.model_copy(update=update)})
+        params = named(real, "smollm2").model_copy(update={"profiles": {"smollm2": profile}})
+        settings.append(expected.settings(params, values))
+    assert expected.difference(settings[0], settings[1]) == ""
+    assert expected.difference(settings[0], settings[2]).startswith("model.sha256 is 000000000000…")
+
+
 def test_another_word_list_has_no_expectation(
     recorded: Expected, values: Measured, rules: Rules, smoke: Params
 ) -> None:

@@ -320,6 +320,18 @@ def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 
 
 @main.command()
+@click.argument("pairs_path", metavar="PAIRS", type=FILE)
+@click.argument("quantized", type=FILE)
+@out_option
+def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
+    """Train and measure the paper's cell in bfloat16."""
+    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
+        from tli.study import bfloat16 as module
+
+        module.run(pairs_path, quantized, out, params)
+
+
+@main.command()
 @click.argument("items", type=FILE)
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
@@ -428,6 +440,7 @@ def given(name: str, text: str) -> Callable[[F], F]:
 @given("scan", "Rows of the stage scan.")
 @given("train", "Rows of the stage train.")
 @given("align", "Rows of the stage align.")
+@given("bfloat16", "Rows of the stage bfloat16.")
 @given("transfer", "Rows of the stage transfer.")
 @given("probe", "Rows of the stage probe.")
 @given("project", "Rows of the stage project.")
@@ -536,10 +549,10 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 @out_option
 def report_data(out: Path, **paths: Path) -> None:
     """Gather what the report shows of one model, as JSON."""
-    from tli.paper import report as module
+    from tli.paper import report_data
 
     with stage(out, paths["verify"], torch=False) as params:
-        module.gather(out=out, params=params, **paths)
+        report_data.run(out=out, params=params, **paths)
 
 
 @main.command()

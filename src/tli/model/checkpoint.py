@@ -286,6 +286,7 @@ def load(
     head: bool = True,
     weights: Weights = "packed",
     resident: int | None = None,
+    dtype: str | None = None,
 ) -> PreTrainedModel:
     """The checkpoint in `folder`, frozen and in evaluation mode; what is not asked for is not read.
 
@@ -302,11 +303,12 @@ def load(
         weights: 4-bit weights `packed`, unpacked at every call, or `dequantized` as they are read (see `dequantized`).
         resident: how many of the first blocks stay in memory; one of the others at a time, read whenever it is called
             after another (see `backbone.run`). All, if not given.
+        dtype: of every product and of what is not packed; the checkpoint's own, if not given. This one changes bits.
 
     Raises:
         UserError: there is no such checkpoint, it lacks a tensor, or one has another shape than its configuration says.
     """
-    model = _empty(folder, blocks)
+    model = _empty(folder, blocks, dtype)
     body: Any = model.model
     kept = getattr(model.config, "token_rows", None)
     files = Files(folder, kept)
@@ -346,7 +348,7 @@ def load(
     return model
 
 
-def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
+def _empty(folder: Path, blocks: int | None, dtype: str | None = None) -> PreTrainedModel:
     """The model of the configuration in `folder`, cut to `blocks`, its parameters without memory on the meta device."""
     own: Any = config(folder)
     part = getattr(own, "part_of", None)
@@ -356,6 +358,10 @@ def _empty(folder: Path, blocks: int | None) -> PreTrainedModel:
         if getattr(own, "layer_types", None):  # kept beside the number of blocks by some architectures
             own.layer_types = own.layer_types[:blocks]
     quantization = getattr(own, "quantization_config", None)
+    if dtype is not None:
+        own.dtype = getattr(torch, dtype)
+        if quantization is not None:
+            quantization["bnb_4bit_compute_dtype"] = dtype
     model = laid_out(folder, own)
     if quantization is not None:
         try:

@@ -17,6 +17,7 @@ from tli.paper.rows import Measured, Value, flat
 from tli.params import Params
 
 PARAMETERS, BASE, ITEMS = "parameters", "base", "items"
+NAMED_BY_HASH = ("file", "name", "licence")  # of a packaged model, which its sha256 identifies
 
 
 class Expected(NamedTuple):
@@ -32,12 +33,12 @@ def settings(params: Params, measured: Measured) -> Measured:
     """What a value may depend on, flat: params.yaml without threads, intervals and other models; hashes of inputs.
 
     How files are fetched and where the sweep runs change no value, nor does what only the full grid reads. The author's
-    files count only where a source says that they are used.
+    files count only where a source says that they are used. Where a packaged model's file lies does not matter.
     """
     others = {"models", "model", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
-    of_model = params.active.model_dump(mode="json", exclude={"compute"})
+    of_model = params.active.model_dump(mode="json", exclude={"compute": True, "model": set(NAMED_BY_HASH)})
     of_model |= {"compute": {"dtype": params.active.compute.dtype}}
     used = {"trained", "control"} if params.pairs.source == "author" else set()
     used |= {"adapter"} if params.adapter.source == "author" else set()

@@ -76,6 +76,16 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
             above.plot(places, random, color=ORANGE, marker="s", linestyle="--", label="random pairs")
             if pooling == "mask":
                 above.plot([*pilot], [*pilot.values()], color=GREY, marker="D", linestyle="", label="published")
+                ratios = [_bos_ratio(scan, layer) for layer in names]
+                sink = above.twinx()  # how much of a mean that includes BOS is BOS
+                above.plot([], [], color=GREEN, linestyle=":", label="BOS ÷ content")  # of `sink`, for the legend
+                sink.plot(places, ratios, color=GREEN, linestyle=":")
+                sink.set_ylabel("norm of BOS ÷ content", color=GREEN)
+                sink.set_yscale("log")
+                sink.grid(visible=False)
+                sink.tick_params(axis="y", colors=GREEN)
+                top_layer = names[ratios.index(max(ratios))]
+                said.append(f"the norm of BOS is at most {max(ratios):.3g} times that of content, at layer {top_layer}")
             above.set_title(f"{pooling} pooling, NF4" + (" (BOS in)" if pooling == "mask" else " (BOS out)"))
             above.set_ylim(min(0.0, *random) - 0.02, 1.05)
             for (way, arrow), colour, marker in zip(WAYS.items(), (BLUE, GREEN), "ov", strict=True):
@@ -98,15 +108,22 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
         axes[len(POOLINGS)].legend(loc="upper right", ncol=2)
     caption = (
         "Layer scan of the base model under NF4, all pairs: cosine of translations and of random pairs, and P@1; "
+        "dotted, on the right axis: the norm of the BOS state over that of the words' own states; "
         f"diamonds: the published pilot, trained pairs. {published.whose(params)}"
     ).rstrip()
     return canvas, caption, f"Four line plots by layer: {'; '.join(said)}."
 
 
+def _bos_ratio(scan: Rows, layer: str) -> float:
+    """||h_BOS|| / mean ||h|| of the words' own tokens at one layer; at the embeddings of a model it may be below 1."""
+    bos, content = (scan.one("base", "all", f"{layer}.-.nf4", f"{part}_norm") for part in ("bos", "content"))
+    return bos / content
+
+
 def _some(places: range) -> list[int]:
-    """At most a dozen of the layers to write under an axis, the first and norm always among them."""
+    """At most a dozen of the layers to write under an axis, apart from each other, the first and norm among them."""
     step = math.ceil(len(places) / 12)
-    return [*(place for place in places[:-1] if place % step == 0), places[-1]]
+    return [*(place for place in places[: -max(1, step - 1)] if place % step == 0), places[-1]]
 
 
 def pairs_figure(align: Rows, params: Params) -> tuple[Canvas, str, str]:

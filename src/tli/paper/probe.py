@@ -10,7 +10,7 @@ from tli.params import MicroworldModel, Params
 
 SCORES = {"sum": "sum", "mean": "mean a token"}
 TAUGHT = (
-    "the embedded base was pre-trained on lines of the prompt's very form, one to a document, for every pair of "
+    "the micro-world's base was pre-trained on lines of the prompt's very form, one to a document, for every pair of "
     "data/pairs.tsv: with 0 examples it is asked what it was taught, unseen by the adapter alone; a prompt of several "
     "lines is of a length and form that it never read"
 )

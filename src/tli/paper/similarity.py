@@ -75,8 +75,11 @@ def comparison(align: Rows, set_: str, view: str, params: Params, measure: str =
     return stats.paired(before, after, params.stats.confidence)
 
 
-def before_after(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
-    """Cosine of each pair before and after training, paired t-test, at the named views and neighbours; published."""
+def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], params: Params) -> Made:
+    """Cosine of each pair before and after training, paired t-test, at the named views and neighbours; published.
+
+    `bfloat16` holds the same of the paper's cell in that dtype, at the view of the public scripts, or nothing.
+    """
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     notes = []
@@ -91,6 +94,15 @@ def before_after(align: Rows, reported: Mapping[str, Any], params: Params) -> Ma
             rows.append({**at(view, params), "set": set_, **{key: found[key] for key in (*PAIRED, "decreased")}})
             kept = ("before", "after", "gain", "gain_sd", "t", "log10_p", "d_z")
             measured |= {f"align.{set_}.{key}.{view}": found[key] for key in kept}
+        for set_ in [set_ for set_ in PAIR_SETS if bfloat16.has("base-bfloat16", set_, view, "cosine")]:
+            test = stats.paired(
+                *bfloat16.matched(("base-bfloat16", "main-bfloat16"), set_, view, "cosine"), params.stats.confidence
+            )
+            found = test._asdict()
+            name = f"{label(view, params)}, in bfloat16"
+            first: dict[str, Cell] = {"view": view, "name": name, "set": set_}
+            rows.append(first | {key: found[key] for key in (*PAIRED, "decreased")})
+            measured |= {f"bfloat16.{set_}.{key}.{view}": found[key] for key in ("before", "after", "gain")}
         for name in [name for name, reading in published.readings(params).items() if reading == view]:
             for set_ in PAIR_SETS:
                 given = reported["before_after"][set_]

@@ -48,6 +48,7 @@ def run(
     scan: Path,
     train: Path,
     align: Path,
+    bfloat16: Path,
     transfer: Path,
     probe: Path,
     project: Path,
@@ -67,7 +68,8 @@ def run(
     Args:
         pairs: the checked word list; its SHA-256 becomes `inputs.pairs`, so that `verify` knows another list.
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
-        quantize, scan, train, align, transfer, probe, project, baselines: row files; train holds the cell `main`.
+        quantize, scan, train, align, bfloat16, transfer, probe, project, baselines: row files; train holds the cell
+            `main`.
         base_rows: the folder with the base's align.tsv and transfer.tsv.
         items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
@@ -97,7 +99,7 @@ def run(
         setup.setup(of_base, Rows(quantize), found["train"], found["align"], found["transfer"], published, params),
         layers.scan_table(found["scan"], published, params),
         layers.norms(found["align"], params),
-        similarity.before_after(found["align"], published, params),
+        similarity.before_after(found["align"], Rows(bfloat16), published, params),
         similarity.gains(found["align"], published, params),
         lengths.table(found["train"], found["align"], params),
         controls.table(found["align"], params),

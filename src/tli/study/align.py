@@ -68,14 +68,14 @@ def measure(
     english = embed(model, tokenizer, [pair.english for pair in pairs], size)
     shape = params.active.model
     views = per_pair(shape, params.train.layer, quantization)
-    found = [*_pair_rows(cell, pairs, swahili, english, views)]
+    found = [*pair_rows(cell, pairs, swahili, english, views)]
     if quantization == "nf4" and every_layer:
         views = [View(layer, pooling, quantization) for layer in layers(shape) for pooling in POOLINGS]
         found += norm_rows(cell, swahili, english, layers(shape))
     return [*found, *_aggregate_rows(cell, pairs, swahili, english, views, params.measure.random_seeds)]
 
 
-def _pair_rows(
+def pair_rows(
     cell: Cell, pairs: Sequence[Pair], swahili: Embedded, english: Embedded, views: Sequence[View]
 ) -> Iterator[Row]:
     """cosine of each pair, and of its Swahili form with a random English form of the same set."""
