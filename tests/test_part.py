@@ -178,7 +178,7 @@ def test_the_cut_model_has_the_whole_model_s_states(
     folders = {"part": out, "whole": written}
     quantize = parameters.load(ROOT / "params.yaml").quantize.nf4
     for name in [*folders]:
-        nf4.write_checkpoint(folders[name], world.folder / f"{name}-nf4", "nf4", quantize)
+        nf4.write_checkpoint(folders[name], world.folder / f"{name}-nf4", "nf4", quantize, "bfloat16")
         folders[f"{name}-nf4"] = world.folder / f"{name}-nf4"
     for kind in ("", "-nf4"):
         cut, whole = (backbone.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
