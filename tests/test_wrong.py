@@ -299,8 +299,8 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     measured: Measured = counted(pairs)
     for made in (
         layers.scan_table(scanned, reported, params), layers.norms(aligned, params),
-        similarity.before_after(aligned, Rows(out / "bfloat16.tsv"), reported, params), similarity.gains(aligned, reported, params),
-        similarity.retrieval(aligned, params),
+        similarity.before_after(aligned, Rows(out / "bfloat16.tsv"), reported, params),
+        similarity.gains(aligned, reported, params), similarity.retrieval(aligned, params),
     ):  # fmt: skip
         measured |= made.measured
     return measured
