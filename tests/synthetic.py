@@ -47,7 +47,7 @@ def fabricate(
     given = {
         name: folder / f"{name}.tsv"
         for name in ("pairs", "quantize", "scan", "train", "align", "bfloat16", "transfer", "probe", "project",
-                     "baselines")  # fmt: skip
+                     "baselines")
     }
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]

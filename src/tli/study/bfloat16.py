@@ -27,14 +27,14 @@ from tli.study.views import BASE, Cell, View, main_cell, names
 DTYPE = "bfloat16"
 
 
-class Rounded(nn.Module):
+class Rounded(nn.Linear):
     """y = round(W x), the product and its gradient in float32, W, x and y in bfloat16."""
 
     def __init__(self, dense: backbone.Dequantized) -> None:
-        super().__init__()
+        super().__init__(dense.in_features, dense.out_features, bias=dense.bias is not None, device="meta")
         self.weight = nn.Parameter(dense.weight.float(), requires_grad=False)
-        self.bias = None if dense.bias is None else nn.Parameter(dense.bias.float(), requires_grad=False)
-        self.in_features, self.out_features = dense.in_features, dense.out_features
+        if dense.bias is not None:
+            self.bias = nn.Parameter(dense.bias.float(), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return nn.functional.linear(x.float(), self.weight, self.bias).to(x.dtype)
