@@ -94,7 +94,7 @@ soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and writ
 bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
 	@$(enter)
 	mkdir -p build/bench
-	python -m pytest tests/bench/test_speed.py tests/bench/test_whole.py --benchmark-only \
+	python -m pytest tests/bench/test_speed.py tests/bench/test_instructions.py tests/bench/test_whole.py --benchmark-only \
 	  --benchmark-json=build/bench/speed.json $(ARGS)
 
 bench-8b: $(TEST_STAMP) data ## the same at Llama-3.1-8B's shape (40 minutes, 9 GB of memory, 17 GB of disk); then docs/performance.md

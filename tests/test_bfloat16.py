@@ -37,7 +37,8 @@ def test_the_product_is_rounded_once() -> None:
     dense = backbone.Dequantized(64, 32, dtype=torch.bfloat16)
     dense.requires_grad_(False)
     x = torch.randn(5, 64, dtype=torch.bfloat16, requires_grad=True)
-    product = bfloat16.Rounded(dense)(x)
+    holder: nn.Module = nn.Sequential(dense)
+    product = bfloat16.rounded(holder)(x)
     assert product.dtype == torch.bfloat16
     exact = (x.double() @ dense.weight.double().T + dense.bias.double()).detach()
     step = torch.finfo(torch.bfloat16).eps * exact.abs() / 2  # half of the distance to the next number

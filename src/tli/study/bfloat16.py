@@ -30,12 +30,6 @@ DTYPE = "bfloat16"
 class Rounded(nn.Linear):
     """y = round(W x), the product and its gradient in float32, W, x and y in bfloat16."""
 
-    def __init__(self, dense: backbone.Dequantized) -> None:
-        super().__init__(dense.in_features, dense.out_features, bias=dense.bias is not None, device="meta")
-        self.weight = nn.Parameter(dense.weight.float(), requires_grad=False)
-        if dense.bias is not None:
-            self.bias = nn.Parameter(dense.bias.float(), requires_grad=False)
-
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return nn.functional.linear(x.float(), self.weight, self.bias).to(x.dtype)
 
@@ -85,7 +79,11 @@ def rounded(model: nn.Module) -> PreTrainedModel:
     backbone.dequantized(inner)
     for name, module in [*inner.named_modules()]:
         if isinstance(module, backbone.Dequantized):
-            inner.set_submodule(name, Rounded(module))
+            product = Rounded(module.in_features, module.out_features, bias=module.bias is not None, device="meta")
+            product.weight = nn.Parameter(module.weight.float(), requires_grad=False)
+            if module.bias is not None:
+                product.bias = nn.Parameter(module.bias.float(), requires_grad=False)
+            inner.set_submodule(name, product)
     return inner
 
 
