@@ -323,9 +323,12 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
         source.append(Source(f"xcopa.en.test.{number:04d}", "xcopa", "en", "test", number // 2 % 2, named))
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
     transfer.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
+    folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
+    exam = transfer.prepare(transfer.asked_items(out / "items.jsonl", params), backbone.tokenizer(folder), size)
+    store.write_rows(out / "base.tsv", transfer.measure(BASE, exam, backbone.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
-    accuracies = accuracy.per_class(Rows(out / "transfer.tsv"), counts, params).measured
+    accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "transfer.tsv"), counts, params).measured
     return accuracies | setup_tables.items(counts, params).measured
 
 
