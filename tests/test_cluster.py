@@ -183,6 +183,11 @@ def test_a_job_is_pickled_as_a_name_and_a_path(tmp_path: Path) -> None:
 # Which cells, in which order.
 
 
+def test_a_cell_s_kind_is_its_command_whatever_stands_before() -> None:
+    command = ("--model", "microworld", "--set", "a=1", "sweep-train", "--out", "out")
+    assert Cell("t", command, {}, ("out",), "0", True).kind == "sweep-train"
+
+
 def test_cells_are_grouped_by_command_those_first_that_wait_for_none() -> None:
     found = [cell("t1"), cell("t2")] + [
         Cell(f"e{n}", ("sweep-eval",), {"a": f"t{n}"}, ("b",), str(n), True) for n in (1, 2)
