@@ -288,7 +288,7 @@ def test_what_cells_read_must_be_there(ready: Checkout, tmp_path: Path) -> None:
     copy.edit("double_quant: false}\n  fp4", "double_quant: true}\n  fp4")
     said = copy("tli", "submit", "--dry-run", ok=False)
     assert "sweep-train@microworld-2: expected what it reads to be there or to come from another cell" in said
-    assert "`dvc repro quantize`" in said
+    assert "`dvc repro quantize@microworld`" in said
 
 
 def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout, tmp_path: Path) -> None:
