@@ -18,6 +18,7 @@ from tli.data.prompts import Item, Source, render
 from tli.paper import verify
 from tli.params import HubModel, Params
 from tli.store import Row
+from tli.study import views as reading
 from tli.study.views import POOLINGS, layers, per_pair
 
 Cell = tuple[str, str, int, str]
@@ -45,7 +46,8 @@ def fabricate(
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
     given = {
         name: folder / f"{name}.tsv"
-        for name in ("pairs", "quantize", "scan", "train", "align", "transfer", "probe", "project", "baselines")
+        for name in ("pairs", "quantize", "scan", "train", "align", "bfloat16", "transfer", "probe", "project",
+                     "baselines")
     }
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
@@ -57,6 +59,7 @@ def fabricate(
     given["base_rows"] = base_rows
     store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
     store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
+    store.write_rows(given["bfloat16"], _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
     sets = () if params.active.benchmarks.source == "none" else SETS
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
     store.write_rows(base_rows / "transfer.tsv", _scores_of_base(rng, labels))
@@ -217,6 +220,19 @@ def _align(
                 values |= {} if set_ == "all" else {f"own_{name}": 1.4 * values[name] for name in _hits(way)}
             for name, value in values.items():
                 yield Row(*cell, set_, "-", view, name, float(value + rng.normal(0, 0.001)))
+
+
+def _in_bfloat16(
+    gains: Mapping[Cell, float], forms: dict[str, list[str]], params: Params, seed: int
+) -> Iterator[Row]:
+    """What the stage bfloat16 writes: base and cell at the view of the public scripts, unless in bfloat16 itself."""
+    if params.active.compute.dtype == "bfloat16":
+        return
+    rng, view = np.random.default_rng(seed + 2), str(reading.names(params.active.model.blocks)["as_scripted"])
+    for cell, gain in gains.items():
+        for row in _align(rng, (f"{cell[0]}-bfloat16", *cell[1:]), gain, forms, params, ("fp4",)):
+            if row.view == view and row.measure in ("cosine", "random_cosine"):
+                yield row
 
 
 def _hits(way: str) -> list[str]:

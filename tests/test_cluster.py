@@ -183,6 +183,11 @@ def test_a_job_is_pickled_as_a_name_and_a_path(tmp_path: Path) -> None:
 # Which cells, in which order.
 
 
+def test_a_cell_s_kind_is_its_command_whatever_stands_before() -> None:
+    command = ("--model", "microworld", "--set", "a=1", "sweep-train", "--out", "out")
+    assert Cell("t", command, {}, ("out",), "0", True).kind == "sweep-train"
+
+
 def test_cells_are_grouped_by_command_those_first_that_wait_for_none() -> None:
     found = [cell("t1"), cell("t2")] + [
         Cell(f"e{n}", ("sweep-eval",), {"a": f"t{n}"}, ("b",), str(n), True) for n in (1, 2)
@@ -283,7 +288,7 @@ def test_what_cells_read_must_be_there(ready: Checkout, tmp_path: Path) -> None:
     copy.edit("double_quant: false}\n  fp4", "double_quant: true}\n  fp4")
     said = copy("tli", "submit", "--dry-run", ok=False)
     assert "sweep-train@microworld-2: expected what it reads to be there or to come from another cell" in said
-    assert "`dvc repro quantize`" in said
+    assert "`dvc repro quantize@microworld`" in said
 
 
 def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout, tmp_path: Path) -> None:

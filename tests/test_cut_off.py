@@ -29,11 +29,14 @@ def stages(
     write_items(items, ITEMS)
     train.run(words, tiny_quantized, given / "adapter", given / "train.tsv", given / "log", params)
     ranks = {2: "r2", 4: "r4"}
+    profile = params.active
+    profile_of_few = profile.model_copy(update={"compute": profile.compute.model_copy(update={"batch_size": 2})})
+    few = params.model_copy(update={"profiles": {params.model: profile_of_few}})  # a batch of two is one piece
     sweep.run_train(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
     return {
         "base-rows": lambda out: base_rows.run(words, items, tiny_quantized, out / "base-rows", params),
         "align": lambda out: align.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
-        "transfer": lambda out: transfer.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", params),
+        "transfer": lambda out: transfer.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", few),
         "sweep-train": lambda out: sweep.run_train(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
         "sweep-eval": lambda out: sweep.run_eval(
             words, items, tiny_quantized, given / "adapters", ranks, out / "rows", params

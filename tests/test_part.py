@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -176,11 +177,11 @@ def test_the_cut_model_has_the_whole_model_s_states(
         world.hub.add("model", repo.name, loopback.files(written), repo.revision)
     _, out = world.fetch(repo=repo, shape=settings(written))
     folders = {"part": out, "whole": written}
-    quantize = parameters.load(ROOT / "params.yaml").quantize.nf4
-    for name in [*folders]:
-        nf4.write_checkpoint(folders[name], world.folder / f"{name}-nf4", "nf4", quantize)
-        folders[f"{name}-nf4"] = world.folder / f"{name}-nf4"
-    for kind in ("", "-nf4"):
+    quantize = parameters.load(ROOT / "params.yaml").quantize
+    for name, kind in itertools.product([*folders], ("nf4", "fp4")):
+        folders[f"{name}-{kind}"] = world.folder / f"{name}-{kind}"
+        nf4.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(quantize, kind), "bfloat16")
+    for kind in ("", "-nf4", "-fp4"):
         cut, whole = (backbone.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
         tokenizer = backbone.tokenizer(folders[f"part{kind}"])
         ours, theirs = (embed.embed(model, tokenizer, FORMS, 4) for model in (cut, whole))

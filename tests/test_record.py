@@ -276,7 +276,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_is_tried_again(
     monkeypatch.setattr(drift, "execute", execute)
     build = ["--build", str(tmp_path / "drift")]
     assert CliRunner().invoke(drift.main, build).exit_code == 1
-    assert tried == [("own", {}), ("avx2", drift.AVX2)]
+    assert tried == [("portable", {}), ("own", drift.OWN), ("avx2", drift.AVX2)]
     failing.clear()
     tried.clear()
     done = CliRunner().invoke(drift.main, build)
@@ -284,7 +284,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_is_tried_again(
     assert [name for name, _ in tried] == ["avx2", "one-thread"]
     (line,) = [line for line in done.output.splitlines() if line.startswith("tools/record ")]
     assert line == f"tools/record {MODEL} " + " ".join(
-        f"--run {name}={tmp_path / 'drift' / name}" for name in ("own", "avx2", "one-thread")
+        f"--run {name}={tmp_path / 'drift' / name}" for name in ("portable", "own", "avx2", "one-thread")
     )
     assert CliRunner().invoke(drift.main, ["thread", *build]).exit_code == 2
 

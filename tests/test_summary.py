@@ -285,7 +285,8 @@ def test_what_is_undefined_is_a_cell_and_a_note(
 ) -> None:
     params = sweep(ranks, seeds)
     made = fabricate(tmp_path, params, pairs=(6, 4), items=8)
-    for path in [made["transfer"], *(made["sweep"] / "rows").glob("*/transfer.tsv")] if change else []:
+    scored = [made["base_rows"] / "transfer.tsv", made["transfer"], *(made["sweep"] / "rows").glob("*/transfer.tsv")]
+    for path in scored if change else []:
         assert change is not None
         change(store.read_rows(path)).to_csv(path, sep="\t", index=False)
     tables = everything([read(made, params)], params)

@@ -279,7 +279,7 @@ SEEN: dict[str, tuple[str, str]] = {
 def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
     """What the lexical tables say of a base that is quantised, trained on twelve pairs, scanned and aligned."""
     for kind, settings in (("nf4", params.quantize.nf4), ("fp4", params.quantize.fp4)):
-        nf4.write_checkpoint(base, out / "quantized" / kind, kind, settings)
+        nf4.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
     store.write_tsv(out / "pairs.tsv", Pair._fields, pairs)
     cut, settings = backbone.load(out / "quantized" / "nf4", blocks=2), params.train
     hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})
@@ -288,12 +288,19 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
     align.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
-    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "align.tsv")
+    of_base: list[store.Row] = []
+    for kind in ("nf4", "fp4"):
+        folder = out / "quantized" / kind
+        model, tokenizer = backbone.load(folder, head=False), backbone.tokenizer(folder)
+        of_base += align.measure(BASE, pairs, model, tokenizer, params, kind)
+    store.write_rows(out / "base.tsv", of_base)
+    store.write_rows(out / "bfloat16.tsv", [])
+    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "align.tsv")
     measured: Measured = counted(pairs)
     for made in (
         layers.scan_table(scanned, reported, params), layers.norms(aligned, params),
-        similarity.before_after(aligned, reported, params), similarity.gains(aligned, reported, params),
-        similarity.retrieval(aligned, params),
+        similarity.before_after(aligned, Rows(out / "bfloat16.tsv"), reported, params),
+        similarity.gains(aligned, reported, params), similarity.retrieval(aligned, params),
     ):  # fmt: skip
         measured |= made.measured
     return measured
@@ -316,9 +323,12 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
         source.append(Source(f"xcopa.en.test.{number:04d}", "xcopa", "en", "test", number // 2 % 2, named))
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
     transfer.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
+    folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
+    exam = transfer.prepare(transfer.asked_items(out / "items.jsonl", params), backbone.tokenizer(folder), size)
+    store.write_rows(out / "base.tsv", transfer.measure(BASE, exam, backbone.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
-    accuracies = accuracy.per_class(Rows(out / "transfer.tsv"), counts, params).measured
+    accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "transfer.tsv"), counts, params).measured
     return accuracies | setup_tables.items(counts, params).measured
 
 

@@ -178,11 +178,14 @@ def _is_packed(name: str) -> bool:
 
 
 def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit, compute: Dtype) -> dict[str, Tensor]:
-    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor rounded."""
+    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor rounded.
+
+    A projection is packed as it was loaded, in `load_dtype`: rounded to `compute` first, 1 code in 100 is another.
+    """
     load, dtype = getattr(torch, settings.load_dtype), getattr(torch, compute)
-    parts = (part.to(load).to(dtype) for part in _rows(name, info))
+    parts = (part.to(load) for part in _rows(name, info))
     if _is_packed(name):
-        return _packed(name, info.shape, parts, kind, settings.double_quant)
+        return _packed(name, info.shape, parts, kind, settings.double_quant, dtype)
     whole = torch.empty(info.shape, dtype=dtype)
     for target, part in zip(whole.split(ROWS), parts, strict=True):
         target.copy_(part)
@@ -190,10 +193,10 @@ def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit, compute: 
 
 
 def _packed(
-    name: str, shape: tuple[int, ...], parts: Iterable[Tensor], kind: str, double_quant: bool
+    name: str, shape: tuple[int, ...], parts: Iterable[Tensor], kind: str, double_quant: bool, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """What bitsandbytes makes of the whole matrix on one thread: chunks of 64 are packed each for itself, their scales
-    together.
+    together. Unpacked, it has the dtype `dtype`.
     """
     codes, scales = [], []
     for part in parts:
@@ -206,7 +209,7 @@ def _packed(
             nested["offset"] = absmax.mean()
         absmax, nested["state2"] = quantize_blockwise(absmax - nested["offset"], blocksize=256)
     whole = QuantState(
-        absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=state.dtype, **nested
+        absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=dtype, **nested
     )
     return {name: torch.cat(codes)} | {f"{name}.{key}": value for key, value in whole.as_dict(packed=True).items()}
 
@@ -225,8 +228,7 @@ def _keys(name: str, kind: str, settings: FourBit, compute: Dtype) -> Iterable[s
     """The keys under which a tensor is stored, in bitsandbytes' order."""
     if not _is_packed(name):
         return (name,)
-    part = torch.zeros(1, 64, dtype=getattr(torch, compute))
-    return _packed(name, (1, 64), [part], kind, settings.double_quant)
+    return _packed(name, (1, 64), [torch.zeros(1, 64)], kind, settings.double_quant, getattr(torch, compute))
 
 
 def inspect(folder: Path, kind: str) -> list[Row]:

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 
 from tli import store
 
-COMMANDS = ("sweep-train", "sweep-eval", "sweep-base")
+COMMANDS = ("sweep-train", "sweep-eval")  # of cells, in either pipeline
+OF_GRID = ("base-rows",)  # of cells in the full grid: rank 0 of every arm
 FOLDER = Path("build/.cluster")
 SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"  # of an attempt's command
@@ -41,6 +42,11 @@ class Cell(NamedTuple):
     outs: tuple[str, ...]
     key: str
     stale: bool
+
+    @property
+    def kind(self) -> str:
+        """The stage's command, without the options before it."""
+        return _kind(self.command)
 
     @property
     def folder(self) -> Path:
@@ -80,7 +86,8 @@ def asked(targets: Sequence[str]) -> list[Cell]:
                 name, above = stage.addressing, {each.addressing for each in graph.successors(stage)}
                 if name in changed or above & stale:
                     stale.add(name)
-                if (command := _command(stage.cmd)) and command[0] in COMMANDS:
+                kinds = COMMANDS + OF_GRID if name.startswith("full/") else COMMANDS
+                if (command := _command(stage.cmd)) and _kind(command) in kinds:
                     if name in stale and (waits_for := above & stale - found.keys()):
                         raise store.UserError(_refusal(name, waits_for))
                     found[name] = _cell(stage, command, name in stale, repo.root_dir, found)
@@ -93,6 +100,14 @@ def _command(cmd: Any) -> tuple[str, ...]:
     """The arguments of `python -m tli` of a stage; none for another command, or for the stage of a .dvc file."""
     words = cmd.split() if isinstance(cmd, str) else []
     return tuple(words[3:]) if words[:3] == ["python", "-m", "tli"] else ()
+
+
+def _kind(command: Sequence[str]) -> str:
+    """The name of the command among the arguments of `tli`, which --model and --set may stand before."""
+    first = 0
+    while command[first] in ("--model", "--set"):
+        first += 2
+    return command[first]
 
 
 def _refusal(name: str, waits_for: Iterable[str]) -> str:

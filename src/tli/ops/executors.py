@@ -168,6 +168,6 @@ class Local(Executor):
 def _groups(todo: Sequence[Cell], ids: dict[str, str]) -> Iterator[list[Cell]]:
     """Cells of one command that all wait for others, or all do not; those first that do not."""
     names = {cell.stage for cell in todo} | ids.keys()
-    kinds = {cell.stage: (bool(names.intersection(cell.after)), cell.command[0]) for cell in todo}
+    kinds = {cell.stage: (bool(names.intersection(cell.after)), cell.kind) for cell in todo}
     for kind in sorted(set(kinds.values())):
         yield [cell for cell in todo if kinds[cell.stage] == kind]

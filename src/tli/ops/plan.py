@@ -102,13 +102,15 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     yield Cost("quantize", disk=2 * size.packed, memory=IMPORTS + largest)
     yield Cost("benchmarks", fetch=_released(params))
     yield Cost("scan", memory=IMPORTS + words + size.block * HALF + states, flop=forward)
+    yield Cost("base-rows", memory=held, flop=2 * forward + scoring)  # NF4 and FP4
     adapted = adapter * params.lora.rank * (model.blocks if author else params.adapted_blocks)
     if author:
         yield Cost("train", fetch=adapted, disk=adapted, memory=held_cut)
     else:
         yield Cost("train", disk=adapted, memory=held_cut, flop=training)
-    yield Cost("base-rows", memory=held, flop=2 * forward + scoring)  # NF4 and FP4
     yield Cost("align", memory=held, flop=2 * forward)
+    again = not author and params.active.compute.dtype != "bfloat16"  # else the stage writes no rows
+    yield Cost("bfloat16", memory=held_cut, flop=training + 2 * 2 * cut * forms * ALONE) if again else Cost("bfloat16")
     yield Cost("transfer", memory=held if scored else 0, flop=scoring)
     asked = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0  # each word with each candidate
     yield Cost("probe", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)

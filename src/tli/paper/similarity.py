@@ -18,6 +18,7 @@ from tli.study.views import POOLINGS, View, layers, named, names, per_pair
 PAIR_SETS = ("trained", "control")
 WAYS = {"sw_en": "sw→en", "en_sw": "en→sw"}
 MOMENTS = {"before": "base", "after": "main"}
+IN_BFLOAT16 = ", in bfloat16"  # ends the name of a row of the paper's cell in its compute dtype, beside the run's own
 VIEW = (Column("view", "view"), Column("name", "name"))
 PAIRED = ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "low", "high", "t", "log10_p", "d_z")
 
@@ -99,7 +100,7 @@ def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], param
                 *bfloat16.matched(("base-bfloat16", "main-bfloat16"), set_, view, "cosine"), params.stats.confidence
             )
             found = test._asdict()
-            name = f"{label(view, params)}, in bfloat16"
+            name = f"{label(view, params)}{IN_BFLOAT16}"
             first: dict[str, Cell] = {"view": view, "name": name, "set": set_}
             rows.append(first | {key: found[key] for key in (*PAIRED, "decreased")})
             measured |= {f"bfloat16.{set_}.{key}.{view}": found[key] for key in ("before", "after", "gain")}

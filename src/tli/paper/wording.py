@@ -11,7 +11,7 @@ from typing import Any
 
 from tli.paper.collected import Collected
 from tli.paper.render import Kind, shown
-from tli.paper.similarity import WAYS, points, trained_view
+from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
 from tli.params import Params
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}
@@ -139,7 +139,7 @@ def cosine_and_hits(table: Collected, found: Collected, view: str, params: Param
 
 def views(table: Collected, params: Params) -> str:
     """At how many of this run's views the mean cosine of the trained pairs rises, falls, or neither (before_after)."""
-    rows = [row for row in table.rows(set="trained") if not row["name"].startswith("published")]
+    rows = [row for row in table.rows(set="trained") if _is_run_s(row["name"])]
     ways = [
         way(float(row["gain"]), None if row["log10_p"] == "-" else float(row["log10_p"]), params.stats.alpha)
         for row in rows
@@ -266,9 +266,14 @@ def _readings(params: Params) -> list[str]:
     return [name for name in ("as_scripted", "as_described") if name in points(params)]
 
 
+def _is_run_s(name: str) -> bool:
+    """Whether a row is the run's own: not a published one, and not the paper's cell again in bfloat16."""
+    return not name.startswith("published") and not name.endswith(IN_BFLOAT16)
+
+
 def _own(table: Collected, view: str) -> str:
     """The names of a view in the rows of this run, which the published rows stand beside."""
-    (name,) = {row["name"] for row in table.rows(view=view) if not row["name"].startswith("published")}
+    (name,) = {row["name"] for row in table.rows(view=view) if _is_run_s(row["name"])}
     return name
 
 
