@@ -74,8 +74,10 @@ def _data(params: Params, measured: Mapping[str, Any], tables: str) -> Iterator[
     pairs = (
         f"{_count(measured, 'setup.pairs.trained')} trained and {_count(measured, 'setup.pairs.control')} control pairs"
     )
-    yield Answer("statistics", pairs, f"[audit]({tables}/audit.md), [items]({tables}/items.md)")
-    yield Answer("splits", "word pairs: trained, control; items: by split", f"[items]({tables}/items.md)")
+    scored = params.active.benchmarks.source != "none"
+    items = f"[items]({tables}/items.md)" if scored else "no benchmark items"
+    yield Answer("statistics", pairs, f"[audit]({tables}/audit.md), {items}")
+    yield Answer("splits", f"word pairs: trained, control{'; items: by split' if scored else ''}", items)
     yield Answer("data left out", "none", "-")
     where = "`data/pairs.tsv`" if params.pairs.source == "project" else params.author.url
     yield Answer("where to get it", f"in the repository; word pairs: {where}", "`data.dvc`, `params.yaml`")

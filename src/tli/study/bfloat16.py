@@ -53,7 +53,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     def rows(cell: Cell, model: nn.Module) -> list[Row]:
         return measure(cell, pairs, rounded(model), quantized / "nf4", view, params)
 
-    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         adapter = Path(temporary) / "adapter"
         model = rounded(loaded("nf4"))
         with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
