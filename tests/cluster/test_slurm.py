@@ -69,11 +69,11 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     copy = ready.copied(tmp_path_factory.mktemp("disturbed") / "project")
     assert copy("tli", "submit", "--detach").startswith("4 cells to submit (slurm;")
     assert len(queue(copy)) == 4
-    runner = parent(waited(lambda: process_in(copy, "sweep-train@4")))
+    runner = parent(waited(lambda: process_in(copy, "sweep-train@microworld-4")))
     os.kill(runner, signal.SIGKILL)
-    killed_in(copy, "sweep-train@2", signal.SIGKILL)
-    waited(lambda: process_in(copy, "sweep-eval@2"))
-    job = store.read_json(folder(copy, "sweep-eval@2") / cells.JOB)["id"]
+    killed_in(copy, "sweep-train@microworld-2", signal.SIGKILL)
+    waited(lambda: process_in(copy, "sweep-eval@microworld-2"))
+    job = store.read_json(folder(copy, "sweep-eval@microworld-2") / cells.JOB)["id"]
     copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
     said = copy("tli", "submit", "--detach")
     assert said.startswith("0 cells to submit"), said
@@ -84,13 +84,13 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
 def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     with copy.started("tli", "submit") as running:
-        place = waited(lambda: next((copy.root / cells.FOLDER).glob("sweep-train@4.*/cell.json"), None))
+        place = waited(lambda: next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*/cell.json"), None))
         spec = store.read_json(place)
         store.write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
         assert running.wait(300) == 1
-    assert cells.finished(folder(copy, "sweep-eval@2"))
-    assert cells.failure(folder(copy, "sweep-train@4")) == "no such rank"
-    assert not cells.attempts(folder(copy, "sweep-eval@4"))
+    assert cells.finished(folder(copy, "sweep-eval@microworld-2"))
+    assert cells.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"
+    assert not cells.attempts(folder(copy, "sweep-eval@microworld-4"))
     assert not ids(copy) & queue(copy).keys()
     assert "2 cells collected, 2 left" in copy("tli", "collect")
 
@@ -116,7 +116,7 @@ def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(
     plain("dvc", "repro", "sweep-eval")
     assert "cells done; `tli collect` takes them in" in copy("tli", "submit")
     tried = {path.name.partition(".")[0]: len(cells.attempts(path)) for path in (copy.root / cells.FOLDER).glob("sw*")}
-    assert tried == {"sweep-train@2": 2, "sweep-train@4": 2, "sweep-eval@2": 2, "sweep-eval@4": 1}
+    assert tried == {"sweep-train@microworld-2": 2, "sweep-train@microworld-4": 2, "sweep-eval@microworld-2": 2, "sweep-eval@microworld-4": 1}
     assert "4 cells collected, 0 left" in copy("tli", "collect")
     assert copy.digests("build", "results") == plain.digests("build", "results")
     ours, theirs = copy.lock(), plain.lock()
