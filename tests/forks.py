@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.__main__ import PORTABLE
+
 LIMIT = 300  # seconds until a stage that takes a few is given up
 STEPS = 5  # from one kept state of pre-training to the next: the smoke parameters have 12 steps in all
 CHANGES = {  # audit event -> which of its arguments is the path that changes
@@ -50,7 +52,8 @@ class Forks:
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*before, sys.executable, __file__], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=env | offline | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            # libraries that are imported already choose their code before a stage could set it
+            env=env | offline | PORTABLE | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
         )  # fmt: skip
 
     def __call__(
