@@ -235,7 +235,7 @@ def finished(services: Services) -> dict[str, str]:
     name = f"tli-stopped-{os.getpid()}"
     run(*services.compose, "run", "-d", "--name", name, "repro", env=services.env)
     try:
-        logged(name, r"(?m)^Running stage 'base'", 300)
+        logged(name, r"(?m)^Running stage 'base@microworld'", 300)
         second = services("shell", "true", status=2)
         time.sleep(3)
         start = time.monotonic()
@@ -254,9 +254,9 @@ def test_sigterm_ends_the_run_in_time_and_the_next_one_goes_on(finished: dict[st
     assert float(finished["seconds"]) < 10
     assert finished["status"] == "143"
     done = ran(finished["stopped"])[:-1]  # all but the stage that was stopped
-    assert {"check", "pairs", "world"} <= set(done)
+    assert {"check", "pairs@microworld", "world@microworld"} <= set(done)
     assert not set(done) & set(ran(finished["resumed"])), "what was done is not done again"
-    assert ran(finished["resumed"])[0] == "base"
+    assert ran(finished["resumed"])[0] == "base@microworld"
 
 
 def test_two_containers_do_not_share_a_workspace(finished: dict[str, str]) -> None:
