@@ -78,9 +78,9 @@ test: $(TEST_STAMP) data ## run the tests
 	@$(enter)
 	python -m pytest $(ARGS)
 
-compare: $(TEST_STAMP) data ## run the smoke pipeline under the processor's own instructions and under AVX2, and compare the two (5 minutes)
+compare: $(TEST_STAMP) data ## run the micro-world under the processor's own instructions and under AVX2, and compare the two (6 minutes)
 	@$(enter)
-	python tests/compare.py tests/smoke/params.yaml
+	python tests/compare.py params.yaml --small
 
 soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and write docs/reliability.md of it; `compare` with the default parameters (an hour)
 	@$(enter)

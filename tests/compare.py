@@ -1,7 +1,9 @@
 """Runs the pipeline under this processor's instructions and again under AVX2 alone, and compares the two runs.
 
-    python tests/compare.py tests/smoke/params.yaml
+    python tests/compare.py params.yaml           both models, whole
+    python tests/compare.py params.yaml --small   the micro-world's versioned weights, two ranks, two seeds
 
+A base that is pre-trained in the run would be another on each side, so the weights are versioned ones.
 Both runs have the same parameters and the same seeds; each has a scratch checkout. `tli verify --against` compares them
 and gives this program its exit status. The checkouts are removed where it finds no difference; else they stay.
 """
@@ -15,6 +17,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from checkout import Checkout, clone
 from tli.__main__ import PORTABLE
 
@@ -24,7 +28,7 @@ OWN = dict.fromkeys(PORTABLE, "")  # else the stages take one code path on every
 RUNS: dict[str, Mapping[str, str]] = {"own": OWN, "avx2": AVX2}
 
 
-def run(target: Path, params: Path, variables: Mapping[str, str]) -> Checkout:
+def run(target: Path, params: Path, variables: Mapping[str, str], small: bool) -> Checkout:
     """A checkout in `target` after `dvc repro` under the parameters of the file `params` and those variables.
 
     What dvc prints goes to the file `target`.log.
@@ -33,7 +37,7 @@ def run(target: Path, params: Path, variables: Mapping[str, str]) -> Checkout:
         SystemExit: a command failed; its status is 1.
     """
     checkout = clone(target)
-    shutil.copyfile(params, checkout.root / "params.yaml")
+    write_params(params, checkout.root / "params.yaml", small)
     checkout("git", "commit", "-q", "--allow-empty", "-a", "-m", "the parameters to compare under")
     checkout.env |= variables
     log = Path(f"{target}.log")
@@ -49,14 +53,25 @@ def run(target: Path, params: Path, variables: Mapping[str, str]) -> Checkout:
     return checkout
 
 
-def compare(params: Path) -> int:
+def write_params(params: Path, out: Path, small: bool) -> None:
+    """Copies `params`; if `small`, for the micro-world's model alone with two ranks and two seeds of the sweep."""
+    yaml = YAML(pure=True)
+    loaded = yaml.load(params.read_text(encoding="utf-8"))
+    if small:
+        loaded["models"] = ["microworld"]
+        loaded["sweep"] |= {"ranks": [2, 16], "seeds": [0, 1]}
+    with out.open("w", encoding="utf-8") as file:
+        yaml.dump(loaded, file)
+
+
+def compare(params: Path, small: bool = False) -> int:
     """Runs both and returns the exit status of the comparison."""
     folder = Path(tempfile.mkdtemp(prefix="tli-compare-"))
     checkouts = {}
     for name, variables in RUNS.items():
         settings = " ".join(f"{key}={value}" for key, value in variables.items()) or "the processor's own instructions"
         print(f"compare: {params}: {settings}", flush=True)
-        checkouts[name] = run(folder / name, params, variables)
+        checkouts[name] = run(folder / name, params, variables, small)
     own, avx2 = checkouts["own"], checkouts["avx2"]
     verify = [sys.executable, "-m", "tli", "verify", "--against", str(avx2.root)]
     status = subprocess.run(verify, cwd=own.root, env=own.env, stdin=subprocess.DEVNULL).returncode
@@ -68,4 +83,4 @@ def compare(params: Path) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(compare(Path(sys.argv[1])))
+    raise SystemExit(compare(Path(sys.argv[1]), "--small" in sys.argv[2:]))

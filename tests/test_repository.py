@@ -528,7 +528,7 @@ def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_ver
     """`make compare`: the first run has the portable path switched off, the second AVX2 alone; a difference stays."""
     folders, status = [], 1
 
-    def run(target: Path, params: Path, variables: Mapping[str, str]) -> SimpleNamespace:
+    def run(target: Path, params: Path, variables: Mapping[str, str], small: bool) -> SimpleNamespace:
         folders.append(target)
         return SimpleNamespace(root=target, env=dict(variables))
 
