@@ -139,7 +139,7 @@ def _outputs() -> Iterator[Output]:
         if lock.is_file():
             try:
                 content: Any = YAML(typ="safe").load(store.read_text(lock))
-                parts = [content] if lock.suffix == ".dvc" else content["stages"].values()
+                parts = [content] if lock.suffix == ".dvc" else _of_the_run(content["stages"])
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):
                 raise store.UserError(f"{lock}: expected a lock of DVC, got something else; restore it") from None
@@ -238,3 +238,11 @@ def digest(path: Path, wide: bool = False) -> Digest:
     except OSError as error:
         return Digest("", said=str(error.strerror))
     return Digest(hashes[0].hexdigest(), hashes[1].hexdigest() if wide else "", size)
+
+
+def _of_the_run(stages: dict[str, Any]) -> list[Any]:
+    """The stages of dvc.lock but those of a model that `models` does not list: their outputs need not be there."""
+    models = (store.read_yaml("params.yaml") or {}).get("models", []) if Path("params.yaml").is_file() else []
+    others = {path.name for path in Path("paper", "tables").glob("*") if path.name not in models} if models else set()
+    return [stage for name, stage in stages.items() if name.partition("@")[2].rpartition("-")[0] not in others
+            and name.partition("@")[2] not in others]  # fmt: skip
