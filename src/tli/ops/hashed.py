@@ -241,8 +241,8 @@ def digest(path: Path, wide: bool = False) -> Digest:
 
 
 def _of_the_run(stages: dict[str, Any]) -> list[Any]:
-    """The stages of dvc.lock but those of a model that `models` does not list: their outputs need not be there."""
-    models = (store.read_yaml("params.yaml") or {}).get("models", []) if Path("params.yaml").is_file() else []
-    others = {path.name for path in Path("paper", "tables").glob("*") if path.name not in models} if models else set()
-    return [stage for name, stage in stages.items() if name.partition("@")[2].rpartition("-")[0] not in others
-            and name.partition("@")[2] not in others]  # fmt: skip
+    """The stages of dvc.lock without those of models that `models` does not list, whose outputs need not be there."""
+    params = store.read_yaml("params.yaml") if Path("params.yaml").is_file() else {}
+    others = set(params.get("profiles", {})) - set(params.get("models", []))
+    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, or `smollm2-16` of a sweep
+    return [stages[name] for name, item in items.items() if not {item, item.rpartition("-")[0]} & others]
