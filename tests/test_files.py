@@ -319,6 +319,20 @@ def test_a_file_that_cannot_be_read_is_named_too(small: Path, change: Callable[[
     assert f"got {got}; " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [("train@microworld", False), ("sweep-train@microworld-16", False), ("train@smollm2", True), ("check", True)],
+)
+def test_outputs_of_models_that_the_run_does_not_list_need_not_exist(small: Path, stage: str, needed: bool) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("models: [smollm2, microworld]", "models: [smollm2]"))
+    locked = json.loads(Path("dvc.lock").read_text())
+    locked["stages"] = {stage: locked["stages"]["stage"]}
+    Path("dvc.lock").write_text(json.dumps(locked))
+    Path("out/file").unlink()
+    assert told(check()) == (["out"] if needed else [])
+
+
 def test_a_file_of_many_names_is_read_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(9):
         os.link("out/file", f"out/{number}")
