@@ -112,9 +112,10 @@ sbom: $(RUN_STAMP) ## list the packages of a run, hashes and licences (CycloneDX
 	@$(enter)
 	python -m tli sbom
 
-lint: $(TEST_STAMP) ## ruff, and mypy --strict on src/tli
+lint: $(TEST_STAMP) ## ruff (rules and format), and mypy --strict on src/tli
 	@$(enter)
 	ruff check .
+	ruff format --check .
 	mypy
 
 image: ## build the Docker image tli:cuda, or tli:cpu with TARGET=cpu (docker/README.md)

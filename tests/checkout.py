@@ -34,18 +34,29 @@ class Checkout:
     def __call__(self, *command: str, ok: bool = True) -> str:
         """Runs `command` here; its output, both streams in one, of a success or (ok=False) of a failure."""
         call = subprocess.run(
-            command, cwd=self.root, env=self.env, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-        )  # fmt: skip
+            command,
+            cwd=self.root,
+            env=self.env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=900,
+        )
         assert (call.returncode == 0) == ok, f"{' '.join(command)}: exit {call.returncode}\n{call.stdout}"
         return call.stdout
 
     def started(self, *command: str) -> subprocess.Popen[bytes]:
         """Starts `command` here, without a word; it can be interrupted, whatever started the tests."""
         return subprocess.Popen(
-            command, cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+            command,
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def copied(self, target: Path) -> Checkout:
         """A copy of this checkout and all that was run in it, with the same settings."""
@@ -92,8 +103,15 @@ def clone(target: Path) -> Checkout:
     """The working tree as it is, what git would hold and data/, under the smoke parameters, with nothing of a run."""
     call = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    generated = ("results/", "paper/tables/", "paper/figures/", "paper/numbers/", "paper/artifact.pdf",
-                 "paper/report.html", "dvc.lock")  # fmt: skip
+    generated = (
+        "results/",
+        "paper/tables/",
+        "paper/figures/",
+        "paper/numbers/",
+        "paper/artifact.pdf",
+        "paper/report.html",
+        "dvc.lock",
+    )
     for name in filter(None, names):
         source = ROOT / name
         if source.is_file() and not name.startswith(generated):

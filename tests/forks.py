@@ -23,9 +23,19 @@ from tli.__main__ import PORTABLE
 LIMIT = 300  # seconds until a stage that takes a few is given up
 STEPS = 5  # from one kept state of pre-training to the next: the smoke parameters have 12 steps in all
 CHANGES = {  # audit event -> which of its arguments is the path that changes
-    "open": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0,
-    "os.chmod": 0, "os.utime": 0, "os.truncate": 0, "shutil.rmtree": 0, "fsync": 0,
-}  # fmt: skip
+    "open": 0,
+    "os.rename": 1,
+    "os.link": 1,
+    "os.symlink": 1,
+    "os.mkdir": 0,
+    "os.remove": 0,
+    "os.rmdir": 0,
+    "os.chmod": 0,
+    "os.utime": 0,
+    "os.truncate": 0,
+    "shutil.rmtree": 0,
+    "fsync": 0,
+}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -51,15 +61,24 @@ class Forks:
         self.changes, self.said = scratch / "changes", scratch / "said"
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [*before, sys.executable, __file__], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [*before, sys.executable, __file__],
+            cwd=root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             # libraries that are imported already choose their code before a stage could set it
             env=env | offline | PORTABLE | {"PYTHONDONTWRITEBYTECODE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        )  # fmt: skip
+        )
 
     def __call__(
-        self, command: Sequence[str], *, number: int = signal.SIGKILL, change: int | None = None,
-        after: float | None = None, limits: dict[str, int] | None = None,
-    ) -> Ended:  # fmt: skip
+        self,
+        command: Sequence[str],
+        *,
+        number: int = signal.SIGKILL,
+        change: int | None = None,
+        after: float | None = None,
+        limits: dict[str, int] | None = None,
+    ) -> Ended:
         """Runs `tli COMMAND`.
 
         Args:
@@ -70,9 +89,14 @@ class Forks:
                 not noted then.
         """
         asked = {
-            "command": [*command], "number": int(number), "change": change, "after": after, "limits": limits or {},
-            "changes": str(self.changes), "said": str(self.said),
-        }  # fmt: skip
+            "command": [*command],
+            "number": int(number),
+            "change": change,
+            "after": after,
+            "limits": limits or {},
+            "changes": str(self.changes),
+            "said": str(self.said),
+        }
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(asked), file=self.process.stdin, flush=True)

@@ -13,10 +13,13 @@ from tli.data.prompts import TEXTS, Source
 
 # The real items, as far as they are here: (task, language) -> file of the split that the harness scores.
 REAL = {
-    ("xcopa", "en"): "copa/copa.val.en.jsonl", ("xcopa", "sw"): "xcopa/sw/test.sw.jsonl",
-    ("xcopa", "it"): "xcopa/it/test.it.jsonl", ("xcopa", "zh"): "xcopa/zh/test.zh.jsonl",
-    ("xnli", "en"): "xnli/xnli.dev.en.jsonl", ("xnli", "sw"): "xnli/xnli.dev.sw.jsonl",
-}  # fmt: skip
+    ("xcopa", "en"): "copa/copa.val.en.jsonl",
+    ("xcopa", "sw"): "xcopa/sw/test.sw.jsonl",
+    ("xcopa", "it"): "xcopa/it/test.it.jsonl",
+    ("xcopa", "zh"): "xcopa/zh/test.zh.jsonl",
+    ("xnli", "en"): "xnli/xnli.dev.en.jsonl",
+    ("xnli", "sw"): "xnli/xnli.dev.sw.jsonl",
+}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -404,9 +404,16 @@ def write_real_shape(folder: Path, words: Sequence[str]) -> dict[str, Content]:
     a tokenizer of 17 MB.
     """
     config = LlamaConfig(
-        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8, bos_token_id=128_000, eos_token_id=128_001, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        bos_token_id=128_000,
+        eos_token_id=128_001,
+        tie_word_embeddings=False,
+    )
     config.save_pretrained(folder)
     with torch.device("meta"):
         tensors = LlamaForCausalLM(config).state_dict()
@@ -465,10 +472,19 @@ def write_qwen(folder: Path, model_type: str = "qwen2", *, blocks: int = 4) -> d
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=None, eos_token=end, pad_token=end)
     tokenizer.save_pretrained(folder)
     shape = {
-        "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": blocks,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "initializer_range": 0.2,
-        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": len(tokenizer) - 1, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": len(tokenizer) - 1,
+        "pad_token_id": None,
+    }
     config = Qwen2Config(**shape) if model_type == "qwen2" else Qwen3Config(**shape, head_dim=32)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)

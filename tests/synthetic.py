@@ -46,8 +46,18 @@ def fabricate(
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
     given = {
         name: folder / f"{name}.tsv"
-        for name in ("pairs", "quantize", "scan", "train", "align", "bfloat16", "transfer", "probe", "project",
-                     "baselines")
+        for name in (
+            "pairs",
+            "quantize",
+            "scan",
+            "train",
+            "align",
+            "bfloat16",
+            "transfer",
+            "probe",
+            "project",
+            "baselines",
+        )
     }
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
@@ -83,13 +93,15 @@ def fabricate(
         "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
         "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
         "base": {
-            "tokens_seen": 98765, "loss": float(rng.normal(2.0, 0.1)), "log": [{"step": 1, "loss": 3.0}],
+            "tokens_seen": 98765,
+            "loss": float(rng.normal(2.0, 0.1)),
+            "log": [{"step": 1, "loss": 3.0}],
             "bos": "the tokenizer's own",
         },
         "benchmarks": {f"{set_}.test.{key}": items for set_ in sets for key in ("items", "accuracy.ngram")}
         | {f"{set_}.scored": "test" for set_ in sets}
         | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
-    }  # fmt: skip
+    }
     if isinstance(model := params.active.model, HubModel):
         metrics["base"] |= {"repository": model.repo, "revision": model.revision}
     for name, value in metrics.items():
@@ -138,15 +150,27 @@ def as_paper(params: Params) -> Params:
 def _quantize(blocks: int) -> Iterator[Row]:
     for kind, before in (("nf4", "bfloat16"), ("fp4", "float16")):
         for item, measure, value in (
-            ("model", "class", "LlamaForCausalLM"), ("model", "blocks", blocks), ("model", "hidden_size", 64),
-            ("model", "intermediate_size", 96), ("model", "heads", 4), ("model", "kv_heads", 2),
-            ("model", "head_dim", 16), ("model", "vocab_size", 160), ("model", "head", "loaded"),
-            ("projections", "quant_type", kind), ("projections", "modules", 7 * blocks), ("projections", "bytes", 2048),
-            ("projections", "parameters", 4096), ("projections", "blocksize", 64),
+            ("model", "class", "LlamaForCausalLM"),
+            ("model", "blocks", blocks),
+            ("model", "hidden_size", 64),
+            ("model", "intermediate_size", 96),
+            ("model", "heads", 4),
+            ("model", "kv_heads", 2),
+            ("model", "head_dim", 16),
+            ("model", "vocab_size", 160),
+            ("model", "head", "loaded"),
+            ("projections", "quant_type", kind),
+            ("projections", "modules", 7 * blocks),
+            ("projections", "bytes", 2048),
+            ("projections", "parameters", 4096),
+            ("projections", "blocksize", 64),
             ("projections", "double_quant", "false"),
-            ("projections", "loaded_dtype", before), ("projections", "compute_dtype", "bfloat16"),
-            ("others", "dtype", before), ("others", "parameters", 1024), ("others", "bytes", 2048),
-        ):  # fmt: skip
+            ("projections", "loaded_dtype", before),
+            ("projections", "compute_dtype", "bfloat16"),
+            ("others", "dtype", before),
+            ("others", "parameters", 1024),
+            ("others", "bytes", 2048),
+        ):
             yield Row(*BASE, kind, item, "-", measure, value)
 
 
@@ -169,10 +193,14 @@ def _scan(rng: np.random.Generator, params: Params) -> Iterator[Row]:
 
 
 MODEL = {
-    "architecture": "llama, rope default", "hidden_states": 5, "final_hidden_state": 4, "layer_0": "embeddings",
-    "mask_pooling": "mean of all tokens", "content_pooling": "mean of the word's own tokens",
+    "architecture": "llama, rope default",
+    "hidden_states": 5,
+    "final_hidden_state": 4,
+    "layer_0": "embeddings",
+    "mask_pooling": "mean of all tokens",
+    "content_pooling": "mean of the word's own tokens",
     "cosine": "dot product at length 1",
-}  # fmt: skip
+}
 
 
 def _norms(cell: Cell, params: Params) -> Iterator[Row]:
@@ -222,9 +250,7 @@ def _align(
                 yield Row(*cell, set_, "-", view, name, float(value + rng.normal(0, 0.001)))
 
 
-def _in_bfloat16(
-    gains: Mapping[Cell, float], forms: dict[str, list[str]], params: Params, seed: int
-) -> Iterator[Row]:
+def _in_bfloat16(gains: Mapping[Cell, float], forms: dict[str, list[str]], params: Params, seed: int) -> Iterator[Row]:
     """What the stage bfloat16 writes: base and cell at the view of the public scripts, unless in bfloat16 itself."""
     if params.active.compute.dtype == "bfloat16":
         return

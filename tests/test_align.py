@@ -144,9 +144,10 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
     model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
     x, y = (
         embed.embed(model, tokenizer, [getattr(pair, side) for pair in pairs], params.active.compute.batch_size)
-        .pooled["2", "mask"].astype(np.float64)
+        .pooled["2", "mask"]
+        .astype(np.float64)
         for side in ("swahili", "english")
-    )  # fmt: skip
+    )
     frame = aligned(files)
     where = {"cell": "base", "view": "2.mask.nf4"}
     a, b = x - x.mean(axis=0), y - y.mean(axis=0)
@@ -220,10 +221,14 @@ def test_what_a_view_is_is_read_off_the_loaded_model(tiny: SimpleNamespace, pair
     words = [pair.swahili for pair in pairs]
     embedded = embed.embed(tiny.model, tiny.tokenizer, words, 8)
     as_it_is = {
-        "architecture": "llama, rope default", "hidden_states": 5, "final_hidden_state": 4, "layer_0": "embeddings",
-        "mask_pooling": "mean of all tokens", "content_pooling": "mean of the word's own tokens",
+        "architecture": "llama, rope default",
+        "hidden_states": 5,
+        "final_hidden_state": 4,
+        "layer_0": "embeddings",
+        "mask_pooling": "mean of all tokens",
+        "content_pooling": "mean of the word's own tokens",
         "cosine": "dot product at length 1",
-    }  # fmt: skip
+    }
     assert _said(scan.evidence(tiny.model, tiny.tokenizer, words, 8, embedded)) == as_it_is
 
 
@@ -239,8 +244,11 @@ def test_a_view_that_is_not_what_it_says_reads_no(
     tiny.model.model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: 2 * output)
     said = _said(scan.evidence(tiny.model, tiny.tokenizer, words, 8, embedded._replace(pooled=swapped)))
     assert {name for name, value in said.items() if value == "no"} == {
-        "layer_0", "mask_pooling", "content_pooling", "cosine"
-    }  # fmt: skip
+        "layer_0",
+        "mask_pooling",
+        "content_pooling",
+        "cosine",
+    }
 
 
 # A body of two blocks in which every state is known: no library's model, no quantisation.

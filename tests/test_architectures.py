@@ -185,9 +185,14 @@ def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
     write_items(tmp_path / "items.jsonl", [Item("0", "xcopa", "en", "test", 0, "the dog", (" here", " right"))])
     with pytest.raises(store.UserError, match=r"config\.json: hidden_act: expected silu, .*, got None; choose"):
         bos.run(
-            tmp_path / "base", tmp_path, tmp_path / "pairs.tsv", tmp_path / "items.jsonl", tmp_path / "out",
-            tmp_path / "rows.tsv", params,
-        )  # fmt: skip
+            tmp_path / "base",
+            tmp_path,
+            tmp_path / "pairs.tsv",
+            tmp_path / "items.jsonl",
+            tmp_path / "out",
+            tmp_path / "rows.tsv",
+            params,
+        )
 
 
 # Counts.

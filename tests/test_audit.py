@@ -265,9 +265,14 @@ def test_the_authors_sample_reads_and_cannot_agree() -> None:
 @needs_authors
 def test_the_authors_pilot_agrees_and_their_lists_are_counted() -> None:
     result = call(
-        "--pilot", AUTHORS / "layer_alignment_results.csv", "--strict",
-        "--pairs", AUTHORS / "word_pairs.json", "--control", AUTHORS / "control_word_pairs.json",
-    )  # fmt: skip
+        "--pilot",
+        AUTHORS / "layer_alignment_results.csv",
+        "--strict",
+        "--pairs",
+        AUTHORS / "word_pairs.json",
+        "--control",
+        AUTHORS / "control_word_pairs.json",
+    )
     assert result.exit_code == 0, result.output
     assert "swahili forms in both sets: kioo, kufunga\n" in result.output
     assert "english forms in both sets: bad, good, small, well\n" in result.output

@@ -568,9 +568,12 @@ def truncate(path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def desk(
-    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_quantized: Path, params: parameters.Params,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base: Path,
+    tiny_quantized: Path,
+    params: parameters.Params,
     pairs: list[Pair],
-) -> Path:  # fmt: skip
+) -> Path:
     """A checkout of the tiny model in which each of COMMANDS finds what it needs, and files where it would write."""
     root = tmp_path_factory.mktemp("desk")
     text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
@@ -665,8 +668,15 @@ def test_it_is_refused_in_one_line_and_nothing_is_written(
     figures("inputs refused", 1)
 
 
-SHOWN = ("params: brackets in brackets", "set: an unknown key", "command: none of that name", "words: a pickle",
-         "adapter: a pickle under the right name", "checkpoint: code of its own", "rows: NaN")  # fmt: skip
+SHOWN = (
+    "params: brackets in brackets",
+    "set: an unknown key",
+    "command: none of that name",
+    "words: a pickle",
+    "adapter: a pickle under the right name",
+    "checkpoint: code of its own",
+    "rows: NaN",
+)
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -675,9 +685,13 @@ def test_a_process_says_the_same(copy: Path, name: str) -> None:
     case.spoil()
     before = state()
     call = subprocess.run(
-        [sys.executable, "-m", "tli", *arguments(case)], capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-m", "tli", *arguments(case)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.DEVNULL,
+    )
     held(call.stderr, call.returncode, case, before)
     assert call.stdout == ""
 

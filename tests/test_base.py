@@ -18,10 +18,17 @@ from tli.model import base
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = SimpleNamespace(
-    seed=0, blocks=2, hidden_size=64, intermediate_size=64, heads=2, kv_heads=2, head_dim=32, vocab_size=1024,
+    seed=0,
+    blocks=2,
+    hidden_size=64,
+    intermediate_size=64,
+    heads=2,
+    kv_heads=2,
+    head_dim=32,
+    vocab_size=1024,
     tied_embeddings=False,
     pretraining=SimpleNamespace(steps=12, batch_tokens=512, lr=3e-3, warmup_steps=4, weight_decay=0.1),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,26 @@ from tli.data import baselines, benchmarks, items, prompts
 from tli.data.prompts import Item, Source
 
 XCOPA = {
-    "id": "xcopa.en.test.0001", "task": "xcopa", "language": "en", "split": "test", "premise": "The girl fell.",
-    "choice1": "She ran too fast.", "choice2": "The sun shone.", "question": "cause", "label": 0, "world_p": [0.9, 0.1],
-}  # fmt: skip
+    "id": "xcopa.en.test.0001",
+    "task": "xcopa",
+    "language": "en",
+    "split": "test",
+    "premise": "The girl fell.",
+    "choice1": "She ran too fast.",
+    "choice2": "The sun shone.",
+    "question": "cause",
+    "label": 0,
+    "world_p": [0.9, 0.1],
+}
 XNLI = {
-    "id": "xnli.sw.test.0001", "task": "xnli", "language": "sw", "split": "test", "premise": "Mtoto anakula mkate.",
-    "hypothesis": "Mtoto anakula.", "label": 0,
-}  # fmt: skip
+    "id": "xnli.sw.test.0001",
+    "task": "xnli",
+    "language": "sw",
+    "split": "test",
+    "premise": "Mtoto anakula mkate.",
+    "hypothesis": "Mtoto anakula.",
+    "label": 0,
+}
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PARAMS = parameters.load(SMOKE)
@@ -44,14 +57,27 @@ def world(folder: Path) -> Path:
                 right, wrong = f"The cat {n} slept.", f"The dog {n} barked."
                 pair = {"choice1": right, "choice2": wrong} if n % 2 == 0 else {"choice1": wrong, "choice2": right}
                 records.append(
-                    XCOPA | tail | pair | {"id": f"xcopa.{language}.{split}.{n:04}", "label": n % 2,
-                                           "question": ("cause", "effect")[n % 2], "premise": f"It rained on day {n}."}
-                )  # fmt: skip
+                    XCOPA
+                    | tail
+                    | pair
+                    | {
+                        "id": f"xcopa.{language}.{split}.{n:04}",
+                        "label": n % 2,
+                        "question": ("cause", "effect")[n % 2],
+                        "premise": f"It rained on day {n}.",
+                    }
+                )
                 hypothesis = ("It rains.", "It may rain.", "It never rains.")[n % 3]
                 records.append(
-                    XNLI | tail | {"id": f"xnli.{language}.{split}.{n:04}", "label": n % 3, "hypothesis": hypothesis,
-                                   "premise": f"Rain fell on day {n}."}
-                )  # fmt: skip
+                    XNLI
+                    | tail
+                    | {
+                        "id": f"xnli.{language}.{split}.{n:04}",
+                        "label": n % 3,
+                        "hypothesis": hypothesis,
+                        "premise": f"Rain fell on day {n}.",
+                    }
+                )
     folder.mkdir(parents=True)
     write(folder / "items.jsonl", records)
     (folder / "corpus.txt").write_text("It rained because the cat slept.\nThe cat slept.\n", encoding="utf-8")
@@ -151,13 +177,16 @@ def test_a_bad_item_is_named_by_line_and_nothing_is_written(
     assert not (tmp_path / "metrics.json").exists()
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", ":1: expected one JSON object a line, got an empty file"),
-    ("{}\n", ":1: id: missing"),
-    ('{"id": }\n', ":1: column 8: not JSON"),
-    ("[]\n", ":1: expected a JSON object, got '[]'"),
-    (json.dumps(XCOPA) + "\n\n" + json.dumps(XNLI) + "\n", ":2: column 1: not JSON"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ":1: expected one JSON object a line, got an empty file"),
+        ("{}\n", ":1: id: missing"),
+        ('{"id": }\n', ":1: column 8: not JSON"),
+        ("[]\n", ":1: expected a JSON object, got '[]'"),
+        (json.dumps(XCOPA) + "\n\n" + json.dumps(XNLI) + "\n", ":2: column 1: not JSON"),
+    ],
+)
 def test_lines_that_are_no_items(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(text, encoding="utf-8")
@@ -166,11 +195,15 @@ def test_lines_that_are_no_items(text: str, message: str, tmp_path: Path) -> Non
     assert caught.value.message.startswith(f"{path}{message}")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"options": ["one"]}, "options: expected 2 texts, got ['one']"),
-    ({"options": ["a", ""]}, "options: expected 2 texts"),
-    ({"context": None}, "context: expected a text, got None"), ({"label": 3}, "label: expected 0 to 1, got 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": ["one"]}, "options: expected 2 texts, got ['one']"),
+        ({"options": ["a", ""]}, "options: expected 2 texts"),
+        ({"context": None}, "context: expected a text, got None"),
+        ({"label": 3}, "label: expected 0 to 1, got 3"),
+    ],
+)
 def test_rendered_items_are_checked_too(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     item = prompts.render(items.read_sources(write(tmp_path / "world.jsonl", [XCOPA]))[0], released=False)
@@ -190,14 +223,24 @@ def test_the_audit_counts_what_is_unfair(tmp_path: Path) -> None:
     ]
     sources = items.read_sources(write(tmp_path / "items.jsonl", records))
     assert benchmarks.audit(sources, [prompts.render(source, released=False) for source in sources]) == {
-        "xcopa.en.dev.items": 1, "xcopa.en.dev.label.0": 1, "xcopa.en.dev.equal_options": 0,
-        "xcopa.en.dev.no_final_mark": 0, "xcopa.en.dev.duplicate_prompts": 0,
-        "xcopa.en.test.items": 3, "xcopa.en.test.label.0": 2, "xcopa.en.test.label.1": 1,
-        "xcopa.en.test.equal_options": 1, "xcopa.en.test.no_final_mark": 1, "xcopa.en.test.duplicate_prompts": 1,
+        "xcopa.en.dev.items": 1,
+        "xcopa.en.dev.label.0": 1,
+        "xcopa.en.dev.equal_options": 0,
+        "xcopa.en.dev.no_final_mark": 0,
+        "xcopa.en.dev.duplicate_prompts": 0,
+        "xcopa.en.test.items": 3,
+        "xcopa.en.test.label.0": 2,
+        "xcopa.en.test.label.1": 1,
+        "xcopa.en.test.equal_options": 1,
+        "xcopa.en.test.no_final_mark": 1,
+        "xcopa.en.test.duplicate_prompts": 1,
         "xcopa.en.test.seen_in_dev": 1,
-        "xnli.sw.test.items": 1, "xnli.sw.test.label.2": 1, "xnli.sw.test.equal_options": 0,
-        "xnli.sw.test.duplicate_prompts": 0, "xnli.sw.test.seen_in_dev": 0,
-    }  # fmt: skip
+        "xnli.sw.test.items": 1,
+        "xnli.sw.test.label.2": 1,
+        "xnli.sw.test.equal_options": 0,
+        "xnli.sw.test.duplicate_prompts": 0,
+        "xnli.sw.test.seen_in_dev": 0,
+    }
 
 
 def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path) -> None:

@@ -264,8 +264,10 @@ def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -
     said = workers.page(params, arms, pairs, tmp_path, [])
     assert said.count("not measured") == 8
     assert "every arm, 1 base" in said
-    lines = [{"extra_info": {"name": f"gpu {name}", "table": "T", "line": name, "seconds": 10.0, "flop": 1e15}}
-             for name in ("train", "score")]  # fmt: skip
+    lines = [
+        {"extra_info": {"name": f"gpu {name}", "table": "T", "line": name, "seconds": 10.0, "flop": 1e15}}
+        for name in ("train", "score")
+    ]
     store.write_json(tmp_path / "gpu.json", {"benchmarks": lines})
     one = workers.seconds(params, pairs, tmp_path, [tmp_path / "gpu.json"])
     assert one.train == 10.0
@@ -297,8 +299,11 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
     plain("dvc", "repro", "sweep-eval")
     said = copy("tli", "submit", "--dry-run")
     assert [line.split(",")[0] for line in said.splitlines() if line.startswith("sweep")] == [
-        "sweep-train@microworld-2", "sweep-train@microworld-4", "sweep-eval@microworld-2", "sweep-eval@microworld-4"
-    ]  # fmt: skip
+        "sweep-train@microworld-2",
+        "sweep-train@microworld-4",
+        "sweep-eval@microworld-2",
+        "sweep-eval@microworld-4",
+    ]
     assert "sweep-eval@microworld-4, after sweep-train@microworld-4" in said
     assert not (copy.root / cells.FOLDER).exists()
     with copy.started("tli", "submit") as running:

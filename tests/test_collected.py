@@ -42,8 +42,11 @@ def test_what_was_written_is_read(folder: Path) -> None:
     table = page.tables["gain"]
     assert (table.title, table.caption, table.notes) == (TABLE.title, TABLE.caption, ("one", "two"))
     assert [(column.key, column.title, column.number) for column in table.columns] == [
-        ("view", "view", False), ("gain", "|gain|", True), ("log10_p", "p", True), ("n", "n", True),
-    ]  # fmt: skip
+        ("view", "view", False),
+        ("gain", "|gain|", True),
+        ("log10_p", "p", True),
+        ("n", "n", True),
+    ]
     assert table.lines == (("2.mask.nf4", "−0.0902", "1.00e-240", "1,234"), ("a|b", "-", "0.3162", "-"))
     assert table.number("gain", view="2.mask.nf4") == -0.0902
     assert table.number("gain", view="a|b") is None

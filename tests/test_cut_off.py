@@ -64,9 +64,13 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", ["base-rows", "align", "transfer", "sweep-train", "sweep-eval"])
 def test_what_was_finished_is_not_done_again(
-    stages: dict[str, Run], name: str, puts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    stages: dict[str, Run],
+    name: str,
+    puts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     figures: Callable[[str, int], None],
-) -> None:  # fmt: skip
+) -> None:
     """Cut off between two pieces, a stage does the rest of its work in the next run, and none of it twice."""
     monkeypatch.setattr(transfer, "SHARD", 1)
     run, whole, cut = stages[name], tmp_path / "whole", tmp_path / "cut"

@@ -26,8 +26,10 @@ from tli.study.views import BASE
 
 TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
 COUNTS: dict[str, Any] = {
-    "xcopa.sw.scored": "test", "xcopa.en.scored": "validation", "xnli.sw.scored": "validation",
-}  # fmt: skip
+    "xcopa.sw.scored": "test",
+    "xcopa.en.scored": "validation",
+    "xnli.sw.scored": "validation",
+}
 
 
 @pytest.fixture
@@ -43,10 +45,17 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     model, tokenizer = backbone.load(tiny_base).float(), backbone.tokenizer(tiny_base)
     words = ["the dog is here", "a cat", "mbwa ni mtoto", "the water", "the sun is bread", "a tree"]
     records = [
-        {"premise": f"{words[n % 6]} {words[n % 5]}.", "choice1": words[n % 6], "choice2": words[(n + 1 + n % 4) % 6],
-         "hypothesis": words[n % 3], "question": ("cause", "effect")[n % 2], "label": n % 2, "idx": n}
+        {
+            "premise": f"{words[n % 6]} {words[n % 5]}.",
+            "choice1": words[n % 6],
+            "choice2": words[(n + 1 + n % 4) % 6],
+            "hypothesis": words[n % 3],
+            "question": ("cause", "effect")[n % 2],
+            "label": n % 2,
+            "idx": n,
+        }
         for n in range(12)
-    ]  # fmt: skip
+    ]
     path = harness.write(tmp_path / "records.jsonl", records)
     tasks = [harness.task_of(*key, path, tmp_path / "cache") for key in TASKS]
     theirs = harness.evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"), *tasks)
@@ -68,11 +77,14 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
 @pytest.mark.parametrize(
     ("set_", "split", "name"),
     [
-        ("xcopa.sw", "test", "xcopa_sw"), ("xcopa.en", "validation", "copa"), ("xnli.zh", "validation", "xnli_zh"),
-        ("xcopa.sw", "validation", "xcopa_sw_validation"), ("xnli.sw", "test", "xnli_sw_test"),
+        ("xcopa.sw", "test", "xcopa_sw"),
+        ("xcopa.en", "validation", "copa"),
+        ("xnli.zh", "validation", "xnli_zh"),
+        ("xcopa.sw", "validation", "xcopa_sw_validation"),
+        ("xnli.sw", "test", "xnli_sw_test"),
         ("xcopa-corrected.sw", "test", "xcopa_sw_question_corrected"),
     ],
-)  # fmt: skip
+)
 def test_a_name_is_the_harness_s_where_all_is_its_own(set_: str, split: str, name: str, hub: Params) -> None:
     task = set_.partition(".")[0].partition("-")[0]
     assert export.task_name(export.Shown(set_, task, "-", "released", split), hub) == name
@@ -114,10 +126,12 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
 @pytest.mark.parametrize(
     ("cell", "file"),
     [
-        ("main", "transfer.tsv"), ("base", "base-rows/transfer.tsv"), ("untrained", "base-rows/transfer.tsv"),
+        ("main", "transfer.tsv"),
+        ("base", "base-rows/transfer.tsv"),
+        ("untrained", "base-rows/transfer.tsv"),
         ("r8-s0", "sweep/rows/r8/transfer.tsv"),
     ],
-)  # fmt: skip
+)
 def test_without_a_file_the_cell_s_own_is_read(
     cell: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,11 @@ WAIT = 300  # seconds until a test gives up on what takes a few where nothing el
 SOAK = "TLI_SOAK" in os.environ
 KILLS = 20 if SOAK else 3  # of each long stage
 SWEPT = ("sweep-train@microworld-2", "sweep-eval@microworld-2")
-LONG = (*(f"{name}@microworld" for name in ("base", "quantize", "base-rows", "train", "align", "transfer")),
-        *SWEPT, "tables@microworld")  # fmt: skip
+LONG = (
+    *(f"{name}@microworld" for name in ("base", "quantize", "base-rows", "train", "align", "transfer")),
+    *SWEPT,
+    "tables@microworld",
+)
 BY_DVC = LONG if SOAK else SWEPT[1:]  # the run after the last kill is dvc's own, ten seconds; else a fork
 
 
@@ -58,9 +61,13 @@ def checkout(done: Checkout, tmp_path: Path) -> Checkout:
 
 def start(checkout: Checkout, *command: str, **env: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command, cwd=checkout.root, env=checkout.env | env, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        cwd=checkout.root,
+        env=checkout.env | env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 @pytest.mark.parametrize(("number", "shell"), [(signal.SIGKILL, "/bin/sh"), (signal.SIGTERM, "/bin/bash")])

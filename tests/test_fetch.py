@@ -75,8 +75,11 @@ def run(hub: Hub, tmp_path: Path) -> Run:
         environment = {"PYTHONPATH": str(ROOT / "src"), **environment}
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", DRIVER.format(code=code.replace("\n", "\n    "))],
-            cwd=tmp_path, env=hub.environment(tmp_path / "home", **environment), capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=hub.environment(tmp_path / "home", **environment),
+            capture_output=True,
+            text=True,
+        )
         assert done.stdout, done.stderr
         assert "Traceback" not in done.stderr
         return Call(done.returncode, done.stderr.strip().rpartition("\n")[2], done.stderr, *json.loads(done.stdout))
@@ -269,42 +272,68 @@ OTHER_SIZE = (
     f"{LARGE_KEY}: the server sent another number of bytes than it had announced; run again, or check HF_ENDPOINT"
 )
 LINES: dict[str, tuple[str, str, Fault, str]] = {
-    "429 without Retry-After": (
-        FETCH, "HEAD", Fault(status=429), f"{CONFIG_KEY}: HTTP 429 Too Many Requests, {LATER}"),
+    "429 without Retry-After": (FETCH, "HEAD", Fault(status=429), f"{CONFIG_KEY}: HTTP 429 Too Many Requests, {LATER}"),
     "429 with a long Retry-After": (
-        FETCH, "HEAD", Fault(status=429, headers={"Retry-After": "3600"}),
-        f"{CONFIG_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that"),
+        FETCH,
+        "HEAD",
+        Fault(status=429, headers={"Retry-After": "3600"}),
+        f"{CONFIG_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that",
+    ),
     "429 with a long Retry-After of the other host": (
-        FETCH, "GET /large", Fault(status=429, headers={"Retry-After": "3600"}),
-        f"{LARGE_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that"),
-    "503": (
-        FETCH, "HEAD", Fault(status=503), f"{CONFIG_KEY}: HTTP 503 Service Unavailable, {LATER}"),
+        FETCH,
+        "GET /large",
+        Fault(status=429, headers={"Retry-After": "3600"}),
+        f"{LARGE_KEY}: HTTP 429 Too Many Requests, with 3601 s to wait; run again after that",
+    ),
+    "503": (FETCH, "HEAD", Fault(status=503), f"{CONFIG_KEY}: HTTP 503 Service Unavailable, {LATER}"),
     "503 of the other host": (
-        FETCH, "GET /large", Fault(status=503), f"{LARGE_KEY}: HTTP 503 Service Unavailable, {LATER}"),
+        FETCH,
+        "GET /large",
+        Fault(status=503),
+        f"{LARGE_KEY}: HTTP 503 Service Unavailable, {LATER}",
+    ),
     "401": (
-        FETCH, "HEAD", Fault(status=401),
-        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence where"),
+        FETCH,
+        "HEAD",
+        Fault(status=401),
+        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence where",
+    ),
     "403": (
-        FETCH, "HEAD", Fault(status=403),
-        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence where"),
+        FETCH,
+        "HEAD",
+        Fault(status=403),
+        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence where",
+    ),
     "a page that is no hub's": (
-        FETCH, "HEAD", Fault(headers={"X-Repo-Commit": None}),
-        f"{CONFIG_KEY}: expected an answer for commit {REVISION}, got none; {OTHER_COMMIT}"),
+        FETCH,
+        "HEAD",
+        Fault(headers={"X-Repo-Commit": None}),
+        f"{CONFIG_KEY}: expected an answer for commit {REVISION}, got none; {OTHER_COMMIT}",
+    ),
     "a moved revision": (
-        FETCH, "HEAD", Fault(headers={"X-Repo-Commit": "3" * 40}),
-        f"{CONFIG_KEY}: expected an answer for commit {REVISION}, got {'3' * 40}; {OTHER_COMMIT}"),
+        FETCH,
+        "HEAD",
+        Fault(headers={"X-Repo-Commit": "3" * 40}),
+        f"{CONFIG_KEY}: expected an answer for commit {REVISION}, got {'3' * 40}; {OTHER_COMMIT}",
+    ),
     "an answer that is no JSON": (LISTING, "GET /api", Fault(body=b"<html>"), NO_HUB),
     "JSON of something else": (LISTING, "GET /api", Fault(body=b"[1]"), NO_HUB),
     "a size that is too large": (FETCH, "HEAD /.*large", Fault(headers={"X-Linked-Size": "400001"}), OTHER_SIZE),
     "a size that is too small": (FETCH, "HEAD /.*large", Fault(headers={"X-Linked-Size": "399999"}), OTHER_SIZE),
     "a size beyond the disk": (
-        FETCH, "HEAD /.*large", Fault(headers={"X-Linked-Size": str(10**17)}),
-        "home/hub: expected 1e+08 GB of free space, got "),
+        FETCH,
+        "HEAD /.*large",
+        Fault(headers={"X-Linked-Size": str(10**17)}),
+        "home/hub: expected 1e+08 GB of free space, got ",
+    ),
     "a tag that is no hash": (
-        FETCH, "HEAD /.*config", Fault(headers={"ETag": '"abc"'}),
+        FETCH,
+        "HEAD /.*config",
+        Fault(headers={"ETag": '"abc"'}),
         f"{CONFIG_KEY}: the hub gives no hash to hold it against; where {CONFIG_HASH} is right, add the line "
-        f"'{CONFIG_HASH}  {CONFIG_KEY}' to fetched.sha256"),
-}  # fmt: skip
+        f"'{CONFIG_HASH}  {CONFIG_KEY}' to fetched.sha256",
+    ),
+}
 
 
 @pytest.mark.parametrize("fault", LINES)
@@ -333,15 +362,21 @@ def test_no_hub_at_all(run: Run, hub: Hub) -> None:
 @pytest.mark.parametrize(
     ("repo", "line"),
     [
-        ("Repo('model', 'owner/absent', '1' * 40)",
-         f"models/owner/absent@{REVISION}/config.json: no such repository, or a private one; check its name, or set "
-         "HF_TOKEN to a token that may read it"),
-        ("Repo('model', 'owner/name', '4' * 40)",
-         f"models/{NAME}@{'4' * 40}/config.json: no such revision; set one that the repository has"),
-        ("Repo('model', 'a/b/c', '1' * 40)",
-         f"models/a/b/c@{REVISION}/config.json: not a name that a repository can have; check it"),
+        (
+            "Repo('model', 'owner/absent', '1' * 40)",
+            f"models/owner/absent@{REVISION}/config.json: no such repository, or a private one; check its name, or set "
+            "HF_TOKEN to a token that may read it",
+        ),
+        (
+            "Repo('model', 'owner/name', '4' * 40)",
+            f"models/{NAME}@{'4' * 40}/config.json: no such revision; set one that the repository has",
+        ),
+        (
+            "Repo('model', 'a/b/c', '1' * 40)",
+            f"models/a/b/c@{REVISION}/config.json: not a name that a repository can have; check it",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_the_hub_does_not_have_is_named(run: Run, repo: str, line: str) -> None:
     refused(run(f"result = fetch.fetch({repo}, ['config.json'], manifest)"), 2, line)
 
@@ -484,9 +519,11 @@ def test_a_plain_file_is_fetched_once_and_checked(run: Run, hub: Hub, tmp_path: 
     assert run(code, HF_HUB_OFFLINE="1").status == 0
     assert len(hub.requests()) == asked
     refused(
-        run(code.replace(expected, expected[::-1])), 1,
-        f"{hub.url}/files/list.csv: expected ", f" {expected[::-1]}, got {expected}; nothing written",
-    )  # fmt: skip
+        run(code.replace(expected, expected[::-1])),
+        1,
+        f"{hub.url}/files/list.csv: expected ",
+        f" {expected[::-1]}, got {expected}; nothing written",
+    )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"list.csv"}
 
 

@@ -128,8 +128,11 @@ def test_groups_of_items_are_clusters() -> None:
 def test_bases_with_items_of_their_own_are_clusters_of_their_own() -> None:
     """Each base answers other items: as many clusters as items, and none of the correlation is diluted."""
     rng = np.random.default_rng(4)
-    correct = {(base, seed, rank): right for base in range(3)
-               for (_, seed, rank), right in simulate(rng, 60, 0.5, 0.1, sd=2.0).items()}  # fmt: skip
+    correct = {
+        (base, seed, rank): right
+        for base in range(3)
+        for (_, seed, rank), right in simulate(rng, 60, 0.5, 0.1, sd=2.0).items()
+    }
     own = {base: [str(item) for item in range(60)] for base in range(3)}
     found, lumped = gee(correct, own), gee(correct)
     assert (found.items, found.clusters, lumped.clusters) == (180, 180, 60)

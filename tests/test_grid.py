@@ -42,8 +42,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     planned = checkout("python", "-c", IN_ORDER).splitlines()
     outside = [line for line in planned if "/full" not in line]
     assert [line.removeprefix("python -m tli ").split()[:3] for line in outside] == [
-        ["check", "--out", "build/checked"], ["--model", "microworld", "pairs"]
-    ]  # fmt: skip
+        ["check", "--out", "build/checked"],
+        ["--model", "microworld", "pairs"],
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout.root)
         for line in planned:

@@ -205,9 +205,13 @@ def test_the_published_defect_is_reported_and_the_head_is_loaded(
 def test_nothing_that_could_run_is_fetched_and_nothing_is_stored_twice(world: SimpleNamespace) -> None:
     summary, out = world.fetch(LLAMA)
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", shards.INDEX,
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        shards.INDEX,
         *(f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)),
-    }  # fmt: skip
+    }
     assert not world.hub.requests(r"resolve/.*\.(bin|py|md)")
     assert summary["files"] == 8 == len(fetch.noted(LLAMA, world.manifest))
     inodes = {path.stat().st_ino for path in world.home.rglob("blobs/*")}

@@ -196,9 +196,12 @@ with kept.lock(Path(sys.argv[1])):
 
 def holder(out: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDS, str(out)], env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", HOLDS, str(out)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -272,9 +275,14 @@ def running(shell: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str
     """A process as dvc, its stage begun, and their input and output; the stage goes on when the input is closed."""
     stage = shlex.join([sys.executable, "-c", STAGE])
     with subprocess.Popen(
-        [sys.executable, "-c", RUNNER, shell, "-c", stage], env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    ) as dvc:  # fmt: skip
+        [sys.executable, "-c", RUNNER, shell, "-c", stage],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as dvc:
         assert dvc.stdin is not None
         assert dvc.stdout is not None
         assert dvc.stdout.readline() == "begun\n"
@@ -283,9 +291,7 @@ def running(shell: str) -> Iterator[tuple[subprocess.Popen[str], IO[str], IO[str
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
-def test_a_stage_ends_with_its_dvc(
-    shell: str, end: signal.Signals, figures: Callable[[str, int], None]
-) -> None:
+def test_a_stage_ends_with_its_dvc(shell: str, end: signal.Signals, figures: Callable[[str, int], None]) -> None:
     """However a dvc ends, and whatever shell it runs commands by, its stage ends with it."""
     with running(shell) as (dvc, given, said):
         given.close()

@@ -86,7 +86,7 @@ BROKEN = {
     "phrases": ("\tgood\t", "\tvery good\t", None, "english: expected at least 90% single words, got 75.00%"),
     "no pairs": (GOOD.removeprefix(HEADER), "", 2, "at least one pair"),
     "empty file": (GOOD, "", 1, "expected the header"),
-}  # fmt: skip
+}
 
 
 def test_the_list_the_cases_break_is_good(tmp_path: Path) -> None:
@@ -310,8 +310,9 @@ def test_the_audit_counts_what_a_list_breaks() -> None:
     assert found["multi_word"]["either"] == {"all": 2, "trained": 1, "control": 1}
     assert found["duplicates"] == {"swahili": 2, "english": 1}
     assert found["repeated_within"] == {
-        "swahili": {"trained": 1, "control": 0}, "english": {"trained": 0, "control": 0},
-    }  # fmt: skip
+        "swahili": {"trained": 1, "control": 0},
+        "english": {"trained": 0, "control": 0},
+    }
     assert found["in_both_sets"] == {"swahili": 1, "english": 1}
     assert found["expected_false_negatives_an_epoch"] == {"same_english": 0, "same_swahili": 2, "either": 2}
     assert "pos" not in found, "no labels, no counts of labels"
@@ -389,9 +390,11 @@ def test_the_command_fetches_from_a_server(tmp_path: Path, monkeypatch: pytest.M
         environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
         call = subprocess.run(
             [sys.executable, "-m", "tli", "pairs", "none.tsv", "--out", "pairs.tsv", "--audit", "audit.json"],
-            cwd=tmp_path, capture_output=True, text=True,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
             env=environment | {"PYTHONPATH": str(ROOT / "src"), "TLI_MIRROR": f"http://127.0.0.1:{server.server_port}"},
-        )  # fmt: skip
+        )
         server.shutdown()
     assert call.returncode == 0, call.stderr
     assert [pair.english for pair in lexicon.read_pairs(tmp_path / "pairs.tsv")] == ["b", "c", "e"]
@@ -410,8 +413,9 @@ def test_the_audit_finds_what_the_authors_lists_hold(tmp_path: Path, monkeypatch
     pairs, found = lexicon.read_pairs(tmp_path / "pairs.tsv"), store.read_json(tmp_path / "audit.json")
     assert found["pairs"] == {"all": 686, "trained": 623, "control": 63}
     assert {side: found["repeated_within"][side] for side in lexicon.SIDES} == {
-        "swahili": {"trained": 61, "control": 0}, "english": {"trained": 26, "control": 0},
-    }  # fmt: skip
+        "swahili": {"trained": 61, "control": 0},
+        "english": {"trained": 26, "control": 0},
+    }
     assert audits.in_both_sets(pairs, "swahili") == ["kioo", "kufunga"]
     assert audits.in_both_sets(pairs, "english") == ["bad", "good", "small", "well"]
     assert found["multi_word"]["either"]["all"] == 214

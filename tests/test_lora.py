@@ -134,9 +134,12 @@ def fetched(
             }
         )
         made = SimpleNamespace(
-            pairs=tmp_path / "pairs.tsv", out=tmp_path / "out" / "adapter", rows=tmp_path / "out" / "train.tsv",
-            log=tmp_path / "out" / "log", params=changed,
-        )  # fmt: skip
+            pairs=tmp_path / "pairs.tsv",
+            out=tmp_path / "out" / "adapter",
+            rows=tmp_path / "out" / "train.tsv",
+            log=tmp_path / "out" / "log",
+            params=changed,
+        )
         store.write_tsv(made.pairs, Pair._fields, pairs)
         author.run(made.pairs, tiny.folder.parent, made.out, made.rows, made.log, changed)
         return made

@@ -215,9 +215,15 @@ def test_any_other_missing_tensor_is_refused(tiny_base: Path, tmp_path: Path, pa
 def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: Params) -> None:
     """Qwen2: biases on q, k and v, and the head tied to the embeddings, which is no missing head."""
     config = Qwen2Config(
-        vocab_size=160, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=160,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+    )
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
     nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)

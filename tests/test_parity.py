@@ -87,10 +87,19 @@ def write_checkpoint(kind: str, folder: Path) -> None:
     made.save_pretrained(folder)
     make: Callable[..., Any] = {"llama": LlamaConfig, "qwen": Qwen2Config}[kind]
     config = make(
-        vocab_size=-(-len(made) // 32) * 32, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.05,
-        bos_token_id=made.bos_token_id, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=-(-len(made) // 32) * 32,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        initializer_range=0.05,
+        bos_token_id=made.bos_token_id,
+        eos_token_id=0,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
 

@@ -119,11 +119,13 @@ def copied(path: Path, _: object) -> None:
 
 PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], Callable[[Path], bytes]]] = {
     "word pairs": (
-        read_pairs, lambda path, pairs: store.write_tsv(path, Pair._fields, pairs),
+        read_pairs,
+        lambda path, pairs: store.write_tsv(path, Pair._fields, pairs),
         lambda folder: written(lambda path: store.write_tsv(path, Pair._fields, PAIRS), folder),
     ),
     "word pairs in JSON": (
-        lambda path: read_json(path, "trained"), as_list,
+        lambda path: read_json(path, "trained"),
+        as_list,
         lambda folder: written(lambda path: as_list(path, PAIRS), folder),
     ),
     "items": (read_items, write_items, lambda folder: written(lambda path: write_items(path, ITEMS), folder)),
@@ -132,7 +134,8 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], C
     "pilot": (audit.read_pilot, as_pilot, lambda _: PILOT),
     "safetensors headers": (header, copied, lambda _: TENSORS),
     "JSON": (
-        lambda path: store.read_json(path), lambda path, value: path.write_text(json.dumps(value)),
+        lambda path: store.read_json(path),
+        lambda path, value: path.write_text(json.dumps(value)),
         lambda _: b'{"a": [1, 2.5, "x\\u00e9"], "b": {"c": null}}',
     ),
     "params.yaml": (
@@ -141,7 +144,7 @@ PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], C
         lambda path, value: path.write_text(json.dumps(value.model_dump(mode="json", exclude={"model"}))),
         lambda _: SMOKE,
     ),
-}  # fmt: skip
+}
 
 
 def is_read(name: str, data: bytes, folder: Path) -> bool:
@@ -180,9 +183,13 @@ def test_bytes_led_by_coverage_are_read_or_refused(
     paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "fuzz.py"), name, str(tmp_path / "fuzz"), "60"],
-        capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
+    )
     kept = [f"{path}: {path.read_bytes()!r}" for path in (tmp_path / "fuzz" / "found").glob("*")]
     assert (kept, done.returncode) == ([], 0), done.stderr[-4000:]
     counted = re.search(r"^stat::number_of_executed_units: *(\d+)$", done.stderr, re.M)

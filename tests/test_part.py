@@ -124,8 +124,9 @@ def test_the_part_holds_the_span_the_words_rows_and_the_norm_and_nothing_else(
     whole, held = original(written), original(out)
     assert {name.split(".")[2] for name in held if ".layers." in name} == {"0", "1"}
     assert held.keys() == {name for name in whole if name.startswith(("model.layers.0.", "model.layers.1."))} | {
-        "model.embed_tokens.weight", "model.norm.weight"
-    }  # fmt: skip
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+    }
     config = json.loads((out / "config.json").read_text())
     rows = config["token_rows"]
     assert config["part_of"] == {"num_hidden_layers": 4, "vocab_size": len(whole["model.embed_tokens.weight"])}
@@ -381,8 +382,12 @@ def test_a_part_says_what_stands_behind_it(world: SimpleNamespace) -> None:
         assert known[key] == one["sha256"]
     assert "no hash of the hub's stands behind" in summary["checked"]
     assert fetch.noted(LLAMA, world.manifest) == [
-        "config.json", "generation_config.json", shards.INDEX, "tokenizer.json", "tokenizer_config.json"
-    ]  # fmt: skip
+        "config.json",
+        "generation_config.json",
+        shards.INDEX,
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def test_a_whole_fetch_later_checks_what_came_in_parts(world: SimpleNamespace) -> None:

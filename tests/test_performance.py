@@ -15,17 +15,39 @@ from tli.ops import performance
 def report(**changes: dict[str, Any]) -> dict[str, Any]:
     """What pytest-benchmark would write of three measurements and the machine, 1 TFLOP in each."""
     lines: dict[str, dict[str, Any]] = {
-        "rates": {"table": "The machine", "line": "rates", "copy": 8e9,
-                  "matmul": {"bfloat16": {"96": 4e11, "384": 5e11}, "float32": {"96": 2e11}}},
+        "rates": {
+            "table": "The machine",
+            "line": "rates",
+            "copy": 8e9,
+            "matmul": {"bfloat16": {"96": 4e11, "384": 5e11}, "float32": {"96": 2e11}},
+        },
         "imports": {"table": "Imports", "line": "imports", "peak_bytes": 4.2e8},
-        "ours": {"table": "A step", "line": "this", "seconds": 2.5, "peak_bytes": 1.25e9, "flop": 1e12,
-                 "aims": {"times": {"theirs": 4}, "gb": 1.0, "floor": 0.7, "seconds": 3}},
-        "theirs": {"table": "A step", "line": "that", "seconds": 10.0, "peak_bytes": 4e9, "flop": 1e12,
-                   "scaled": "2 timed"},
-        "copies": {"table": "Bytes", "line": "copied", "seconds": 2.0, "copied_bytes": 8e9, "fetched_bytes": 3e9,
-                   "aims": {"fetched_gb": 2}},
+        "ours": {
+            "table": "A step",
+            "line": "this",
+            "seconds": 2.5,
+            "peak_bytes": 1.25e9,
+            "flop": 1e12,
+            "aims": {"times": {"theirs": 4}, "gb": 1.0, "floor": 0.7, "seconds": 3},
+        },
+        "theirs": {
+            "table": "A step",
+            "line": "that",
+            "seconds": 10.0,
+            "peak_bytes": 4e9,
+            "flop": 1e12,
+            "scaled": "2 timed",
+        },
+        "copies": {
+            "table": "Bytes",
+            "line": "copied",
+            "seconds": 2.0,
+            "copied_bytes": 8e9,
+            "fetched_bytes": 3e9,
+            "aims": {"fetched_gb": 2},
+        },
         "single": {"table": "A step", "line": "float32", "seconds": 10.0, "flop": 1e12, "dtype": "float32"},
-    }  # fmt: skip
+    }
     for name, change in changes.items():
         lines[name] |= change
     return {

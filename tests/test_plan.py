@@ -35,10 +35,14 @@ def test_the_shapes_are_transformers_own() -> None:
     params = loaded("microworld")
     model = params.active.model
     config = LlamaConfig(
-        vocab_size=model.vocab_size, hidden_size=model.hidden_size, intermediate_size=model.intermediate_size,
-        num_hidden_layers=model.blocks, num_attention_heads=model.heads, num_key_value_heads=model.kv_heads,
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_hidden_layers=model.blocks,
+        num_attention_heads=model.heads,
+        num_key_value_heads=model.kv_heads,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
     assert plan.sizes(params, 1372).all == LlamaForCausalLM(config).num_parameters()
     assert plan.sizes(loaded("lugha_llama"), 1372).block == pytest.approx(218.1e6, rel=1e-3)
 

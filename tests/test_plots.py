@@ -22,9 +22,14 @@ from tli.study.train import Step
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")
 DRAWN = {  # title -> curves
-    "Loss in training": 1, "Cosines in training": 2, "Gradient in training": 1, "BOS state in training": 1,
-    "Cosine by layer": 4, "Accuracy by rank, against rank 0": 4, "Cosine by rank, against rank 0": 2,
-}  # fmt: skip
+    "Loss in training": 1,
+    "Cosines in training": 2,
+    "Gradient in training": 1,
+    "BOS state in training": 1,
+    "Cosine by layer": 4,
+    "Accuracy by rank, against rank 0": 4,
+    "Cosine by rank, against rank 0": 2,
+}
 
 
 @pytest.fixture(scope="module")

@@ -37,8 +37,12 @@ def environment_of_a_stage(folder: Path, given: dict[str, str], *changes: str) -
     before = {key: value for key, value in os.environ.items() if key not in PORTABLE}
     call = subprocess.run(
         [sys.executable, "-c", PROGRAM, *(word for change in changes for word in ("--set", change)), "report"],
-        cwd=folder, env=before | {"PYTHONPATH": str(ROOT / "src")} | given, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=folder,
+        env=before | {"PYTHONPATH": str(ROOT / "src")} | given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert call.returncode == 0, call.stderr
     seen: dict[str, str] = json.loads(call.stdout)
     return {key: value for key, value in seen.items() if key in PORTABLE}
@@ -74,8 +78,12 @@ def test_the_products_are_those_of_avx2(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(SMOKE.read_text(encoding="utf-8"), encoding="utf-8")
     before = {key: value for key, value in os.environ.items() if key not in PORTABLE}
     call = subprocess.run(
-        [sys.executable, "-c", program, "report"], cwd=tmp_path, env=before | {"PYTHONPATH": str(ROOT / "src")},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-c", program, "report"],
+        cwd=tmp_path,
+        env=before | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert call.returncode == 0, call.stderr
     assert call.stdout.split()[-1] == "AVX2"

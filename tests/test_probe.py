@@ -33,16 +33,25 @@ def listed(*lines: str) -> list[Pair]:
 
 
 DOUBLE = listed(
-    "shule/school/trained", "kali/fierce/trained", "kali/sharp/control", "Kali/strict/control", "moto/hot/control",
-    "joto/hot/control", "moto wa/fire/trained", "jua kali/strong sun/trained", "maji/hot water/trained",
-)  # fmt: skip
+    "shule/school/trained",
+    "kali/fierce/trained",
+    "kali/sharp/control",
+    "Kali/strict/control",
+    "moto/hot/control",
+    "joto/hot/control",
+    "moto wa/fire/trained",
+    "jua kali/strong sun/trained",
+    "maji/hot water/trained",
+)
 
 
 def test_every_form_is_a_candidate_and_a_query_once() -> None:
     assert probe.pool(DOUBLE) == ["sharp", "strict", "hot"]
     assert probe.queries(DOUBLE, probe.pool(DOUBLE)) == [
-        probe.Query("kali", (0, 1)), probe.Query("moto", (2,)), probe.Query("joto", (2,))
-    ]  # fmt: skip
+        probe.Query("kali", (0, 1)),
+        probe.Query("moto", (2,)),
+        probe.Query("joto", (2,)),
+    ]
 
 
 def test_a_translation_of_either_set_is_right() -> None:
@@ -160,9 +169,13 @@ def test_scores_are_those_of_the_whole_text(pairs: list[Pair], tiny: SimpleNames
 
 
 def test_a_model_that_knows_gets_every_word_right(
-    pairs: list[Pair], tiny_quantized: Path, untouched: Path, params: Params, tmp_path: Path,
+    pairs: list[Pair],
+    tiny_quantized: Path,
+    untouched: Path,
+    params: Params,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """The likelihoods are rigged, all else is the stage: the base knows nothing, the paper's cell everything."""
     tokenizer = backbone.tokenizer(tiny_quantized / "nf4")
     prompts = ([], probe.examples(pairs, params.probe))

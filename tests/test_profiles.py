@@ -74,11 +74,15 @@ def prepared(folder: Path, hub: loopback.Hub, model_name: str, **model: Any) -> 
     files = hub.repositories["model", section["model"]["repo"]].revisions
     config = YAML(typ="safe", pure=True).load(loopback.read(next(iter(files.values()))["config.json"]).decode())
     section["model"] |= {
-        "blocks": config["num_hidden_layers"], "hidden_size": config["hidden_size"], "vocab_size": config["vocab_size"],
-        "intermediate_size": config["intermediate_size"], "heads": config["num_attention_heads"],
-        "kv_heads": config["num_key_value_heads"], "tied_embeddings": config["tie_word_embeddings"],
+        "blocks": config["num_hidden_layers"],
+        "hidden_size": config["hidden_size"],
+        "vocab_size": config["vocab_size"],
+        "intermediate_size": config["intermediate_size"],
+        "heads": config["num_attention_heads"],
+        "kv_heads": config["num_key_value_heads"],
+        "tied_embeddings": config["tie_word_embeddings"],
         "head_dim": config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"],
-    }  # fmt: skip
+    }
     data = dict(section["benchmarks"])
     if data["source"] == "hub":
         data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
@@ -237,9 +241,7 @@ def test_lugha_llama_early_fetches_a_part_and_runs_to_the_last_table(headline: C
 
 def test_a_part_gives_the_values_of_the_whole(headline: Checkout, paper: Checkout) -> None:
     """Same weights, words and seeds: what both profiles measure is the same to the last digit."""
-    parts, whole = (
-        store.read_json(one.root / "results" / one.model / "measured.json") for one in (headline, paper)
-    )
+    parts, whole = (store.read_json(one.root / "results" / one.model / "measured.json") for one in (headline, paper))
     same = [key for key in parts if key.startswith(("align.", "retrieval.", "scan.all.", "geometry.", "gains."))]
     assert len(same) > 100
     assert {key: parts[key] for key in same} == {key: whole[key] for key in same}

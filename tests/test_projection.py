@@ -127,11 +127,11 @@ def test_rows_hold_every_pair_at_both_poolings_and_in_both_pictures(rows: Path, 
                     assert len(found.each(cell, "trained", view, f"{space}.{axis}")) == params.project.pairs
             # what the stage measured in a picture is what the coordinates give
             laid = [
-                np.column_stack([
-                    [*found.each(cell, "trained", view, f"tsne.{axis}.{side}").values()] for axis in ("x", "y")
-                ])
+                np.column_stack(
+                    [[*found.each(cell, "trained", view, f"tsne.{axis}.{side}").values()] for axis in ("x", "y")]
+                )
                 for side in ("sw", "en")
-            ]  # fmt: skip
+            ]
             again = project.distances(*laid)
             for name, value in again.items():
                 assert found.one(cell, "trained", view, f"{name}.tsne") == pytest.approx(value, rel=1e-6)

@@ -227,8 +227,10 @@ def project(tmp_path: Path) -> Path:
     (folder / "params.yaml").write_text("profiles:\n  a:\n    compute: {threads: 2, device: cpu}\n")
     environment = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull}
     for words in (
-        ["git", "init", "-q"], ["git", "config", "user.email", "a@b"], ["git", "config", "user.name", "a"],
-    ):  # fmt: skip
+        ["git", "init", "-q"],
+        ["git", "config", "user.email", "a@b"],
+        ["git", "config", "user.name", "a"],
+    ):
         subprocess.run(words, cwd=folder, check=True, env=environment)
     return folder
 

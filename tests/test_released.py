@@ -44,9 +44,14 @@ def params(split: str = "default", limit: int | None = None, **languages: list[s
 def choices(language: str, n: int, **changes: Any) -> dict[str, Any]:
     """Item n of made-up COPA in a language: causes are asked for even n, effects for odd."""
     row = {
-        "premise": f"P{n} {language}.", "choice1": f"One {n}.", "choice2": f"Two {n}.",
-        "question": ("cause", "effect")[n % 2], "label": n % 2, "idx": n, "changed": False,
-    }  # fmt: skip
+        "premise": f"P{n} {language}.",
+        "choice1": f"One {n}.",
+        "choice2": f"Two {n}.",
+        "question": ("cause", "effect")[n % 2],
+        "label": n % 2,
+        "idx": n,
+        "changed": False,
+    }
     return row | changes
 
 
@@ -119,9 +124,13 @@ def split_by_set(asked: list[items.Item]) -> dict[str, set[str]]:
 def test_each_task_is_scored_on_the_harness_s_own_split(repositories: Path, tmp_path: Path) -> None:
     asked, metrics, rows = stage(tmp_path, params())
     assert split_by_set(asked) == {
-        "xcopa.en": {"validation"}, "xcopa.sw": {"test"}, "xcopa.it": {"test"}, "xcopa-corrected.sw": {"test"},
-        "xnli.en": {"validation"}, "xnli.sw": {"validation"},
-    }  # fmt: skip
+        "xcopa.en": {"validation"},
+        "xcopa.sw": {"test"},
+        "xcopa.it": {"test"},
+        "xcopa-corrected.sw": {"test"},
+        "xnli.en": {"validation"},
+        "xnli.sw": {"validation"},
+    }
     swahili = [item for item in asked if (item.task, item.language) == ("xcopa", "sw")]
     assert [item.id for item in swahili] == [f"xcopa.sw.test.{n:04}" for n in range(N)], "every file, in order"
     assert [item.label for item in swahili] == [n % 2 for n in range(N)]
@@ -147,9 +156,11 @@ def test_items_with_another_question_are_asked_a_second_time(repositories: Path,
     hidden = "idx alone: English COPA's labels are kept back"
     expected = {}
     for key, differ, basis in (
-        ("sw.validation", 1, "idx and labels"), ("sw.test", 2, hidden),
-        ("it.validation", 0, "idx and labels"), ("it.test", 0, hidden),
-    ):  # fmt: skip
+        ("sw.validation", 1, "idx and labels"),
+        ("sw.test", 2, hidden),
+        ("it.validation", 0, "idx and labels"),
+        ("it.test", 0, hidden),
+    ):
         found = {"questions_compared": N, "questions_differ": differ, "compared_by": basis}
         expected |= {f"xcopa.{key}.{name}": value for name, value in found.items()}
     assert audited == expected
@@ -234,8 +245,14 @@ def test_lists_whose_labels_differ_are_not_compared(wrong: int, basis: str, comp
     assert found.differing == dict.fromkeys(range(wrong, wrong + compared), "cause")
 
 
-REAL = {("sw", "test"): (500, 37), ("sw", "val"): (100, 6), ("it", "test"): (500, 4), ("it", "val"): (100, 5),
-        ("zh", "test"): (500, 0), ("zh", "val"): (100, 0)}  # fmt: skip
+REAL = {
+    ("sw", "test"): (500, 37),
+    ("sw", "val"): (100, 6),
+    ("it", "test"): (500, 4),
+    ("it", "val"): (100, 5),
+    ("zh", "test"): (500, 0),
+    ("zh", "val"): (100, 0),
+}
 
 
 @pytest.mark.parametrize(("language", "split"), REAL)
@@ -416,9 +433,7 @@ def test_what_is_left_out_or_cut_is_said(given_rows: dict[str, Any]) -> None:
         store.write_rows(path, [store.Row(*row) for row in kept.itertuples(index=False)])
     hub = given_rows["params"].active.benchmarks.model_copy(update={"limit": 20})
     profile = given_rows["params"].active.model_copy(update={"benchmarks": hub})
-    tables.run(
-        **given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.model: profile}})}
-    )
+    tables.run(**given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.model: profile}})})
     for name in ("xcopa", "items", "baselines", "classes"):
         text = (given_rows["tables"] / f"{name}.md").read_text()
         assert "XCOPA, English (COPA): not scored, the labels of its test split are not released" in text, name

@@ -152,8 +152,7 @@ def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> 
     for name, stage in stages().items():
         written = [path for path, _ in outs(stage)]
         own = [
-            bool(re.match(r"build/microworld/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path))
-            for path in written
+            bool(re.match(r"build/microworld/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path)) for path in written
         ]
         assert set(own) == {name.startswith("full/")}, name
         if any(own):
@@ -453,8 +452,12 @@ def install_torch(folder: Path, torch: str, driver: bool, pip: str, uv: str, **v
     variables |= {"PATH": str(folder / "bin"), "TORCH": torch, "NVIDIA_DRIVER": str(folder / "driver")}
     call = subprocess.run(
         ["bash", str(ROOT / "requirements" / "install-torch"), str(folder / "python"), "log"],
-        cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     last = call.stdout.strip().rpartition("\n")[2]
     assert (call.returncode == 0) == last.startswith("torch "), call.stdout
     asked = []
@@ -468,26 +471,74 @@ def install_torch(folder: Path, torch: str, driver: bool, pip: str, uv: str, **v
 @pytest.mark.parametrize(
     ("torch", "driver", "pip", "uv", "asked", "line"),
     [
-        ("auto", False, "cpu", "reachable", ["pip cpu"],
-         "torch 9.9+cpu (CPU build): no NVIDIA driver; pip found a CPU build"),
-        ("auto", False, "cuda", "reachable", ["pip cpu", "uv cpu"],
-         "torch 9.9+cpu (CPU build): no NVIDIA driver; uv found a CPU build"),
-        ("auto", False, "cuda", "unreachable", ["pip cpu", "uv cpu", "pip"],
-         "torch 9.9+cu130 (CUDA build): no NVIDIA driver, but neither pip nor uv found a CPU build: pip's own choice"),
-        ("auto", True, "cuda", "reachable", ["uv auto"],
-         "torch 9.9+cu126 (CUDA build): an NVIDIA driver is loaded; uv found the build for it"),
-        ("auto", True, "cuda", "unreachable", ["uv auto", "pip"],
-         "torch 9.9+cu130 (CUDA build): an NVIDIA driver is loaded; pip's own choice"),
-        ("cpu", True, "cuda", "reachable", ["pip cpu", "uv cpu"],
-         "torch 9.9+cpu (CPU build): TORCH=cpu; uv found a CPU build"),
-        ("cpu", False, "cuda", "unreachable", ["pip cpu", "uv cpu"],
-         f"setup: TORCH=cpu: {NO_CPU_BUILD.replace('torch', TORCH)}: name its index: make TORCH_INDEX=...; "),
-        ("cuda", False, "cuda", "reachable", ["pip"],
-         "torch 9.9+cu130 (CUDA build): TORCH=cuda; pip's own choice"),
-        ("cuda", False, "cpu", "reachable", ["pip"],
-         "setup: TORCH=cuda: expected a CUDA build of torch, got 9.9+cpu: name an index: make TORCH_INDEX=..."),
+        (
+            "auto",
+            False,
+            "cpu",
+            "reachable",
+            ["pip cpu"],
+            "torch 9.9+cpu (CPU build): no NVIDIA driver; pip found a CPU build",
+        ),
+        (
+            "auto",
+            False,
+            "cuda",
+            "reachable",
+            ["pip cpu", "uv cpu"],
+            "torch 9.9+cpu (CPU build): no NVIDIA driver; uv found a CPU build",
+        ),
+        (
+            "auto",
+            False,
+            "cuda",
+            "unreachable",
+            ["pip cpu", "uv cpu", "pip"],
+            "torch 9.9+cu130 (CUDA build): no NVIDIA driver, "
+            "but neither pip nor uv found a CPU build: pip's own choice",
+        ),
+        (
+            "auto",
+            True,
+            "cuda",
+            "reachable",
+            ["uv auto"],
+            "torch 9.9+cu126 (CUDA build): an NVIDIA driver is loaded; uv found the build for it",
+        ),
+        (
+            "auto",
+            True,
+            "cuda",
+            "unreachable",
+            ["uv auto", "pip"],
+            "torch 9.9+cu130 (CUDA build): an NVIDIA driver is loaded; pip's own choice",
+        ),
+        (
+            "cpu",
+            True,
+            "cuda",
+            "reachable",
+            ["pip cpu", "uv cpu"],
+            "torch 9.9+cpu (CPU build): TORCH=cpu; uv found a CPU build",
+        ),
+        (
+            "cpu",
+            False,
+            "cuda",
+            "unreachable",
+            ["pip cpu", "uv cpu"],
+            f"setup: TORCH=cpu: {NO_CPU_BUILD.replace('torch', TORCH)}: name its index: make TORCH_INDEX=...; ",
+        ),
+        ("cuda", False, "cuda", "reachable", ["pip"], "torch 9.9+cu130 (CUDA build): TORCH=cuda; pip's own choice"),
+        (
+            "cuda",
+            False,
+            "cpu",
+            "reachable",
+            ["pip"],
+            "setup: TORCH=cuda: expected a CUDA build of torch, got 9.9+cpu: name an index: make TORCH_INDEX=...",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_build_of_torch_follows_the_driver_and_its_reason_is_printed(
     torch: str, driver: bool, pip: str, uv: str, asked: list[str], line: str, tmp_path: Path
 ) -> None:

@@ -28,8 +28,9 @@ LOSS, WEIGHTS = 1e-3, 1e-3
 def _params(params: Params, **changes: object) -> Params:
     """Nine steps at rates that move everything, and `changes` by dotted key."""
     update: dict[str, dict[str, object]] = {
-        "train": {"lr": 5e-3, "epochs": 3, "batch_size": 5, "warmup_steps": 1, "weight_decay": 0.1}, "lora": {},
-    }  # fmt: skip
+        "train": {"lr": 5e-3, "epochs": 3, "batch_size": 5, "warmup_steps": 1, "weight_decay": 0.1},
+        "lora": {},
+    }
     for key, value in changes.items():
         section, name = key.split("_", 1)
         update[section][name] = value

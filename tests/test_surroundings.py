@@ -45,9 +45,14 @@ def refused(said: Said, *words: str) -> None:
 def tli(checkout: Checkout, *arguments: str, before: Sequence[str] = ()) -> Said:
     """`tli` in the checkout; `before` is put before its command."""
     call = subprocess.run(
-        [*before, "python", "-m", "tli", *arguments], cwd=checkout.root, env=checkout.env,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*before, "python", "-m", "tli", *arguments],
+        cwd=checkout.root,
+        env=checkout.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     return Said(call.returncode, call.stderr)
 
 

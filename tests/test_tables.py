@@ -75,11 +75,37 @@ def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
 
 
 NAMES = {
-    "setup", "scan", "norms", "before_after", "gains", "retrieval", "ranks", "xcopa", "xnli", "classes", "baselines",
-    "audit", "items", "claims", "adapter", "lengths", "controls", "changes", "gap", "calibration", "robustness",
-    "robustness_alignment", "trends", "equivalence", "odds", "geometry", "pools", "class_changes",
-    "probe", "projection",
-}  # fmt: skip
+    "setup",
+    "scan",
+    "norms",
+    "before_after",
+    "gains",
+    "retrieval",
+    "ranks",
+    "xcopa",
+    "xnli",
+    "classes",
+    "baselines",
+    "audit",
+    "items",
+    "claims",
+    "adapter",
+    "lengths",
+    "controls",
+    "changes",
+    "gap",
+    "calibration",
+    "robustness",
+    "robustness_alignment",
+    "trends",
+    "equivalence",
+    "odds",
+    "geometry",
+    "pools",
+    "class_changes",
+    "probe",
+    "projection",
+}
 
 
 def test_every_table_comes_thrice_with_its_view_and_without_nan(made: dict[str, Any]) -> None:

@@ -122,8 +122,10 @@ def test_a_log_hears_of_a_long_stage_s_beginning_and_of_every_end(
             clock.now += 5
     said = [line[20:] for line in capsys.readouterr().err.splitlines()]
     assert [re.sub(r"peak .*", "peak", line) for line in said] == [
-        "tables took 5 s, peak", "tables begins, 24 s the last time", "tables took 5 s, peak",
-    ]  # fmt: skip
+        "tables took 5 s, peak",
+        "tables begins, 24 s the last time",
+        "tables took 5 s, peak",
+    ]
 
 
 def test_a_stage_that_fails_does_not_say_what_it_took(screen: Screen, clock: Clock) -> None:

@@ -171,8 +171,11 @@ def test_rows_sum_a_run_up(params: Params) -> None:
     steps = [train.Step(loss, 0.0, 0.0, 0.0, 0.0, 0.0) for loss in (4.0, 2.0, 1.0, 0.0)]
     rows = train.rows(("r8-s3", "2r", 8, "3"), train.Trained(steps, 2, 512, 5), params.train)  # type: ignore[arg-type]
     assert {row.measure: row.value for row in rows} == {
-        "loss_first": 3.0, "loss_last": 0.5, "trainable_parameters": 512, "false_negatives": 5,
-    }  # fmt: skip
+        "loss_first": 3.0,
+        "loss_last": 0.5,
+        "trainable_parameters": 512,
+        "false_negatives": 5,
+    }
     assert {row.view for row in rows} == {"2.mask.nf4"}
 
 

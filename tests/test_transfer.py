@@ -106,8 +106,11 @@ def test_nothing_runs_or_is_scored_twice() -> None:
             nodes += sum(real)
             assert len(batch.token) == sum(real) - sum(row.count(1) for row in ids), "each token once, but for BOS"
             assert len(set(batch.states.tolist())) == len(batch.states)
-            assert all(place < at <= length for row, length in zip(end, real, strict=True)
-                       for place, at in enumerate(row[:length]))  # fmt: skip
+            assert all(
+                place < at <= length
+                for row, length in zip(end, real, strict=True)
+                for place, at in enumerate(row[:length])
+            )
             assert all(row[:1] == [0] for row in depth)
             assert batch.requests <= size
             owners += batch.owner.tolist()

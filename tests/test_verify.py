@@ -463,9 +463,10 @@ def test_a_run_of_the_published_model_is_judged(published_run: Params) -> None:
     for params, unjudged in ((published_run, {"t", "d_z", "gain_sd"}), (author, set())):
         by_key = compared(measured, params)
         assert {key for key, verdict in by_key.items() if verdict == NONE} == {
-            "inputs.pairs", "align.trained.after.31.mask.nf4",
+            "inputs.pairs",
+            "align.trained.after.31.mask.nf4",
             *(f"align.{set_}.{key}.2.content.fp4" for set_ in ("trained", "control") for key in unjudged),
-        }  # fmt: skip
+        }
         assert set(by_key.values()) == {AGREES, NONE}
     moved = measured | {AFTER: 0.43, BEFORE: 0.33, "scan.trained.cosine.2.mask.nf4": 0.9999}
     for params, wrong in ((published_run, set()), (author, {AFTER})):

@@ -49,8 +49,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, settings: MicroworldModel)
     base.run(build / "world", build / "base", folder / "base.json", settings)
     call = subprocess.run(
         [sys.executable, ROOT / "tools" / "keep-weights", "build", KEPT, "base.json"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
     assert call.returncode == 0, call.stderr
     assert shards.digest_of_all(folder / KEPT) in call.stdout
     return folder
@@ -189,11 +192,22 @@ def test_weights_that_do_not_fit_are_one_line_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("seed", 1), ("blocks", 5), ("hidden_size", 128), ("intermediate_size", 96), ("heads", 2), ("kv_heads", 4),
-        ("head_dim", 32), ("vocab_size", 1056), ("tied_embeddings", True), ("steps", 13), ("lr", 1e-3),
-        ("batch_tokens", 1024), ("warmup_steps", 5), ("weight_decay", 0.0),
+        ("seed", 1),
+        ("blocks", 5),
+        ("hidden_size", 128),
+        ("intermediate_size", 96),
+        ("heads", 2),
+        ("kv_heads", 4),
+        ("head_dim", 32),
+        ("vocab_size", 1056),
+        ("tied_embeddings", True),
+        ("steps", 13),
+        ("lr", 1e-3),
+        ("batch_tokens", 1024),
+        ("warmup_steps", 5),
+        ("weight_decay", 0.0),
     ],
-)  # fmt: skip
+)
 def test_weights_made_by_other_settings_are_one_line(
     place: Path, settings: MicroworldModel, key: str, value: Any
 ) -> None:

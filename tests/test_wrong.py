@@ -146,65 +146,93 @@ WRONG = {
         embed, "content", bos_in_content, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
     ),
     "FP4 in the place of NF4": Wrong(
-        nf4, "write_checkpoint", fp4_for_nf4, test_nf4.test_same_bytes_as_transformers_own_quantisation,
+        nf4,
+        "write_checkpoint",
+        fp4_for_nf4,
+        test_nf4.test_same_bytes_as_transformers_own_quantisation,
         {"kind": "nf4", "double_quant": False},
     ),
     "a layer's number is one off": Wrong(
         backbone, "run", next_layer, test_align.test_what_a_view_is_is_read_off_the_loaded_model
     ),
     "the loss reads the layer before": Wrong(
-        stack, "stacked", one_block_short, test_stack.test_one_adapter_is_pefts_run_bit_for_bit,
+        stack,
+        "stacked",
+        one_block_short,
+        test_stack.test_one_adapter_is_pefts_run_bit_for_bit,
         {"changes": {}, "weights": "dequantized"},
     ),
     "alpha / r is forgotten": Wrong(
-        lora, "alpha", lambda _: lambda settings: settings.rank, test_train.test_scalings,
+        lora,
+        "alpha",
+        lambda _: lambda settings: settings.rank,
+        test_train.test_scalings,
         {"scaling": "2r", "rank": 4, "factor": 2.0},
     ),
     "the loss takes every negative": Wrong(train, "triplet", mean_negative, test_train.test_loss_is_its_definition),
     "shuffled pairs are the pairs": Wrong(
-        train, "shuffled", lambda _: lambda pairs, seed: [*pairs],
+        train,
+        "shuffled",
+        lambda _: lambda pairs, seed: [*pairs],
         test_train.test_shuffled_pairs_are_the_same_words_and_no_pair_as_it_was,
     ),
     "random pairs are the pairs": Wrong(
-        metrics, "derangement", lambda _: lambda n, seed: np.arange(n),
+        metrics,
+        "derangement",
+        lambda _: lambda n, seed: np.arange(n),
         test_metrics.test_a_derangement_is_a_permutation_without_a_fixed_point,
     ),
     "a similarity is not normalised": Wrong(
-        metrics, "unit", lambda _: lambda x: np.asarray(x, dtype=np.float64),
+        metrics,
+        "unit",
+        lambda _: lambda x: np.asarray(x, dtype=np.float64),
         test_metrics.test_cosine_agrees_with_scipy,
     ),
     "a tie counts as a hit": Wrong(
-        metrics, "ranks", lambda _: lambda table, true: 1 + (table > table[np.arange(len(true)), true, None]).sum(1),
+        metrics,
+        "ranks",
+        lambda _: lambda table, true: 1 + (table > table[np.arange(len(true)), true, None]).sum(1),
         test_metrics.test_ties_count_against_the_translation,
     ),
     "CSLS corrects one side": Wrong(
-        metrics, "csls", lambda _: lambda table, k=10: 2 * table - np.sort(table, axis=1)[:, -k:].mean(1)[:, None],
+        metrics,
+        "csls",
+        lambda _: lambda table, k=10: 2 * table - np.sort(table, axis=1)[:, -k:].mean(1)[:, None],
         test_metrics.test_csls_on_a_worked_example,
     ),
     "the context is scored too": Wrong(
         transfer, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
     ),
     "cause and effect change places": Wrong(
-        prompts, "QUESTIONS", lambda right: right[::-1], test_benchmarks.test_prompts_are_the_harness_s_own,
+        prompts,
+        "QUESTIONS",
+        lambda right: right[::-1],
+        test_benchmarks.test_prompts_are_the_harness_s_own,
         {"task": "xcopa", "language": "it"},
     ),
     "the t-test is unpaired": Wrong(stats, "paired", unpaired, test_stats.test_paired_test_follows_its_formula),
     "SD has n for n - 1": Wrong(
-        stats, "spread", lambda right: lambda x: right(x)._replace(sd=float(np.std(x))),
+        stats,
+        "spread",
+        lambda right: lambda x: right(x)._replace(sd=float(np.std(x))),
         test_stats.test_paired_test_follows_its_formula,
     ),
     "McNemar counts what did not flip": Wrong(
         stats, "mcnemar", concordant, test_stats.test_mcnemar_is_the_binomial_test_of_the_flips
     ),
     "p is not corrected within its family": Wrong(
-        families, "holm", lambda right: lambda p, alpha=0.05: right(p, alpha)._replace(adjusted=tuple(p)),
+        families,
+        "holm",
+        lambda right: lambda p, alpha=0.05: right(p, alpha)._replace(adjusted=tuple(p)),
         test_families.test_a_published_example,
     ),
     "items of one premise are drawn apart": Wrong(
-        resample, "cluster_bootstrap", lambda right: lambda rows, groups=None, **how: right(rows, **how),
+        resample,
+        "cluster_bootstrap",
+        lambda right: lambda rows, groups=None, **how: right(rows, **how),
         test_resample.test_groups_are_drawn_whole,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -298,10 +326,12 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "align.tsv")
     measured: Measured = counted(pairs)
     for made in (
-        layers.scan_table(scanned, reported, params), layers.norms(aligned, params),
+        layers.scan_table(scanned, reported, params),
+        layers.norms(aligned, params),
         similarity.before_after(aligned, Rows(out / "bfloat16.tsv"), reported, params),
-        similarity.gains(aligned, reported, params), similarity.retrieval(aligned, params),
-    ):  # fmt: skip
+        similarity.gains(aligned, reported, params),
+        similarity.retrieval(aligned, params),
+    ):
         measured |= made.measured
     return measured
 
@@ -408,9 +438,12 @@ def test_the_right_implementation_passes(
 @pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")  # of the unpaired test on synthetic rows
 @pytest.mark.parametrize("name", [name for name, (_, unseen) in SEEN.items() if not unseen])
 def test_verify_sees_a_wrong_implementation(
-    name: str, judged: Callable[[str, Path], judge.Judged], put: Put, tmp_path: Path,
+    name: str,
+    judged: Callable[[str, Path], judge.Judged],
+    put: Put,
+    tmp_path: Path,
     figures: Callable[[str, int], None],
-) -> None:  # fmt: skip
+) -> None:
     """Values that a wrong implementation gives make `verify` fail by the rule of its exit status."""
     wrong = WRONG[name]
     put(wrong.module, wrong.name, wrong.make(getattr(wrong.module, wrong.name)))

@@ -26,10 +26,23 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("TLI_SHARED", ROOT.parent / "shared")) / "data"
 
 WORDS = [
-    ("mbwa", "dog"), ("paka", "cat"), ("kitabu", "book"), ("maji", "water"), ("mkate", "bread"), ("nyumba", "house"),
-    ("mwalimu", "teacher"), ("mtoto", "child"), ("kusoma", "read"), ("kula", "eat"), ("jua", "sun"), ("mti", "tree"),
-    ("samaki", "fish"), ("hospitali", "hospital"), ("barua", "letter"), ("nyota", "star"),
-]  # fmt: skip
+    ("mbwa", "dog"),
+    ("paka", "cat"),
+    ("kitabu", "book"),
+    ("maji", "water"),
+    ("mkate", "bread"),
+    ("nyumba", "house"),
+    ("mwalimu", "teacher"),
+    ("mtoto", "child"),
+    ("kusoma", "read"),
+    ("kula", "eat"),
+    ("jua", "sun"),
+    ("mti", "tree"),
+    ("samaki", "fish"),
+    ("hospitali", "hospital"),
+    ("barua", "letter"),
+    ("nyota", "star"),
+]
 
 
 def write_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -54,10 +67,19 @@ def write_base(
     """Writes a Llama with random weights and a tokenizer that adds BOS, as a checkpoint; returns the model."""
     tokenizer = write_tokenizer(folder)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=intermediate_size,
-        num_hidden_layers=blocks, num_attention_heads=4, num_key_value_heads=kv_heads, max_position_embeddings=128,
-        bos_token_id=1, eos_token_id=2, pad_token_id=3, tie_word_embeddings=False, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=blocks,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=128,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
@@ -72,10 +94,18 @@ def configuration(model_type: str, **changes: object) -> PretrainedConfig:
     attention, each with rotary frequencies of its own.
     """
     common: dict[str, object] = {
-        "vocab_size": 160, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "bos_token_id": 1,
-        "eos_token_id": 2, "pad_token_id": 3, "initializer_range": 0.2,
-    }  # fmt: skip
+        "vocab_size": 160,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 3,
+        "initializer_range": 0.2,
+    }
     layers = ["sliding_attention", "full_attention"] * 2
     of_type: dict[str, tuple[type[PretrainedConfig], dict[str, object]]] = {
         "llama": (LlamaConfig, {"tie_word_embeddings": False}),

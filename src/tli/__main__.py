@@ -9,6 +9,7 @@ import atexit
 import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -739,5 +740,40 @@ def reliability(figures: Path, audit: Path, out: Path) -> None:
     module.run(figures, Path("tests"), audit, out)
 
 
-if __name__ == "__main__":
+def use_code_of_current_folder() -> None:
+    """Starts again with the code of the checkout in the current folder, where this process runs another checkout's.
+
+    An environment holds the path of the checkout that made it. A queued experiment, `dvc exp run --temp`, a git
+    worktree and a second clone have code of their own, which is what DVC hashes for them.
+
+    Raises:
+        UserError: Python still finds the other code, for instance under a .pth file that comes first.
+    """
+    code = Path("src").absolute()
+    if not (code / "tli" / "__main__.py").is_file() or (code / "tli").samefile(Path(__file__).parent):
+        return
+    if os.environ.get("TLI_CODE") == str(code):
+        raise store.UserError(
+            f"tli: expected the code of this folder ({code}), got that of {Path(__file__).parents[1]}; "
+            "activate this checkout's own environment"
+        )
+    path = os.pathsep.join(filter(None, (str(code), os.environ.get("PYTHONPATH"))))
+    os.execve(
+        sys.executable,
+        [sys.executable, "-m", "tli", *sys.argv[1:]],
+        os.environ | {"PYTHONPATH": path, "TLI_CODE": str(code)},
+    )
+
+
+def start() -> None:
+    """The program `tli`, also as `python -m tli`."""
+    try:
+        use_code_of_current_folder()
+    except store.UserError as error:
+        error.show()
+        sys.exit(error.exit_code)
     main(prog_name="tli")
+
+
+if __name__ == "__main__":
+    start()

@@ -348,9 +348,7 @@ class MicroworldModel(Shape):
 
     @property
     def title(self) -> str:
-        return "a small bilingual Llama, " + (
-            "versioned" if self.source == "versioned" else "pre-trained in this run"
-        )
+        return "a small bilingual Llama, " + ("versioned" if self.source == "versioned" else "pre-trained in this run")
 
 
 class PackagedModel(Shape):

@@ -36,10 +36,24 @@ sys.path.insert(0, str(ROOT / "tests"))
 from tli.study import trie  # noqa: E402 - found through the line above
 
 # QLoRA (2305.14314), appendix E, as bitsandbytes has the sixteen values.
-NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
-       -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-       0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023,
-       1.0)  # fmt: skip
+NF4 = (
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+)
 BLOCK = 64  # weights that share a scale
 RANK, ALPHA, DROPOUT, LR, MARGIN, LAYER, PAIRS, STEPS = 16, 32, 0.05, 2e-4, 0.4, 2, 8, 390
 WORDS, TOKENS = 1372, 6  # the scan's words; tokens a word, BOS counted
@@ -75,8 +89,14 @@ def drawn(shape: torch.Size, device: str) -> Packed:
 
 def config(tiny: bool) -> LlamaConfig:
     sizes = (64, 128, 2, 1, 512, 3) if tiny else (4096, 14336, 32, 8, 128256, 32)
-    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size",
-             "num_hidden_layers")  # fmt: skip
+    names = (
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "vocab_size",
+        "num_hidden_layers",
+    )
     made = LlamaConfig(**dict(zip(names, sizes, strict=True)), tie_word_embeddings=False)
     made._attn_implementation = "sdpa"
     return made
@@ -298,9 +318,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines: list[Line] = [
         ("train", f"the operations of `train`, {STEPS} steps", measured(lambda: train(model, STEPS), device)),
         ("scan", "those of `scan`, from memory", measured(lambda: scan(model), device, lambda: scan(model))),
-        ("score", f"those of `transfer`, {3 * PREMISES} items of XNLI's shape",
-         measured(lambda: score(model), device, lambda: score(model))),
-    ]  # fmt: skip
+        (
+            "score",
+            f"those of `transfer`, {3 * PREMISES} items of XNLI's shape",
+            measured(lambda: score(model), device, lambda: score(model)),
+        ),
+    ]
     del model
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     now, shown = datetime.now(UTC).isoformat(), []
@@ -311,8 +334,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory = f"{found['peak_bytes'] / 1e9:.1f} GB, " if "peak_bytes" in found else ""
         share = f"{found['flop'] / best / seconds:.0%} of {best / 1e12:.2g} TFLOP/s"
         print(f"{line}: {seconds:.2f} s, {speed}, {memory}{share}", flush=True)
-        shown.append({"extra_info": {"name": f"gpu {name}", "table": table, "line": f"{line}: {speed}", "rate": best,
-                                     "aims": AIMS.get(name, {})} | found})  # fmt: skip
+        shown.append(
+            {
+                "extra_info": {
+                    "name": f"gpu {name}",
+                    "table": table,
+                    "line": f"{line}: {speed}",
+                    "rate": best,
+                    "aims": AIMS.get(name, {}),
+                }
+                | found
+            }
+        )
         report = {"datetime": now, "device": named, "benchmarks": shown}
         asked.out.write_text(json.dumps(report), encoding="utf-8")  # as far as it is
 

@@ -23,32 +23,51 @@ from worker import THREADS
 
 from tiny import ROOT
 
-ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1", "GOMP_SPINCOUNT": "1000",
-               "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": str(THREADS),
+    "OPENBLAS_NUM_THREADS": "1",
+    "GOMP_SPINCOUNT": "1000",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 STEP, SCAN = "One training step: 8 pairs, 96 tokens, layer 2", "The scan: 1,372 words, 32 blocks"
 # Measurement: its table, its line there, and the aims. `times`: how many times as fast as the measurement named;
 # `gb`, `seconds`: at most so much; `floor`: the share of its time that the matrix products alone would take, at least.
 LINES: dict[str, dict[str, Any]] = {
-    "step dequantized": {"table": STEP, "line": "stage `train`, weights unpacked once",
-                         "aims": {"times": {"step whole": 20, "step two blocks": 2.2}, "gb": 1.5, "floor": 0.6}},
-    "step packed": {"table": STEP, "line": "stage `train`, weights packed",
-                    "aims": {"times": {"step whole": 8}, "gb": 1.0}},
-    "step together": {"table": STEP, "line": "stage `sweep-train`, five seeds side by side, for each of them",
-                      "aims": {"times": {"step whole": 2}}},
+    "step dequantized": {
+        "table": STEP,
+        "line": "stage `train`, weights unpacked once",
+        "aims": {"times": {"step whole": 20, "step two blocks": 2.2}, "gb": 1.5, "floor": 0.6},
+    },
+    "step packed": {
+        "table": STEP,
+        "line": "stage `train`, weights packed",
+        "aims": {"times": {"step whole": 8}, "gb": 1.0},
+    },
+    "step together": {
+        "table": STEP,
+        "line": "stage `sweep-train`, five seeds side by side, for each of them",
+        "aims": {"times": {"step whole": 2}},
+    },
     "step two blocks": {"table": STEP, "line": "transformers, PEFT and bitsandbytes, `num_hidden_layers=2`"},
     "step whole": {"table": STEP, "line": "transformers, PEFT and bitsandbytes, `output_hidden_states=True`"},
-    "training": {"table": "The paper's whole training: 390 steps", "line": "stage `train`, weights unpacked once",
-                 "aims": {"seconds": 150, "gb": 1.5}},
-    "scan streamed": {"table": SCAN, "line": "stage `scan`, one block in memory at a time",
-                      "aims": {"times": {"scan one word": 20, "scan batches": 1.2, "scan offload": 1.2}, "gb": 2.0,
-                               "seconds": 240}},
+    "training": {
+        "table": "The paper's whole training: 390 steps",
+        "line": "stage `train`, weights unpacked once",
+        "aims": {"seconds": 150, "gb": 1.5},
+    },
+    "scan streamed": {
+        "table": SCAN,
+        "line": "stage `scan`, one block in memory at a time",
+        "aims": {"times": {"scan one word": 20, "scan batches": 1.2, "scan offload": 1.2}, "gb": 2.0, "seconds": 240},
+    },
     "scan batches": {"table": SCAN, "line": "transformers and bitsandbytes, batches of 64"},
     "scan offload": {"table": SCAN, "line": "Accelerate's disk offload in bfloat16, batches of 64"},
     "scan one word": {"table": SCAN, "line": "transformers and bitsandbytes, one word a forward pass"},
     "imports": {"table": "Imports alone", "line": "torch, transformers, PEFT, bitsandbytes"},
     "rates": {"table": "The machine", "line": "rates"},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="session")

@@ -57,10 +57,13 @@ def test_lugha_llama_early_fetches_two_gigabytes_at_most_and_what_the_plan_says(
         f"embedding rows: {summary['embedding_rows']}"
     )
     benchmark.extra_info |= {
-        "table": "What the model `lugha_llama_early` fetches, from a server on this machine", "name": "fetch",
+        "table": "What the model `lugha_llama_early` fetches, from a server on this machine",
+        "name": "fetch",
         "line": f"stage `base`: {served / 1e9:.2f} of {whole / 1e9:.1f} GB, {requests} requests",
-        "seconds": benchmark.stats["median"], "fetched_bytes": served, "aims": {"fetched_gb": 2.0},
-    }  # fmt: skip
+        "seconds": benchmark.stats["median"],
+        "fetched_bytes": served,
+        "aims": {"fetched_gb": 2.0},
+    }
     assert served <= 2.0e9
     assert planned.fetch == pytest.approx(served, rel=0.02)
     assert whole > 32e9

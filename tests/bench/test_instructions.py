@@ -32,9 +32,13 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("instructions", ["own", "AVX2"])
 def test_a_stage(
-    benchmark: BenchmarkFixture, tmp_path: Path, noted: Callable[..., None], tell: Callable[[str, str, str], None],
-    stage: str, instructions: str,
-) -> None:  # fmt: skip
+    benchmark: BenchmarkFixture,
+    tmp_path: Path,
+    noted: Callable[..., None],
+    tell: Callable[[str, str, str], None],
+    stage: str,
+    instructions: str,
+) -> None:
     model, words = STAGES[stage]
     build = ROOT / "build" / model
     if not (build / "adapter").is_dir():

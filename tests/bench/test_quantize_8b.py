@@ -20,17 +20,33 @@ from tli import store
 
 BLOCKS = int(os.environ.get("TLI_8B_BLOCKS", "32"))
 CONFIG = {
-    "architectures": ["LlamaForSequenceClassification"], "model_type": "llama", "hidden_size": 4096,
-    "intermediate_size": 14336, "num_hidden_layers": BLOCKS, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "vocab_size": 128256, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
-    "bos_token_id": 128000, "eos_token_id": 128001, "torch_dtype": "float32",
-}  # fmt: skip
+    "architectures": ["LlamaForSequenceClassification"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "torch_dtype": "float32",
+}
 LIMIT = 2.5e9  # bytes, imports included
 BLOCK = {
-    "self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096),
-    "self_attn.o_proj": (4096, 4096), "mlp.gate_proj": (14336, 4096), "mlp.up_proj": (14336, 4096),
-    "mlp.down_proj": (4096, 14336), "input_layernorm": (4096,), "post_attention_layernorm": (4096,),
-}  # fmt: skip
+    "self_attn.q_proj": (4096, 4096),
+    "self_attn.k_proj": (1024, 4096),
+    "self_attn.v_proj": (1024, 4096),
+    "self_attn.o_proj": (4096, 4096),
+    "mlp.gate_proj": (14336, 4096),
+    "mlp.up_proj": (14336, 4096),
+    "mlp.down_proj": (4096, 14336),
+    "input_layernorm": (4096,),
+    "post_attention_layernorm": (4096,),
+}
 
 
 def write_sparse(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -69,9 +85,12 @@ def test_quantize_stays_below_the_limit_at_the_real_shape(benchmark: BenchmarkFi
         assert rows[kind, "model", "class"] == "LlamaForCausalLM"
     files = [path for folder in (base, out) for path in folder.rglob("*") if path.is_file()]
     benchmark.extra_info |= {
-        "table": f"Quantising {BLOCKS} blocks of Llama-3.1-8B's shape", "name": "quantize",
-        "line": "stage `quantize`: from float32 to NF4 and FP4", "seconds": receipt["seconds"],
-        "peak_bytes": receipt["peak_memory_bytes"], "copied_bytes": sum(path.stat().st_size for path in files),
+        "table": f"Quantising {BLOCKS} blocks of Llama-3.1-8B's shape",
+        "name": "quantize",
+        "line": "stage `quantize`: from float32 to NF4 and FP4",
+        "seconds": receipt["seconds"],
+        "peak_bytes": receipt["peak_memory_bytes"],
+        "copied_bytes": sum(path.stat().st_size for path in files),
         "aims": {"gb": LIMIT / 1e9},
-    }  # fmt: skip
+    }
     assert receipt["peak_memory_bytes"] < LIMIT

@@ -80,8 +80,13 @@ def timed_steps() -> list[float]:
 def a_step(times: list[float], losses: Sequence[float]) -> Result:
     between = np.diff(times)[WARM_UP:]
     flop = step_flop()
-    return {"seconds": median(between), "steps": len(between), "tokens": 2 * BATCH * TOKENS_A_WORD, "flop": flop,
-            "losses": list(losses)}  # fmt: skip
+    return {
+        "seconds": median(between),
+        "steps": len(between),
+        "tokens": 2 * BATCH * TOKENS_A_WORD,
+        "flop": flop,
+        "losses": list(losses),
+    }
 
 
 def step_flop() -> int:
@@ -140,8 +145,13 @@ def by_peft(blocks: int | None, folder: Path) -> Result:
         folder / "nf4", **({} if blocks is None else {"num_hidden_layers": blocks})
     )
     tokenizer = AutoTokenizer.from_pretrained(folder / "nf4")
-    settings = LoraConfig(r=chosen.lora.rank, lora_alpha=2 * chosen.lora.rank, lora_dropout=chosen.lora.dropout,
-                          target_modules=list(chosen.lora.targets), task_type="CAUSAL_LM")  # fmt: skip
+    settings = LoraConfig(
+        r=chosen.lora.rank,
+        lora_alpha=2 * chosen.lora.rank,
+        lora_dropout=chosen.lora.dropout,
+        target_modules=list(chosen.lora.targets),
+        task_type="CAUSAL_LM",
+    )
     torch.manual_seed(chosen.train.seed)
     model = get_peft_model(model, settings).train()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -231,9 +241,7 @@ def in_batches(model: Callable[[Path], Any] | None, folder: Path) -> Result:
     half = len(texts) // 2
     unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in vectors]
     cosines = [float((each[:half] * each[half:]).sum(axis=1).mean()) for each in unit]
-    return {
-        "seconds": seconds, "words": len(texts), "flop": scan_flop(folder), "cosines": cosines, "peak_bytes": most
-    }  # fmt: skip
+    return {"seconds": seconds, "words": len(texts), "flop": scan_flop(folder), "cosines": cosines, "peak_bytes": most}
 
 
 def offloaded(folder: Path) -> Any:
@@ -257,10 +265,13 @@ def offloaded(folder: Path) -> Any:
     model.model.norm = torch.nn.RMSNorm(shape.HIDDEN, eps=config.rms_norm_eps, dtype=torch.bfloat16)
     index = {
         f"model.layers.{number}.{name}": {
-            "safetensors_file": str(place / "block.safetensors"), "weight_name": name, "dtype": "bfloat16",
+            "safetensors_file": str(place / "block.safetensors"),
+            "weight_name": name,
+            "dtype": "bfloat16",
         }
-        for number in range(shape.BLOCKS) for name in names
-    }  # fmt: skip
+        for number in range(shape.BLOCKS)
+        for name in names
+    }
     where = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
     where |= {f"model.layers.{number}": "disk" for number in range(shape.BLOCKS)}
     return dispatch_model(model, where, main_device="cpu", offload_index=index, offload_dir=place, force_hooks=True)

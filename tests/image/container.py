@@ -35,9 +35,15 @@ def run(
     """Runs `command` in the project's root, both streams in one; asserts its success unless ok=False."""
     words = [str(word) for word in command]
     call = subprocess.run(
-        words, cwd=ROOT, env=env, timeout=timeout, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        words,
+        cwd=ROOT,
+        env=env,
+        timeout=timeout,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert not ok or call.returncode == 0, f"{shlex.join(words)}: exit {call.returncode}\n{call.stdout[-4000:]}"
     return call
 

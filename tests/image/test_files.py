@@ -76,10 +76,21 @@ def test_torch_s_cuda_build_fits_the_lists(tmp_path: Path) -> None:
     index = [f"--default-index={address}" for address in pip_setting("index-url")[-1:]]
     authorities = dict(zip(["SSL_CERT_FILE"], pip_setting("cert")[-1:], strict=False))
     said = run(
-        "uv", "pip", "compile", "-q", "--no-config", "--no-header", "--no-annotate", "--python-version=3.11",
-        "--python-platform=x86_64-manylinux_2_28", "-c", constraints, *index, "requirements/torch.txt",
+        "uv",
+        "pip",
+        "compile",
+        "-q",
+        "--no-config",
+        "--no-header",
+        "--no-annotate",
+        "--python-version=3.11",
+        "--python-platform=x86_64-manylinux_2_28",
+        "-c",
+        constraints,
+        *index,
+        "requirements/torch.txt",
         env=os.environ | authorities,
-    )  # fmt: skip
+    )
     resolved = dict(line.split("==") for line in said.stdout.splitlines())
     cuda = {name for name in resolved if name.startswith(("nvidia-", "cuda-", "triton"))}
     assert {"nvidia-nccl-cu13", "triton"} <= cuda

@@ -82,9 +82,11 @@ def test_the_image_says_what_it_is(inspected: dict[str, object]) -> None:
     revision = run("git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+").stdout.strip()
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert labels == {
-        "title": "tli-artifact", "version": labels["version"], "revision": revision,
+        "title": "tli-artifact",
+        "version": labels["version"],
+        "revision": revision,
         "licenses": "Apache-2.0 AND CC-BY-4.0",
-    }  # fmt: skip
+    }
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", config["User"])
     assert not [line for line in config["Env"] if line.startswith(("PIP_", "TORCH_INDEX"))]
 
@@ -99,8 +101,21 @@ def test_the_image_is_small(inspected: dict[str, object], capsys: pytest.Capture
 
 def repository(image: str) -> dict[str, str]:
     """Path -> mode and blob of the files in the image's git repository."""
-    lines = run("docker", "run", "--rm", "--network", "none", "--entrypoint", "git", image,
-                "-C", "/opt/tli", "ls-tree", "-r", "main").stdout.splitlines()  # fmt: skip
+    lines = run(
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--entrypoint",
+        "git",
+        image,
+        "-C",
+        "/opt/tli",
+        "ls-tree",
+        "-r",
+        "main",
+    ).stdout.splitlines()
     return {line.split("\t")[1]: " ".join(line.split()[:3:2]) for line in lines}
 
 

@@ -227,6 +227,9 @@ def summary(world: World, documents: Sequence[tuple[str, str]], records: Sequenc
                 labels = Counter(r["label"] for r in chosen)
                 balance = {str(label): labels[label] / len(chosen) for label in sorted(labels)}
                 result["items"][f"{task}.{language}.{split}"] = {
-                    "n": len(chosen), "ceiling": expected, "ceiling_drawn": drawn, "label_share": balance,
-                }  # fmt: skip
+                    "n": len(chosen),
+                    "ceiling": expected,
+                    "ceiling_drawn": drawn,
+                    "label_share": balance,
+                }
     return result

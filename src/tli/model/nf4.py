@@ -124,9 +124,7 @@ def _held(folder: Path) -> dict[str, TensorInfo]:
     """
     if not any(folder.glob("*.safetensors")):
         raise store.UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro base`")
-    held = {
-        name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))
-    }  # fmt: skip
+    held = {name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))}
     for name, tensor in _architecture(folder).state_dict().items():
         packed = f"{name}.absmax" in held  # of this stage's own checkpoints: not in the matrix's shape
         if name in held and not packed and held[name].shape != tuple(tensor.shape):
@@ -208,9 +206,7 @@ def _packed(
         with _one_thread():  # two would add in another order
             nested["offset"] = absmax.mean()
         absmax, nested["state2"] = quantize_blockwise(absmax - nested["offset"], blocksize=256)
-    whole = QuantState(
-        absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=dtype, **nested
-    )
+    whole = QuantState(absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=dtype, **nested)
     return {name: torch.cat(codes)} | {f"{name}.{key}": value for key, value in whole.as_dict(packed=True).items()}
 
 
@@ -254,9 +250,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
             f"got {len(found)} of {', '.join(sorted(types)) or 'none'}; remove {folder.parent} and run `dvc repro`"
         )
     tied = config.tie_word_embeddings
-    others = [
-        info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)
-    ]  # fmt: skip
+    others = [info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)]
     head = "loaded" if checkpoint.HEAD in held else "absent"
     values: list[tuple[str, str, float | str]] = [
         ("model", "class", type(model).__name__),
@@ -326,10 +320,14 @@ def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], n
             state = weight.quant_state
             found.append(
                 Projection(
-                    state.quant_type, state.shape.numel(), weight.numel() * weight.element_size(), state.blocksize,
-                    bool(state.nested), module.compute_dtype,
+                    state.quant_type,
+                    state.shape.numel(),
+                    weight.numel() * weight.element_size(),
+                    state.blocksize,
+                    bool(state.nested),
+                    module.compute_dtype,
                 )
-            )  # fmt: skip
+            )
     return found
 
 

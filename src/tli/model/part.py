@@ -50,9 +50,7 @@ def run(words: Path | None, out: Path, metrics: Path, settings: HubModel, manife
     store.write_json(metrics, found)
 
 
-def fetch_part(
-    repo: Repo, out: Path, manifest: Path, settings: HubModel, words: Sequence[str]
-) -> dict[str, Any]:
+def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words: Sequence[str]) -> dict[str, Any]:
     """Fetches the first `settings.span` blocks, the final norm and the embedding rows of `words` into the folder `out`.
 
     Raises:

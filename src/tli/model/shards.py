@@ -69,12 +69,15 @@ def _header(file: Path) -> dict[str, TensorInfo]:
         header = json.loads(handle.read(size))
     return {
         name: TensorInfo(
-            file, info["dtype"], tuple(info["shape"]), 8 + size + info["data_offsets"][0],
+            file,
+            info["dtype"],
+            tuple(info["shape"]),
+            8 + size + info["data_offsets"][0],
             info["data_offsets"][1] - info["data_offsets"][0],
         )
         for name, info in header.items()
         if name != "__metadata__"
-    }  # fmt: skip
+    }
 
 
 def missing_from_index(folder: Path) -> tuple[list[str], list[str]]:

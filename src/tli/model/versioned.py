@@ -20,8 +20,18 @@ from tli.params import MicroworldModel
 RECIPE = "recipe.json"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 # What the weights depend on in the model's section of params.yaml; the other keys say where they are.
-MADE_BY = ("seed", "pretraining", "blocks", "hidden_size", "intermediate_size", "heads", "kv_heads", "head_dim",
-           "vocab_size", "tied_embeddings")  # fmt: skip
+MADE_BY = (
+    "seed",
+    "pretraining",
+    "blocks",
+    "hidden_size",
+    "intermediate_size",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "vocab_size",
+    "tied_embeddings",
+)
 
 
 def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -> None:

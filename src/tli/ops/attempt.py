@@ -148,9 +148,14 @@ def _stage(attempt: Path, spec: Mapping[str, Any]) -> int:
     environment = os.environ | {"PYTHONPATH": spec["source"], "DVC_STAGE": spec["stage"]}
     with (attempt / cells.STDOUT).open("ab") as stdout, (attempt / cells.STDERR).open("ab") as stderr:
         stage = subprocess.Popen(
-            spec["command"], cwd=attempt, env=environment, stdin=subprocess.DEVNULL, stdout=stdout,
-            stderr=stderr, preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
-        )  # fmt: skip
+            spec["command"],
+            cwd=attempt,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
+        )
         _running.append(stage)
         try:
             return stage.wait()

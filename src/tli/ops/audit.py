@@ -24,9 +24,13 @@ from tli.paper.rows import flat, load_yaml
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")
 MEANS = {
-    "before": "before", "before_sd": "before, SD", "after": "after", "after_sd": "after, SD",
-    "gain": "mean gain", "gain_sd": "gain, SD",
-}  # fmt: skip
+    "before": "before",
+    "before_sd": "before, SD",
+    "after": "after",
+    "after_sd": "after, SD",
+    "gain": "mean gain",
+    "gain_sd": "gain, SD",
+}
 ROUNDING = 1e-6  # what a cosine may exceed 1 by, and an improvement differ from post - pre
 
 

@@ -100,13 +100,21 @@ class Slurm(Executor):
         own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
         gpus = {"gpus_per_node": settings.gpus} if settings.gpus else {}
         executor.update_parameters(
-            job_name="tli", time=settings.time, cpus_per_task=settings.cpus, mem=f"{settings.mem}GB", **gpus,
-            partition=settings.partition, account=settings.account, constraint=settings.constraint,
-            dependency=dependency, array_parallelism=settings.at_once, signal_delay_s=WARNING,
+            job_name="tli",
+            time=settings.time,
+            cpus_per_task=settings.cpus,
+            mem=f"{settings.mem}GB",
+            **gpus,
+            partition=settings.partition,
+            account=settings.account,
+            constraint=settings.constraint,
+            dependency=dependency,
+            array_parallelism=settings.at_once,
+            signal_delay_s=WARNING,
             srun_args=[f"--cpus-per-task={settings.cpus}"],  # which srun does not take from sbatch since Slurm 22.05
             additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
             teardown=["code=$?", f"{killed} && scontrol requeue {own}", "exit $code"],
-        )  # fmt: skip
+        )
         jobs = executor.submit_array([Attempts(cell.folder.resolve()) for cell in group])
         for cell, job in zip(group, jobs, strict=True):
             self.submitted(cell, job)

@@ -109,9 +109,13 @@ def bom(packages: list[Package], licences: dict[str, dict[str, Any]]) -> dict[st
     components = []
     for package in packages:
         component: dict[str, Any] = {
-            "type": "library", "bom-ref": package.ref, "name": package.name, "version": package.version,
-            "licenses": [licences[package.name]], "purl": package.ref,
-        }  # fmt: skip
+            "type": "library",
+            "bom-ref": package.ref,
+            "name": package.name,
+            "version": package.version,
+            "licenses": [licences[package.name]],
+            "purl": package.ref,
+        }
         if package.hashes:  # one a file that may be installed: a wheel a platform, or the source
             component["hashes"] = [{"alg": "SHA-256", "content": content} for content in package.hashes]
         notes = {"marker": package.marker, "hashes": "" if package.hashes else UNHASHED}
@@ -119,9 +123,12 @@ def bom(packages: list[Package], licences: dict[str, dict[str, Any]]) -> dict[st
             component["properties"] = [{"name": f"tli:{key}", "value": value} for key, value in notes.items() if value]
         components.append(component)
     own = {
-        "type": "application", "bom-ref": ROOT, "name": ROOT, "version": importlib.metadata.version(ROOT),
+        "type": "application",
+        "bom-ref": ROOT,
+        "name": ROOT,
+        "version": importlib.metadata.version(ROOT),
         "licenses": [licence(ROOT)],
-    }  # fmt: skip
+    }
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",

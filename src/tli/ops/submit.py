@@ -40,8 +40,10 @@ def run(targets: Sequence[str], params: Params, dry: bool, detach: bool) -> None
     working = [] if dry else executor.working(found)
     todo = [cell for cell in found if cell.stage not in working and not cells.finished(cell.folder)]
     each = f"{settings.cpus} cores, {settings.mem} GB, {settings.gpus} GPUs, {settings.time} minutes"
-    click.echo(f"{len(todo)} cells to submit ({settings.executor}; each {each}), {len(working)} on their way, "
-               f"{len(found) - len(todo) - len(working)} done and not collected")  # fmt: skip
+    click.echo(
+        f"{len(todo)} cells to submit ({settings.executor}; each {each}), {len(working)} on their way, "
+        f"{len(found) - len(todo) - len(working)} done and not collected"
+    )
     if dry:
         for cell in todo:
             behind = [stage for stage in cell.after if any(stage == other.stage for other in todo)]
@@ -79,10 +81,16 @@ def _prepare(todo: Sequence[Cell], found: Sequence[Cell], settings: Cluster) -> 
         shutil.copyfile("params.yaml", cell.folder / "params.yaml")
         first = len(cells.attempts(cell.folder)) + 1
         spec = {
-            "stage": cell.stage, "key": cell.key, "command": command(cell, settings), "root": str(root),
-            "source": str(root / source), "inputs": {path: stale.get(str(by)) for path, by in cell.inputs.items()},
-            "outs": cell.outs, "first": first, "last": first + settings.retries,
-        }  # fmt: skip
+            "stage": cell.stage,
+            "key": cell.key,
+            "command": command(cell, settings),
+            "root": str(root),
+            "source": str(root / source),
+            "inputs": {path: stale.get(str(by)) for path, by in cell.inputs.items()},
+            "outs": cell.outs,
+            "first": first,
+            "last": first + settings.retries,
+        }
         store.write_json(cell.folder / cells.SPEC, spec)
 
 

@@ -98,8 +98,9 @@ def _transfer(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
     for task in dict.fromkeys(key.split(".")[1] for key in keys):
         said = []
         for key in (one for one in keys if one.split(".")[1] == task):
-            accuracy, change = (text(f"run.{key}.main.{what}", measured[f"{key}.main.{what}"]) for what in
-                                ("accuracy", "change"))  # fmt: skip
+            accuracy, change = (
+                text(f"run.{key}.main.{what}", measured[f"{key}.main.{what}"]) for what in ("accuracy", "change")
+            )
             said.append(f"{language_name(key.removeprefix('transfer.'), params)} {accuracy} ({change})")
         yield "accuracy", f"{item_name(task, params)}: {', '.join(said)}"
 

@@ -218,9 +218,13 @@ def _of_one(transfer: Rows, set_: str, groups: Sequence[str], params: Params) ->
     before, after = (each(transfer, which, set_, "correct") for which in ("base", "main"))
     drawn = params.stats.bootstrap
     return paired_bootstrap(
-        [100 * right for right in before.values()], [100 * after[item] for item in before],
-        draws=drawn.draws, seed=drawn.seed, confidence=params.stats.confidence, groups=groups,
-    )  # fmt: skip
+        [100 * right for right in before.values()],
+        [100 * after[item] for item in before],
+        draws=drawn.draws,
+        seed=drawn.seed,
+        confidence=params.stats.confidence,
+        groups=groups,
+    )
 
 
 def _premises(one: Shown, groups: Sequence[str]) -> str:

@@ -85,8 +85,10 @@ def run(
         if kept.effects:
             made += _tests(kept.effects, _of_arm(each[name], name), name, whole=name == first)
     summaries = [kept.summary for kept in read.values()]
-    scans = {where: [_rows(folder / f"s{base}" / where / "scan.tsv") for base in params.sweep.base_seeds]
-             for where in ("plain", "bos")}  # fmt: skip
+    scans = {
+        where: [_rows(folder / f"s{base}" / where / "scan.tsv") for base in params.sweep.base_seeds]
+        for where in ("plain", "bos")
+    }
     layers = [kept.trained for kept in read.values() if kept.trained is not None]
     tested_arms = {name: kept.effects for name, kept in read.items() if kept.effects}
     made = [
@@ -128,8 +130,15 @@ def _tests(found: Sequence[effects.Effect], params: Params, name: str, whole: bo
             result.append(one)
         elif one.table.name.startswith("robustness"):
             table = one.table
-            named = render.Table(f"{table.name}_{name}", f"{table.title}, arm {name}", table.caption, table.columns,
-                                 table.rows, table.view, table.notes)  # fmt: skip
+            named = render.Table(
+                f"{table.name}_{name}",
+                f"{table.title}, arm {name}",
+                table.caption,
+                table.columns,
+                table.rows,
+                table.view,
+                table.notes,
+            )
             result.append(render.Made(named, {f"{name}.{key}": value for key, value in one.measured.items()}))
     return result
 

@@ -55,9 +55,16 @@ def _line(panel: Axes, arm: Arm, values: Mapping[int, Sequence[float]], number: 
     below = [0.0 if test.low is None else mean - test.low for mean, test in zip(middle, tests, strict=True)]
     places = [place + 0.12 * (number - 1) for place in range(len(middle))]
     panel.errorbar(
-        places, middle, yerr=below, color=colour, marker=marker, linestyle=line, capsize=2, elinewidth=0.7,
+        places,
+        middle,
+        yerr=below,
+        color=colour,
+        marker=marker,
+        linestyle=line,
+        capsize=2,
+        elinewidth=0.7,
         label=arm.name,
-    )  # fmt: skip
+    )
     panel.axhline(0, color=GREY, linewidth=0.8)
     panel.set_xticks(range(len(values)), [str(rank) for rank in values])
     panel.set_xlabel("LoRA rank")

@@ -87,9 +87,19 @@ ARITHMETIC = 0.005
 CLOSE = "by judgement: the same weights on other kernels and library versions"
 WIDE = "training set no seed, and its spread over seeds is not published: by judgement a third of the gain"
 RECIPE = (  # the paper's; alpha / r is 2 at rank 16 under every scaling
-    "lora.rank", "lora.dropout", "lora.targets", "train.layer", "train.pooling", "train.margin", "train.lr",
-    "train.weight_decay", "train.warmup_steps", "train.epochs", "train.batch_size", "train.mask_duplicates",
-)  # fmt: skip
+    "lora.rank",
+    "lora.dropout",
+    "lora.targets",
+    "train.layer",
+    "train.pooling",
+    "train.margin",
+    "train.lr",
+    "train.weight_decay",
+    "train.warmup_steps",
+    "train.epochs",
+    "train.batch_size",
+    "train.mask_duplicates",
+)
 
 
 def expectations(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:

@@ -16,11 +16,28 @@ from tli.params import Params
 SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
 TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
 LANGUAGES = {
-    "ar": "Arabic", "bg": "Bulgarian", "de": "German", "el": "Greek", "en": "English", "es": "Spanish",
-    "et": "Estonian", "fr": "French", "hi": "Hindi", "ht": "Haitian Creole", "id": "Indonesian", "it": "Italian",
-    "qu": "Quechua", "ru": "Russian", "sw": "Swahili", "ta": "Tamil", "th": "Thai", "tr": "Turkish", "ur": "Urdu",
-    "vi": "Vietnamese", "zh": "Chinese",
-}  # fmt: skip
+    "ar": "Arabic",
+    "bg": "Bulgarian",
+    "de": "German",
+    "el": "Greek",
+    "en": "English",
+    "es": "Spanish",
+    "et": "Estonian",
+    "fr": "French",
+    "hi": "Hindi",
+    "ht": "Haitian Creole",
+    "id": "Indonesian",
+    "it": "Italian",
+    "qu": "Quechua",
+    "ru": "Russian",
+    "sw": "Swahili",
+    "ta": "Tamil",
+    "th": "Thai",
+    "tr": "Turkish",
+    "ur": "Urdu",
+    "vi": "Vietnamese",
+    "zh": "Chinese",
+}
 CORRECTED = "-corrected"  # ends the task of rows of XCOPA items asked again, with English COPA's `question`
 
 

@@ -44,8 +44,10 @@ def training(table: Collected, view: str, params: Params, where: str = "") -> st
     """
     parts = []
     for set_, name in SETS.items():
-        one = {key: table.number(key, view=view, set=set_, name=_own(table, view)) for key in
-               ("before", "after", "gain", "log10_p", "d_z")}  # fmt: skip
+        one = {
+            key: table.number(key, view=view, set=set_, name=_own(table, view))
+            for key in ("before", "after", "gain", "log10_p", "d_z")
+        }
         before, after, gain = (_given(one[key]) for key in ("before", "after", "gain"))
         size = "" if one["d_z"] is None else f", d_z = {number(one['d_z'], 't')}"
         said = way(gain, one["log10_p"], params.stats.alpha)
@@ -110,8 +112,9 @@ def retrieval(table: Collected, view: str, where: str = "") -> str:
     """P@1 in both directions before and after training (retrieval); no test stands behind it."""
     parts = []
     for arrow in WAYS.values():
-        before, after = (_given(table.number(f"p1_{when}", view=view, set="all", direction=arrow))
-                         for when in ("before", "after"))  # fmt: skip
+        before, after = (
+            _given(table.number(f"p1_{when}", view=view, set="all", direction=arrow)) for when in ("before", "after")
+        )
         moved = "rises" if after > before else "falls" if after < before else "stays"
         parts.append(f"{arrow} {moved} from {number(before, 'score')} to {number(after, 'score')}")
     return f"{where or f'At `{view}`'} P@1 among all pairs {' and '.join(parts)}."
@@ -162,8 +165,11 @@ def beside_published(table: Collected, params: Params) -> str | None:
         view = points(params)[name]
         gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
         p = table.number("log10_p", view=view, set="trained", name=_own(table, view))
-        sign = "no sign told" if not apart(p, params.stats.alpha) else (
-            "the same sign" if gain * theirs > 0 else "the other sign")  # fmt: skip
+        sign = (
+            "no sign told"
+            if not apart(p, params.stats.alpha)
+            else ("the same sign" if gain * theirs > 0 else "the other sign")
+        )
         parts.append(f"{number(gain, 'change')} at `{view}` (`{name}`; {sign})")
     return f"The published mean gain is {number(theirs, 'change')}; this run's is {' and '.join(parts)}."
 

@@ -64,9 +64,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     store.write_rows(out, [*base, *tuned])
 
 
-def measure(
-    cell: Cell, pairs: Sequence[Pair], model: nn.Module, folder: Path, view: View, params: Params
-) -> list[Row]:
+def measure(cell: Cell, pairs: Sequence[Pair], model: nn.Module, folder: Path, view: View, params: Params) -> list[Row]:
     """cosine and random_cosine of each pair at `view`."""
     tokenizer, size = backbone.tokenizer(folder), params.active.compute.batch_size
     swahili, english = (embed.embed(model, tokenizer, [pair[side] for pair in pairs], size) for side in (0, 1))

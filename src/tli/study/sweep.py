@@ -31,9 +31,14 @@ def cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
 
 
 def run_train(
-    pairs_path: Path, quantized: Path, ranks: Mapping[int, str], out: Path, rows: Path, params: Params,
+    pairs_path: Path,
+    quantized: Path,
+    ranks: Mapping[int, str],
+    out: Path,
+    rows: Path,
+    params: Params,
     arm: str | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows.
 
     `ranks` gives each rank its folder inside OUT (see `folders`); `params` are those of the arm. The seeds of a rank
@@ -65,12 +70,21 @@ def run_train(
 
 
 def run_eval(
-    pairs_path: Path, items_path: Path, quantized: Path, adapters: Path, ranks: Mapping[int, str], out: Path,
-    params: Params, arm: str | None = None,
-) -> None:  # fmt: skip
+    pairs_path: Path,
+    items_path: Path,
+    quantized: Path,
+    adapters: Path,
+    ranks: Mapping[int, str],
+    out: Path,
+    params: Params,
+    arm: str | None = None,
+) -> None:
     """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every adapter under NF4."""
-    cells = {cell(params, rank, seed, arm): adapters / place / f"s{seed}"
-             for rank, place in ranks.items() for seed in params.sweep.seeds}  # fmt: skip
+    cells = {
+        cell(params, rank, seed, arm): adapters / place / f"s{seed}"
+        for rank, place in ranks.items()
+        for seed in params.sweep.seeds
+    }
     _measure(cells, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
 
 
@@ -86,9 +100,15 @@ def folders(params: Params, rank: int | None, arm: str | None) -> dict[int, str]
 
 
 def _measure(
-    cells: Mapping[Cell, Path], pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params,
-    *, every_layer: bool,
-) -> None:  # fmt: skip
+    cells: Mapping[Cell, Path],
+    pairs_path: Path,
+    items_path: Path,
+    quantized: Path,
+    out: Path,
+    params: Params,
+    *,
+    every_layer: bool,
+) -> None:
     """Alignment and transfer rows of the model with each cell's adapter; an arm's at every layer (paper/regime.py)."""
     pairs, items = read_pairs(pairs_path), transfer.asked_items(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
