@@ -321,7 +321,7 @@ def test_a_file_that_cannot_be_read_is_named_too(small: Path, change: Callable[[
 
 @pytest.mark.parametrize(
     ("stage", "needed"),
-    [("train@microworld", False), ("sweep-train@microworld-16", False), ("train@smollm2", True), ("check", True)],
+    [("train@microworld", False), ("sweep-train@unknown-16", False), ("train@smollm2", True), ("check", True)],
 )
 def test_outputs_of_models_that_the_run_does_not_list_need_not_exist(small: Path, stage: str, needed: bool) -> None:
     text = Path("params.yaml").read_text()

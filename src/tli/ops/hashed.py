@@ -139,7 +139,9 @@ def _outputs() -> Iterator[Output]:
         if lock.is_file():
             try:
                 content: Any = YAML(typ="safe").load(store.read_text(lock))
-                parts = [content] if lock.suffix == ".dvc" else _of_the_run(content["stages"])
+                stages = {} if lock.suffix == ".dvc" else content["stages"]
+                chosen = _of_the_run(stages) if lock == Path("dvc.lock") else [*stages.values()]
+                parts = [content] if lock.suffix == ".dvc" else chosen
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):
                 raise store.UserError(f"{lock}: expected a lock of DVC, got something else; restore it") from None
@@ -242,7 +244,6 @@ def digest(path: Path, wide: bool = False) -> Digest:
 
 def _of_the_run(stages: dict[str, Any]) -> list[Any]:
     """The stages of dvc.lock without those of models that `models` does not list, whose outputs need not be there."""
-    params = store.read_yaml("params.yaml") if Path("params.yaml").is_file() else {}
-    others = set(params.get("profiles", {})) - set(params.get("models", []))
-    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, or `smollm2-16` of a sweep
-    return [stages[name] for name, item in items.items() if not {item, item.rpartition("-")[0]} & others]
+    models = set(store.read_yaml("params.yaml").get("models", [])) if Path("params.yaml").is_file() else set()
+    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, or `smollm2-16` of a sweep; else empty
+    return [stages[name] for name, item in items.items() if not item or {item, item.rpartition("-")[0]} & models]
