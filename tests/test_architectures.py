@@ -85,10 +85,10 @@ def test_words_that_share_a_beginning_keep_their_states(written: SimpleNamespace
 
 def test_the_rows_of_the_embeddings_have_the_models_scale(written: SimpleNamespace) -> None:
     for vocabulary in (None, IDS.flatten().tolist()):
-        embeddings = backbone.load(written.base, vocabulary=vocabulary).model.embed_tokens
+        table = backbone.load(written.base, vocabulary=vocabulary).model.embed_tokens
         expected = written.model.model.embed_tokens(IDS)
-        assert torch.equal(backbone.rows(embeddings, IDS), expected)
-        assert torch.equal(embeddings(IDS), expected)
+        assert torch.equal(backbone.rows(table, IDS), expected)
+        assert torch.equal(table(IDS), expected)
     plain = written.model.model.embed_tokens.weight[IDS]
     assert (written.type == "gemma3_text") != torch.equal(plain, expected)
 

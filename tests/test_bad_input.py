@@ -632,7 +632,7 @@ def state() -> dict[str, str]:
     """Every file and link here by what it is and holds, but for what a stage keeps of its finished pieces (kept.py)."""
     found = {}
     for path in sorted(path for path in Path().rglob("*") if ".kept" not in path.parts):
-        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else store.sha256(path)
+        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else store.sha256_of(path)
         found[str(path)] = kind
     return found
 

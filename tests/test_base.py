@@ -141,7 +141,7 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
 ) -> None:
     """The state is kept at steps 4 and 8; the run is cut off behind step `after`, and then once more at step 10."""
     monkeypatch.setattr(base, "KEEP", 4)
-    pretrain, trained = base.pretrain, list[int]()
+    original, trained = base.pretrain, list[int]()
     ends = [after, max(after, 10), 99]
 
     def cut(model: LlamaForCausalLM, *arguments: object) -> Iterator[tuple[int, int, float]]:
@@ -149,7 +149,7 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
         if end == 0:
             raise KeyboardInterrupt
         model.forward = lambda **given: (trained.append(1), forward(**given))[1]
-        for step, *values in pretrain(model, *arguments):
+        for step, *values in original(model, *arguments):
             yield step, *values
             if step >= end:
                 raise KeyboardInterrupt
@@ -165,6 +165,6 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
     base.run(built / "world", out, metrics, SETTINGS)
     second = max(after, 10)
     assert len(trained) == after + (second - after // 4 * 4 if after < 12 else 4) + 4
-    assert store.manifest(out) == store.manifest(built / "first")
+    assert store.manifest_of(out) == store.manifest_of(built / "first")
     assert metrics.read_bytes() == (built / "first.json").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out.json"}

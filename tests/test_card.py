@@ -108,7 +108,7 @@ def test_the_harness_loads_it_by_its_peft_argument(
         Instance(request_type="loglikelihood", doc={}, arguments=(ITEM.context, option), idx=number)
         for number, option in enumerate(ITEM.options)
     ]
-    found = [score for score, _ in theirs.loglikelihood(instances, disable_tqdm=True)]
+    found = [likelihood for likelihood, _ in theirs.loglikelihood(instances, disable_tqdm=True)]
     tokenizer, base = backbone.tokenizer(tiny_quantized / "nf4"), backbone.load(tiny_quantized / "nf4")
     asked = transfer.plan(transfer.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
     alone = transfer.log_likelihoods(in_float32(base), asked)
@@ -126,8 +126,8 @@ def test_the_card_says_what_made_the_adapter(adapter: Path, listed: Path, params
     text = (adapter / lora.CARD).read_text(encoding="utf-8")
     assert front(text)["library_name"] == "peft"
     assert "base_model" not in front(text), "the base is on no hub"
-    assert store.sha256(listed) in text
-    assert store.sha256(tiny_quantized / store.MANIFEST) in text
+    assert store.sha256_of(listed) in text
+    assert store.sha256_of(tiny_quantized / store.MANIFEST) in text
     assert "12 Swahili–English word pairs" in text
     assert "rank 16, B A times 32 / rank, dropout 0.05, on q_proj, v_proj of blocks 1 to 2 of 4" in text
     count = sum(tensor.numel() for tensor in load_file(adapter / lora.WEIGHTS).values())

@@ -79,8 +79,8 @@ def test_an_attempt_reads_through_links_and_notes_what_it_read_and_wrote(
     assert (folder / "1" / "out.txt").read_text() == "WHAT IS READ\n"
     assert not (place / "out.txt").exists(), "only `tli collect` writes to the checkout"
     done = store.read_json(folder / "1" / cells.DONE)
-    assert done["inputs"] == {"in.txt": store.sha256(place / "in.txt")}
-    assert done["outs"] == {"out.txt": store.sha256(folder / "1" / "out.txt")}
+    assert done["inputs"] == {"in.txt": store.sha256_of(place / "in.txt")}
+    assert done["outs"] == {"out.txt": store.sha256_of(folder / "1" / "out.txt")}
     attempt.run(folder)
     assert [path.name for path in cells.attempts(folder)] == ["1"], "what is done is not done again"
 

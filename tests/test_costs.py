@@ -19,7 +19,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for command, out in ((["scan", "--out", "x"], "scan.tsv"), (["sweep-train", "--rank", "4"], "sweep/r4")):
         (tmp_path / "build" / out).parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(sys, "argv", ["tli", *command])
-        with store.receipt(tmp_path / "build" / out):
+        with store.write_receipt(tmp_path / "build" / out):
             pass
     return tmp_path / "build"
 

@@ -59,7 +59,7 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): store.sha256(path) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): store.sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", ["base-rows", "align", "transfer", "sweep-train", "sweep-eval"])

@@ -88,13 +88,13 @@ def test_bases_differ_in_corpus_items_and_weights(grid: Checkout) -> None:
         "plain/base/model.safetensors",
         "plain/rows/2r/align.tsv",
     ):
-        assert len({store.sha256(folder(grid, base) / path) for base in BASES}) == len(BASES), path
+        assert len({store.sha256_of(folder(grid, base) / path) for base in BASES}) == len(BASES), path
 
 
 def test_no_two_arms_trained_the_same_adapter(grid: Checkout, chosen: Params) -> None:
     """At rank 2 and one seed, each arm's change reached the weights."""
     plain = folder(grid, 1) / "plain" / "adapters"
-    found = {store.sha256(plain / arm / "r2" / "s0" / lora.WEIGHTS) for arm in chosen.sweep.arms}
+    found = {store.sha256_of(plain / arm / "r2" / "s0" / lora.WEIGHTS) for arm in chosen.sweep.arms}
     assert len(found) == len(chosen.sweep.arms)
 
 

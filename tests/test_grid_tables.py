@@ -226,7 +226,7 @@ def test_the_same_rows_give_the_same_bytes(
     again = run(rows, tmp_path, smoke, each)
     files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert len(files) > 30
-    assert {path: store.sha256(again / path) for path in files} == {path: store.sha256(out / path) for path in files}
+    assert {path: store.sha256_of(again / path) for path in files} == {path: store.sha256_of(out / path) for path in files}
 
 
 def test_figures_are_svg_and_the_readme_shows_them(made: tuple[Path, Path]) -> None:

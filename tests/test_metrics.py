@@ -77,31 +77,31 @@ def test_precision_grows_with_k_and_bounds_reciprocal_rank(rank: np.ndarray) -> 
 def test_reciprocal_rank_agrees_with_scikit_learn() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(2, 25, 6))
-    similarity = metrics.similarities(x, y)
-    ours = metrics.reciprocal_rank(metrics.ranks(similarity, np.arange(25)))
-    assert ours == pytest.approx(label_ranking_average_precision_score(np.eye(25), similarity))
+    cosines = metrics.similarities(x, y)
+    ours = metrics.reciprocal_rank(metrics.ranks(cosines, np.arange(25)))
+    assert ours == pytest.approx(label_ranking_average_precision_score(np.eye(25), cosines))
 
 
 def test_csls_on_a_worked_example() -> None:
-    similarity = np.array([[0.9, 0.1], [0.8, 0.2]])
+    cosines = np.array([[0.9, 0.1], [0.8, 0.2]])
     expected = [[2 * 0.9 - 0.9 - 0.9, 2 * 0.1 - 0.9 - 0.2], [2 * 0.8 - 0.8 - 0.9, 2 * 0.2 - 0.8 - 0.2]]
-    np.testing.assert_allclose(metrics.csls(similarity, k=1), expected)
+    np.testing.assert_allclose(metrics.csls(cosines, k=1), expected)
 
 
 def test_csls_demotes_a_hub() -> None:
     """A target close to everything wins by cosine and loses by CSLS."""
-    similarity = np.array([[0.70, 0.71, 0.0], [0.1, 0.9, 0.0], [0.0, 0.9, 0.85]])
-    assert similarity[0].argmax() == 1
-    assert metrics.csls(similarity, k=2)[0].argmax() == 0
+    cosines = np.array([[0.70, 0.71, 0.0], [0.1, 0.9, 0.0], [0.0, 0.9, 0.85]])
+    assert cosines[0].argmax() == 1
+    assert metrics.csls(cosines, k=2)[0].argmax() == 0
 
 
 def test_csls_sorts_no_more_than_it_sums() -> None:
     """The k largest found by partition: the very bits of a full sort, also where the pool is smaller than k."""
     for n, m in ((40, 30), (7, 5), (2, 12)):
-        similarity = np.random.default_rng(n).normal(size=(n, m))
-        nearest_y = np.sort(similarity, axis=1)[:, -10:].mean(axis=1)
-        nearest_x = np.sort(similarity, axis=0)[-10:, :].mean(axis=0)
-        assert (metrics.csls(similarity) == 2 * similarity - nearest_y[:, None] - nearest_x[None, :]).all()
+        cosines = np.random.default_rng(n).normal(size=(n, m))
+        nearest_y = np.sort(cosines, axis=1)[:, -10:].mean(axis=1)
+        nearest_x = np.sort(cosines, axis=0)[-10:, :].mean(axis=0)
+        assert (metrics.csls(cosines) == 2 * cosines - nearest_y[:, None] - nearest_x[None, :]).all()
 
 
 def test_centring_is_blind_to_what_all_rows_share_and_standardising_to_units() -> None:

@@ -63,7 +63,7 @@ def test_in_float32_the_codes_are_the_same_and_what_is_not_packed_is_rounded_ali
 def test_twice_gives_the_same_bytes(tiny_base: Path, tiny_quantized: Path, tmp_path: Path, params: Params) -> None:
     """Of every shard, its header included: six of each kind, so that an order of chance shows."""
     nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
-    assert store.manifest(tmp_path / "q") == store.manifest(tiny_quantized)
+    assert store.manifest_of(tmp_path / "q") == store.manifest_of(tiny_quantized)
 
 
 def test_one_shard_a_block(tiny_quantized: Path) -> None:
@@ -293,6 +293,6 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
     after = 99
     nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert len(written) == 12, "a shard was written twice"
-    assert store.manifest(out) == store.manifest(tiny_quantized)
+    assert store.manifest_of(out) == store.manifest_of(tiny_quantized)
     assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"q", "rows.tsv"}

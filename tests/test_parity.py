@@ -139,7 +139,7 @@ def wrapped(model: Any, asked: SimpleNamespace, softmax: str | None = None) -> H
 def by_task(lm: HFLM, task: Any) -> list[list[float]]:
     """Each item's log-likelihoods, as the harness reports them for its own task."""
     (samples,) = harness.evaluate(lm, task)["samples"].values()
-    return [[score for ((score, _),) in sample["resps"]] for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    return [[likelihood for ((likelihood, _),) in sample["resps"]] for sample in sorted(samples, key=lambda s: s["doc_id"])]
 
 
 def by_pairs(lm: HFLM, items: Sequence[Item]) -> list[list[float]]:

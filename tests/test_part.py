@@ -178,10 +178,10 @@ def test_the_cut_model_has_the_whole_model_s_states(
         world.hub.add("model", repo.name, loopback.files(written), repo.revision)
     _, out = world.fetch(repo=repo, shape=settings(written))
     folders = {"part": out, "whole": written}
-    quantize = parameters.load(ROOT / "params.yaml").quantize
+    settings = parameters.load(ROOT / "params.yaml").quantize
     for name, kind in itertools.product([*folders], ("nf4", "fp4")):
         folders[f"{name}-{kind}"] = world.folder / f"{name}-{kind}"
-        nf4.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(quantize, kind), "bfloat16")
+        nf4.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(settings, kind), "bfloat16")
     for kind in ("", "-nf4", "-fp4"):
         cut, whole = (backbone.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
         tokenizer = backbone.tokenizer(folders[f"part{kind}"])

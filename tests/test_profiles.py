@@ -95,7 +95,7 @@ def prepared(folder: Path, hub: loopback.Hub, model_name: str, **model: Any) -> 
         listed = [{"swahili": p.swahili, "english": p.english} for p in read_pairs(PAIRS) if p.set == set_]
         file = folder.parent / Path(params["author"][set_]["path"]).name
         file.write_text(json.dumps(listed), encoding="utf-8")
-        params["author"][set_]["sha256"] = store.sha256(file)
+        params["author"][set_]["sha256"] = store.sha256_of(file)
     params["sweep"]["ranks"] = [2]
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
@@ -266,7 +266,7 @@ def test_other_words_fetch_their_rows_and_leave_the_blocks_alone(
     for listed in mirror.glob("*.json"):
         few = json.loads(listed.read_text(encoding="utf-8"))[:12]
         (tmp_path / listed.name).write_text(json.dumps(few), encoding="utf-8")
-        copy.edit(store.sha256(listed), store.sha256(tmp_path / listed.name))
+        copy.edit(store.sha256_of(listed), store.sha256_of(tmp_path / listed.name))
     asked, before = len(hub.requests()), store.read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
     assert copy.ran(copy("dvc", "repro", "base")) == {"check", "pairs", "base"}
     after = store.read_json(copy.root / "results" / "lugha_llama_early" / "base.json")

@@ -87,16 +87,16 @@ def test_a_manifest_finds_what_changed(tmp_path: Path, change: str) -> None:
 
 def test_a_receipt_names_versions_inputs_and_costs(tmp_path: Path) -> None:
     (tmp_path / "in").write_text("x")
-    with store.receipt(tmp_path / "out", [tmp_path / "in"]):
+    with store.write_receipt(tmp_path / "out", [tmp_path / "in"]):
         pass
     receipt = json.loads((tmp_path / "out.receipt.json").read_text())
-    assert receipt["inputs"] == {str(tmp_path / "in"): store.sha256(tmp_path / "in")}
+    assert receipt["inputs"] == {str(tmp_path / "in"): store.sha256_of(tmp_path / "in")}
     assert receipt["packages"]["torch"]
     assert receipt["peak_memory_bytes"] > 0
 
 
 def test_a_failed_stage_leaves_no_receipt(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), store.receipt(tmp_path / "out"):
+    with pytest.raises(RuntimeError), store.write_receipt(tmp_path / "out"):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 

@@ -323,7 +323,7 @@ def test_measured_and_headline_are_what_the_tables_say(made: dict[str, Any]) -> 
     line = next(x for x in read(made, "before_after") if (x["set"], x["view"]) == ("trained", "2.mask.nf4"))
     assert measured["align.trained.gain.2.mask.nf4"] == float(line["gain"])
     assert measured["align.trained.before.2.mask.nf4"] == float(line["before"])
-    assert measured["inputs.pairs"] == store.sha256(made["pairs"])
+    assert measured["inputs.pairs"] == store.sha256_of(made["pairs"])
     assert measured["setup.nf4.quant_type"] == "nf4"
     assert all(value is None or isinstance(value, int | float | str) for value in measured.values())
     headline = json.loads(made["headline"].read_text())

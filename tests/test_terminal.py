@@ -105,13 +105,13 @@ def test_the_time_left_begins_with_the_last_run_s_pace_and_ends_with_this_one_s(
 
 def test_receipts_carry_the_pace_to_the_next_run(tmp_path: Path, clock: Clock) -> None:
     out = tmp_path / "out.tsv"
-    assert store.last(out) == {}
-    with terminal.stage("count", store.last(out)) as told, store.receipt(out, pace=told.pace):
+    assert store.last_receipt(out) == {}
+    with terminal.stage("count", store.last_receipt(out)) as told, store.write_receipt(out, pace=told.pace):
         list(terminal.progress(clock.count(4, 3.0), "count", 4))
-    assert store.last(out)["pace"] == {"count": 3.0}
+    assert store.last_receipt(out)["pace"] == {"count": 3.0}
     for broken in ("{", "[]", "\xff"):
         store.receipt_of(out).write_text(broken, encoding="latin-1")
-        assert store.last(out) == {}
+        assert store.last_receipt(out) == {}
 
 
 def test_a_log_hears_of_a_long_stage_s_beginning_and_of_every_end(

@@ -109,7 +109,7 @@ def test_the_log_is_that_of_the_training_and_says_where_the_weights_come_from(
 
 def test_twice_gives_the_same_bytes_and_leaves_the_data_alone(place: Path, settings: MicroworldModel) -> None:
     def digests(folder: str) -> dict[str, str]:
-        return {str(path): store.sha256(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+        return {str(path): store.sha256_of(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
 
     data = digests(KEPT)
     for path in Path(KEPT).iterdir():

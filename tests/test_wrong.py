@@ -120,9 +120,9 @@ def mean_negative(_: Any) -> Any:
     """All negatives in the place of the hardest."""
 
     def triplet(anchors: Any, positives: Any, margin: float, masked: Any = None) -> Any:
-        similarity = nn.functional.cosine_similarity(anchors.unsqueeze(-2), positives.unsqueeze(-3), dim=-1)
-        positive = similarity.diagonal(dim1=-2, dim2=-1)
-        others = (similarity.sum(dim=-1) - positive) / max(1, anchors.shape[-2] - 1)
+        cosines = nn.functional.cosine_similarity(anchors.unsqueeze(-2), positives.unsqueeze(-3), dim=-1)
+        positive = cosines.diagonal(dim1=-2, dim2=-1)
+        others = (cosines.sum(dim=-1) - positive) / max(1, anchors.shape[-2] - 1)
         return torch.relu(margin + others - positive).mean(dim=-1), positive.mean(dim=-1), others.mean(dim=-1)
 
     return triplet

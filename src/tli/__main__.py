@@ -148,7 +148,7 @@ def stage(
         gc.freeze()
         gc.set_threshold(*COLLECTED)  # for what may hold tensors
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with kept.lock(out), terminal.stage(_name(), store.last(out)) as told, store.receipt(out, inputs, told.pace):
+    with kept.lock(out), terminal.stage(_name(), store.last_receipt(out)) as told, store.write_receipt(out, inputs, told.pace):
         yield params
 
 

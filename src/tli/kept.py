@@ -117,7 +117,7 @@ def _circumstances() -> dict[str, object]:
     package = Path(__file__).parent
     code = hashlib.sha256()
     for file in sorted(file for room in ROOMS for file in (package / room).rglob("*.py")):
-        code.update(f"{store.sha256(file)}  {file.relative_to(package)}\n".encode())
+        code.update(f"{store.sha256_of(file)}  {file.relative_to(package)}\n".encode())
     found: dict[str, object] = {
         "code": code.hexdigest(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -144,14 +144,14 @@ def _processor() -> str:
 def fingerprint(path: Path) -> str:
     """A file's SHA-256; a folder's is that of its manifest, or of the one that it would have."""
     manifest = path / store.MANIFEST
-    return store.sha256(manifest) if manifest.is_file() else digest(path)
+    return store.sha256_of(manifest) if manifest.is_file() else digest(path)
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file, or of the lines `hash  name` of all files in a folder."""
     if not path.is_dir():
-        return store.sha256(path)
-    return hashlib.sha256(store.manifest(path).encode()).hexdigest()
+        return store.sha256_of(path)
+    return hashlib.sha256(store.manifest_of(path).encode()).hexdigest()
 
 
 def _remove(path: Path) -> None:

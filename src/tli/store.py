@@ -68,7 +68,7 @@ class Row(NamedTuple):
     value: float | str
 
 
-def number(value: float | str) -> str:
+def nine_digits(value: float | str) -> str:
     """A value as every row, JSON and table file holds it: nine significant digits, integers without a point."""
     if isinstance(value, str):
         return value
@@ -185,7 +185,7 @@ def write_json(path: Path | str, value: object) -> None:
 
 def _rounded(value: object) -> object:
     if isinstance(value, float):
-        return float(number(value))
+        return float(nine_digits(value))
     if isinstance(value, Mapping):
         return {str(key): _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -278,7 +278,7 @@ def write_tsv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         writer.writerow(columns)
         for row in rows:
-            writer.writerow([number(cell) if isinstance(cell, float) else cell for cell in row])
+            writer.writerow([nine_digits(cell) if isinstance(cell, float) else cell for cell in row])
 
 
 def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
@@ -327,7 +327,7 @@ def read_rows(path: Path | str) -> Any:
     return frame
 
 
-def sha256(path: Path | str) -> str:
+def sha256_of(path: Path | str) -> str:
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -337,20 +337,20 @@ MANIFEST = "SHA256SUMS"
 
 def write_manifest(folder: Path) -> None:
     """Writes `folder`/SHA256SUMS, the folder's `manifest`."""
-    write_text(folder / MANIFEST, manifest(folder))
+    write_text(folder / MANIFEST, manifest_of(folder))
 
 
-def manifest(folder: Path) -> str:
+def manifest_of(folder: Path) -> str:
     """The hashes of a folder's files in the format of sha256sum, one line a file, sorted by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    return "".join(f"{sha256(file)}  {file.relative_to(folder)}\n" for file in files)
+    return "".join(f"{sha256_of(file)}  {file.relative_to(folder)}\n" for file in files)
 
 
 def check_manifest(folder: Path) -> None:
     """Raises CheckFailed, naming the file, unless every file of `folder` is as its manifest says."""
     listed = dict(line.split("  ", 1)[::-1] for line in read_text(folder / MANIFEST).splitlines())
     for name, expected in listed.items():
-        got = sha256(folder / name) if (folder / name).is_file() else "no file"
+        got = sha256_of(folder / name) if (folder / name).is_file() else "no file"
         if got != expected:
             raise CheckFailed(f"{folder / name}: expected SHA-256 {expected}, got {got}; remove it and run `dvc repro`")
 
@@ -359,7 +359,7 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safe
 
 
 @contextmanager
-def receipt(
+def write_receipt(
     output: Path | str, inputs: Iterable[Path | str] = (), pace: Mapping[str, float] | None = None
 ) -> Iterator[None]:
     """Writes OUTPUT.receipt.json after the block: versions, machine, time, peak memory, revision, inputs' hashes.
@@ -384,7 +384,7 @@ def receipt(
         "processors": os.cpu_count() or 0,
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "revision": revision(),
-        "inputs": {str(path): sha256(path) for path in map(Path, inputs) if path.is_file()},
+        "inputs": {str(path): sha256_of(path) for path in map(Path, inputs) if path.is_file()},
     }
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -398,7 +398,7 @@ def receipt_of(output: Path) -> Path:
     return output.parent / f"{output.name}.receipt.json"
 
 
-def last(output: Path) -> dict[str, Any]:
+def last_receipt(output: Path) -> dict[str, Any]:
     """The receipt of the run before, for the time it took; empty where there is none that can be read."""
     with suppress(OSError, ValueError):
         found = json.loads(receipt_of(output).read_text(encoding="utf-8"))

@@ -217,7 +217,7 @@ def _check(key: str, path: Path, expected: str | None, manifest: Path) -> str:
 
     The cache names its blobs after that: SHA-256 for large files, git's blob id for the others.
     """
-    digest = store.sha256(path)
+    digest = store.sha256_of(path)
     if digest == expected:
         return digest
     blob = path.resolve()
@@ -267,7 +267,7 @@ def fetch_url(url: str, out: Path, *, sha256: str | None = None, git_blob: str |
     """
     if (sha256 is None) == (git_blob is None):
         raise ValueError("give either sha256 or git_blob")
-    kind, expected, hashed = ("SHA-256", sha256, store.sha256) if sha256 else ("git blob id", git_blob, git_blob_id)
+    kind, expected, hashed = ("SHA-256", sha256, store.sha256_of) if sha256 else ("git blob id", git_blob, git_blob_id)
     if out.is_file() and hashed(out) == expected:
         return out
     name, mirror = PurePosixPath(urlsplit(url).path).name, os.environ.get("TLI_MIRROR", "")

@@ -168,7 +168,7 @@ def _record(name: str, task: str, language: Language, split: str, item: Item) ->
         if task == "xcopa"
         else {"hypothesis": said[0]}
     )
-    return record | {"label": item.label, "world_p": [float(store.number(p)) for p in item.p], **item.private}
+    return record | {"label": item.label, "world_p": [float(store.nine_digits(p)) for p in item.p], **item.private}
 
 
 def ceiling(records: Sequence[dict[str, Any]]) -> tuple[float, float]:

@@ -68,7 +68,7 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
     else:
         said = f"a Llama of {model.blocks} blocks, trained on the micro-world from seed {model.seed}; on no hub"
     yield "base model", said
-    manifest = store.sha256(quantized / store.MANIFEST)
+    manifest = store.sha256_of(quantized / store.MANIFEST)
     dtype = params.active.compute.dtype
     yield "loaded as", f"NF4, compute in {dtype}: `{folder.as_posix()}`, SHA-256 of its manifest {manifest}"
     if seed is None:
@@ -77,7 +77,7 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
     else:
         count = sum(pair.set == "trained" for pair in read_pairs(pairs))
         shuffled = ", the translations permuted" if train.pairs == "shuffled" else ""
-        listed = store.sha256(pairs)
+        listed = store.sha256_of(pairs)
         yield "training data", f"{count} Swahili–English word pairs{shuffled}; SHA-256 of the list {listed}"
         said = f"triplet loss on cosines, margin {train.margin:g}, hardest negative of the batch, hidden_states"
         said += f"[{train.layer}], mean over tokens with BOS {'in' if train.pooling == 'mask' else 'out'}"

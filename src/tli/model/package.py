@@ -70,7 +70,7 @@ def locate(settings: PackagedModel) -> Path:
             f"params.yaml: model.file: expected the packaged model at {' or '.join(map(str, places))}, found no file; "
             "run `make setup`, which installs it, or name a GGUF file with the hash of model.sha256"
         )
-    if (got := store.sha256(file)) != settings.sha256:
+    if (got := store.sha256_of(file)) != settings.sha256:
         raise store.UserError(
             f"{file}: expected SHA-256 {settings.sha256} (model.sha256), got {got} of {file.stat().st_size} bytes; "
             "remove the file and run `make setup`, which installs it again"

@@ -106,7 +106,7 @@ def stub(remote: Remote, folder: Path, manifest: Path) -> str:
     """
     kept = cache(remote.repo) / f"{remote.name}.header"
     known = pins.read(manifest).get(f"{remote.key}#header")
-    if known is not None and kept.is_file() and store.sha256(kept) == known:
+    if known is not None and kept.is_file() and store.sha256_of(kept) == known:
         data, size = kept.read_bytes(), -1
     else:
         size = remote.size

@@ -52,7 +52,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     corpus_path = world_path / "corpus.txt"
     if not corpus_path.is_file():
         raise store.UserError(f"{corpus_path}: no such file; run `dvc repro world`")
-    if (corpus := store.sha256(corpus_path)) != recipe["corpus_sha256"]:
+    if (corpus := store.sha256_of(corpus_path)) != recipe["corpus_sha256"]:
         raise store.UserError(
             f"{corpus_path}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
             f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "

@@ -81,7 +81,7 @@ def run(
         if not (folder / file).is_file():
             raise store.UserError(f"{folder / file}: no such file; run `dvc repro`, which trains the adapter")
     said = store.read_text(folder / lora.CARD)
-    listed = store.sha256(build / "pairs.tsv")
+    listed = store.sha256_of(build / "pairs.tsv")
     if listed not in said:
         raise store.UserError(
             f"{folder / lora.CARD}: expected training on {build / 'pairs.tsv'} ({listed}), got another list; "

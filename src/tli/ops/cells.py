@@ -152,7 +152,7 @@ def failure(folder: Path) -> str | None:
 def source() -> Path:
     """Where the source as it is now is copied to for the jobs, so that editing it does not change what they run."""
     package = Path("src/tli")
-    lines = (f"{store.sha256(file)}  {file}\n" for file in sorted(package.rglob("*.py")))
+    lines = (f"{store.sha256_of(file)}  {file}\n" for file in sorted(package.rglob("*.py")))
     return FOLDER / f"source.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
 
 

@@ -165,7 +165,7 @@ def scope(note: str) -> list[str]:
 
 def tidy(value: float | None) -> float | None:
     """Nine significant digits, as files keep them: sums of the same flips in another order are shown alike."""
-    return None if value is None else float(store.number(value))
+    return None if value is None else float(store.nine_digits(value))
 
 
 def _percent(values: Mapping[T, Array]) -> dict[T, Array]:

@@ -99,7 +99,7 @@ def of_run(folder: Path, params: Params) -> Expected:
     digests = {
         PARAMETERS: digest(under),
         BASE: weights(build / "base"),
-        ITEMS: store.sha256(items) if items.is_file() else None,
+        ITEMS: store.sha256_of(items) if items.is_file() else None,
     }
     return Expected(params.model, under, digests, measured)
 
@@ -113,7 +113,7 @@ def weights(base: Path) -> str:
     files = sorted(base.glob("*.safetensors"))
     if not files:
         raise store.UserError(f"{base}: expected a base model's weights (*.safetensors), got none; run `dvc repro`")
-    lines = "".join(f"{store.sha256(path)}  {path.name}\n" for path in files)
+    lines = "".join(f"{store.sha256_of(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -120,7 +120,7 @@ def to_csv(table: Table) -> str:
     extra = [table.view] if table.view else []
     writer.writerow([*(column.key for column in table.columns), *(["view"] if extra else [])])
     for row in table.cells:
-        cells = ["-" if cell is None else cell if isinstance(cell, str) else store.number(cell) for cell in row]
+        cells = ["-" if cell is None else cell if isinstance(cell, str) else store.nine_digits(cell) for cell in row]
         writer.writerow([*cells, *extra])
     return text.getvalue()
 

@@ -69,7 +69,7 @@ def run(
             "items": benchmark(items, scored, params),
         },
         "parameters": _parameters(params),
-        "hashes": [(path.as_posix(), store.sha256(path)) for path in sources if path.is_file()],
+        "hashes": [(path.as_posix(), store.sha256_of(path)) for path in sources if path.is_file()],
     }
     store.write_text(out, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
 

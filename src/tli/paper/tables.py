@@ -126,7 +126,7 @@ def run(
         setup.items(counts, params),
     ]
     made = [one for one in made if one.table.rows]  # those of scores have none where there are no benchmarks
-    values: Measured = {"inputs.pairs": store.sha256(pairs)}
+    values: Measured = {"inputs.pairs": store.sha256_of(pairs)}
     for one in made:
         values |= one.measured
     shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]

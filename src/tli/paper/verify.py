@@ -138,7 +138,7 @@ def row_files(folder: Path, params: Params) -> dict[str, Path]:
 def equal_bytes(folder: Path, other: Path, params: Params) -> tuple[int, int]:
     """How many row files are the same in two checkouts, of how many that one of them has."""
     here, there = row_files(folder, params), row_files(other, params)
-    equal = [name for name in here.keys() & there.keys() if store.sha256(here[name]) == store.sha256(there[name])]
+    equal = [name for name in here.keys() & there.keys() if store.sha256_of(here[name]) == store.sha256_of(there[name])]
     return len(equal), len(here.keys() | there.keys())
 
 

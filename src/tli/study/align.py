@@ -110,11 +110,11 @@ def _aggregate_rows(
     }
     for view in views:
         x, y = swahili.pooled[view.layer, view.pooling], english.pooled[view.layer, view.pooling]
-        similarity = metrics.similarities(x, y)
-        local = metrics.csls(similarity)
+        cosines = metrics.similarities(x, y)
+        local = metrics.csls(cosines)
         ranked = {
             way: (metrics.ranks(plain, true), metrics.ranks(scaled, true))
-            for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T))
+            for way, plain, scaled in (("sw_en", cosines, local), ("en_sw", cosines.T, local.T))
         }
         plain_x, plain_y = metrics.unit(x), metrics.unit(y)
         moved = {
@@ -136,7 +136,7 @@ def _aggregate_rows(
                 values[f"{name}_random_cosine_mean"] = float(metrics.dots(a, b, (chosen, first)).mean())
             values |= _shape(metrics.centred(x[chosen]), metrics.centred(y[chosen]), metrics.centred(y[first]))
             if set_ != "all":
-                values |= _own_pool(similarity[np.ix_(chosen, chosen)])
+                values |= _own_pool(cosines[np.ix_(chosen, chosen)])
             for name, value in values.items():
                 yield Row(*cell, set_, "-", str(view), name, value)
 
@@ -152,10 +152,10 @@ def _shape(a: Float[ndarray, "n d"], b: Float[ndarray, "n d"], paired: Float[nda
     }
 
 
-def _own_pool(similarity: Float[ndarray, "n n"]) -> dict[str, float]:
+def _own_pool(cosines: Float[ndarray, "n n"]) -> dict[str, float]:
     """Retrieval in both directions among the pairs of one set."""
-    true, local, values = np.arange(len(similarity)), metrics.csls(similarity), {}
-    for way, plain, scaled in (("sw_en", similarity, local), ("en_sw", similarity.T, local.T)):
+    true, local, values = np.arange(len(cosines)), metrics.csls(cosines), {}
+    for way, plain, scaled in (("sw_en", cosines, local), ("en_sw", cosines.T, local.T)):
         ranked = metrics.ranks(plain, true)
         values[f"own_p_at_1.{way}"] = metrics.precision_at(ranked, 1)
         values[f"own_p_at_5.{way}"] = metrics.precision_at(ranked, 5)

@@ -35,7 +35,7 @@ def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: 
     if items:
         backbone.require_head(quantized / "nf4")
 
-    def similarity(quantization: str, path: Path) -> None:
+    def measure_similarity(quantization: str, path: Path) -> None:
         folder = quantized / quantization
         model, tokenizer = backbone.load(folder, head=False), backbone.tokenizer(folder)
         store.write_rows(path, align.measure(BASE, pairs, model, tokenizer, params, quantization))
@@ -48,7 +48,7 @@ def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: 
     }
     with kept.pieces(out, (pairs_path, items_path, quantized), **settings) as finished:
         parts = [
-            finished.piece(f"align-{quantization}", partial(similarity, quantization))
+            finished.piece(f"align-{quantization}", partial(measure_similarity, quantization))
             for quantization in terminal.progress(("nf4", "fp4"), "base-rows")
         ]
         scores = finished.piece("transfer", partial(_score, items, quantized / "nf4", params, finished))

@@ -68,9 +68,9 @@ def rows(
                 for seed in seeds:
                     random = metrics.dots(u, v, (chosen, chosen[metrics.derangement(len(chosen), seed)]))
                     yield row(set_, f"random{seed}", view, "random_cosine_mean", float(random.mean()))
-            similarity = np.clip(u @ v.T, -1.0, 1.0)
+            matrix = np.clip(u @ v.T, -1.0, 1.0)
             true = np.arange(len(pairs))
-            for way, table in (("sw_en", similarity), ("en_sw", similarity.T)):
+            for way, table in (("sw_en", matrix), ("en_sw", matrix.T)):
                 yield row("all", "-", view, f"p_at_1.{way}", metrics.precision_at(metrics.ranks(table, true), 1))
 
 

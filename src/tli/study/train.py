@@ -82,7 +82,7 @@ def write_curves(log: Path, steps: Sequence[Step]) -> None:
     ):
         for step in steps:
             for name, value in step._asdict().items():
-                live.log_metric(name, float(store.number(value)))
+                live.log_metric(name, float(store.nine_digits(value)))
             live.next_step()
 
 
@@ -174,11 +174,11 @@ def triplet(
     Candidates j with `masked[i, j]` are left out. An anchor without any candidate adds 0 to the loss and nothing to the
     second mean, which is 0 where no anchor has one.
     """
-    similarity = nn.functional.cosine_similarity(anchors.unsqueeze(-2), positives.unsqueeze(-3), dim=-1)
+    cosines = nn.functional.cosine_similarity(anchors.unsqueeze(-2), positives.unsqueeze(-3), dim=-1)
     out = torch.eye(anchors.shape[-2], dtype=torch.bool, device=anchors.device)
     out = out if masked is None else out | masked.to(anchors.device)
-    positive = similarity.diagonal(dim1=-2, dim2=-1)
-    hardest = similarity.masked_fill(out, -math.inf).max(dim=-1).values
+    positive = cosines.diagonal(dim1=-2, dim2=-1)
+    hardest = cosines.masked_fill(out, -math.inf).max(dim=-1).values
     terms = torch.relu(margin + hardest - positive)
     seen = ~out.all(dim=-1)
     total = torch.where(seen, hardest.detach(), 0).sum(dim=-1)
