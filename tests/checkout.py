@@ -14,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tiny import ROOT
-from tli import store
+from tli.io.files import sha256_of
 
 
 class Checkout:
@@ -73,7 +73,7 @@ class Checkout:
         """Path -> SHA-256 of the files under `folders`; receipts and costs, which may differ, are left out."""
         files = [path for folder in folders for path in (self.root / folder).rglob("*") if path.is_file()]
         kept = (path for path in files if not path.name.endswith(".receipt.json") and path.name != "costs.json")
-        return {str(path.relative_to(self.root)): store.sha256_of(path) for path in sorted(kept)}
+        return {str(path.relative_to(self.root)): sha256_of(path) for path in sorted(kept)}
 
     def lock(self) -> dict[str, object]:
         """What dvc.lock says of each stage; in which order is that in which they were run or committed."""

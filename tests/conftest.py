@@ -18,9 +18,9 @@ from ruamel.yaml import YAML
 from checkout import Checkout, clone
 from stages import Stages
 from tiny import ROOT, WORDS, write_base
-from tli import params as parameters
-from tli.data.lexicon import Pair
-from tli.model import backbone, nf4
+from tli.config import parameters
+from tli.data.words.lexicon import Pair
+from tli.model import backbone, checkpoint, quantize
 
 # No deadlines, which only measure the machine; the same examples in CI each time, new ones elsewhere.
 settings.register_profile("tli", deadline=None, derandomize="CI" in os.environ)
@@ -71,7 +71,7 @@ def params() -> parameters.Params:
 def tiny_quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, params: parameters.Params) -> Path:
     """The tiny checkpoint's 4-bit cache, as the stage writes it: nf4, fp4, manifest; evidence in rows.tsv beside."""
     folder = tmp_path_factory.mktemp("cache")
-    nf4.run(tiny_base, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
+    quantize.run(tiny_base, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
     return folder / "quantized"
 
 
@@ -79,7 +79,7 @@ def tiny_quantized(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory, pa
 def tiny(tiny_quantized: Path) -> SimpleNamespace:
     """The tiny NF4 model and its tokenizer, freshly loaded."""
     folder = tiny_quantized / "nf4"
-    return SimpleNamespace(model=backbone.load(folder), tokenizer=backbone.tokenizer(folder), folder=folder)
+    return SimpleNamespace(model=checkpoint.load(folder), tokenizer=checkpoint.tokenizer(folder), folder=folder)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from tiny import SHARED
-from tli.data.prompts import TEXTS, Source
+from tli.data.benchmarks.prompts import TEXTS, Source
 
 # The real items, as far as they are here: (task, language) -> file of the split that the harness scores.
 REAL = {

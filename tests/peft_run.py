@@ -15,10 +15,11 @@ from peft import get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
 
-from tli.data.lexicon import Pair
-from tli.model import backbone, lora
-from tli.params import Lora, Train
-from tli.study import embed, train
+from tli.config.parameters import Lora, Train
+from tli.data.words.lexicon import Pair
+from tli.measure import embeddings
+from tli.model import checkpoint, lora
+from tli.stages import train
 
 
 class Run(NamedTuple):
@@ -35,7 +36,7 @@ def run(folder: Path, pairs: Sequence[Pair], settings: Lora, training: Train, bl
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(seed)
     adapted = get_peft_model(model, lora.config(settings, blocks))
-    backbone.keep_unpacked(adapted)
+    checkpoint.keep_unpacked(adapted)
     adapted.train()
     pairs = train.shuffled(pairs, seed) if training.pairs == "shuffled" else pairs
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
@@ -54,8 +55,8 @@ def run(folder: Path, pairs: Sequence[Pair], settings: Lora, training: Train, bl
         mask = ids["attention_mask"].bool()
         adapted(input_ids=ids["input_ids"], use_cache=False)
         if training.pooling == "content":
-            mask = embed.content(ids["input_ids"], mask, tokenizer)
-        anchors, positives = embed.pool(states.pop(), mask).chunk(2)
+            mask = embeddings.content(ids["input_ids"], mask, tokenizer)
+        anchors, positives = embeddings.pool(states.pop(), mask).chunk(2)
         same = train.duplicates([pair.english for pair in chosen]) if training.mask_duplicates else None
         loss = train.triplet(anchors, positives, training.margin, same)[0]
         optimizer.zero_grad()

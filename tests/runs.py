@@ -10,9 +10,9 @@ from typing import Any
 
 from synthetic import fabricate, verdict_files
 from tiny import ROOT
-from tli import params as parameters
+from tli.config import parameters
+from tli.config.parameters import Params
 from tli.paper import tables, verify
-from tli.params import Params
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 

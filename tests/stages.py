@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from checkout import Checkout
 from forks import Ended, Forks
-from tli import store
+from tli.io.files import sha256_of
 
 
 class Stages:
@@ -41,7 +41,7 @@ class Stages:
         """Path -> SHA-256 of every file that is there now of the stage's outputs, temporary ones left out."""
         places = [self.checkout.root / out for out in self.outs[name]]
         files = [file for place in places for file in (place, *place.rglob("[!.]*")) if file.is_file()]
-        return {str(file.relative_to(self.checkout.root)): store.sha256_of(file) for file in files}
+        return {str(file.relative_to(self.checkout.root)): sha256_of(file) for file in files}
 
     def pieces(self, name: str) -> list[str]:
         """The pieces that are kept now for the stage's outputs, each as NAME.SHA256."""

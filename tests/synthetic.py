@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tli import store
-from tli.data.items import write_items
-from tli.data.prompts import Item, Source, render
+from tli.config.parameters import HubModel, Params
+from tli.data.benchmarks.items import write_items
+from tli.data.benchmarks.prompts import Item, Source, render
+from tli.io.rows import Row, write_rows
+from tli.io.structured import write_json, write_tsv
+from tli.measure import views as reading
+from tli.measure.views import POOLINGS, layers, per_pair
 from tli.paper import verify
-from tli.params import HubModel, Params
-from tli.store import Row
-from tli.study import views as reading
-from tli.study.views import POOLINGS, layers, per_pair
 
 Cell = tuple[str, str, int, str]
 BASE: Cell = ("base", "-", 0, "-")
@@ -61,32 +61,32 @@ def fabricate(
     }
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
-    store.write_tsv(given["pairs"], ("swahili", "english", "pos", "domain", "set"), lines)
-    store.write_rows(given["quantize"], _quantize(blocks))
-    store.write_rows(given["scan"], _scan(rng, params))
-    store.write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
+    write_tsv(given["pairs"], ("swahili", "english", "pos", "domain", "set"), lines)
+    write_rows(given["quantize"], _quantize(blocks))
+    write_rows(given["scan"], _scan(rng, params))
+    write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     base_rows, both = folder / "base-rows", ("nf4", "fp4")
     given["base_rows"] = base_rows
-    store.write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
-    store.write_rows(given["align"], _align(rng, main, gain, forms, params, both))
-    store.write_rows(given["bfloat16"], _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
+    write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
+    write_rows(given["align"], _align(rng, main, gain, forms, params, both))
+    write_rows(given["bfloat16"], _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
     sets = () if params.active.benchmarks.source == "none" else SETS
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
-    store.write_rows(base_rows / "transfer.tsv", _scores_of_base(rng, labels))
-    store.write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
+    write_rows(base_rows / "transfer.tsv", _scores_of_base(rng, labels))
+    write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
     asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
-    store.write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
-    store.write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
-    store.write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
+    write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
+    write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
+    write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
         more = 0.02 * np.log2(2 * rank)
         rows = folder / "sweep" / "rows" / f"r{rank}"
-        store.write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
-        store.write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
-        store.write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
+        write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
+        write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
+        write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
     given["items"] = folder / "items.jsonl"
     write_items(given["items"], _items(labels))
     metrics: dict[str, dict[str, Any]] = {
@@ -106,7 +106,7 @@ def fabricate(
         metrics["base"] |= {"repository": model.repo, "revision": model.revision}
     for name, value in metrics.items():
         given[name] = folder / f"{name}.json"
-        store.write_json(given[name], value)
+        write_json(given[name], value)
     reported = Path(__file__).resolve().parents[1] / "paper" / "reported.yaml"
     made = {"tables": "tables", "figures_out": "figures", "plots_out": "plots"}
     made |= {"headline": "headline.json", "measured": "measured.json"}
@@ -281,20 +281,20 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
         write_items(folder / f"s{base}" / "benchmarks" / "items.jsonl", _items(labels))
         for where in ("plain", "bos"):
             at = folder / f"s{base}" / where
-            store.write_rows(at / "scan.tsv", _scan(rng, params))
+            write_rows(at / "scan.tsv", _scan(rng, params))
             start = at / "rows" / "base"
-            store.write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
-            store.write_rows(start / "transfer.tsv", _scores_of_base(rng, labels))
+            write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
+            write_rows(start / "transfer.tsv", _scores_of_base(rng, labels))
         for name, where in places:
             at = folder / f"s{base}" / where
             own = arms[name]
             cells = [(f"r{r}-s{s}", name, r, str(s)) for r in params.arms[name].ranks for s in params.sweep.seeds]
             gains = {cell: 0.0 if "shuffled" in name else effect * np.log2(2 * cell[2]) for cell in cells}
             aligned = [row for cell in cells for row in _align(rng, cell, gains[cell], forms, own, ("nf4",))]
-            store.write_rows(at / "rows" / name / "align.tsv", aligned)
+            write_rows(at / "rows" / name / "align.tsv", aligned)
             scored = [row for cell in cells for row in _transfer(rng, cell, 1 + gains[cell], labels)]
-            store.write_rows(at / "rows" / name / "transfer.tsv", scored)
-            store.write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
+            write_rows(at / "rows" / name / "transfer.tsv", scored)
+            write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
     return folder
 
 

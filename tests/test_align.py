@@ -16,28 +16,31 @@ from transformers import PreTrainedTokenizerFast
 
 from test_transfer import ITEMS
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data.items import write_items
-from tli.data.lexicon import Pair
-from tli.model import backbone, lora
-from tli.model.stack import stacked
-from tli.params import Params
-from tli.study import align, base_rows, embed, scan, train, views
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks.items import write_items
+from tli.data.words.lexicon import Pair
+from tli.io.errors import CheckFailed, UserError
+from tli.io.rows import read_rows
+from tli.io.structured import write_tsv
+from tli.measure import embeddings, views
+from tli.model import backbone, checkpoint, lora
+from tli.model.batched_lora import stacked
+from tli.stages import base_rows, scan, similarity, train
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: list[Pair], params: Params) -> Path:
     """Scan and align rows of the tiny model, with an adapter trained hard enough to move it."""
     folder = tmp_path_factory.mktemp("study")
-    store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
+    write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})
-    cut = backbone.load(tiny_quantized / "nf4", blocks=2)
+    cut = checkpoint.load(tiny_quantized / "nf4", blocks=2)
     with stacked(cut, params.lora, 2, [0], reached=2) as stack:
-        train.train(stack, backbone.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
+        train.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
     lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
-    align.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
+    similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
     write_items(folder / "items.jsonl", ITEMS)
     base_rows.run(folder / "pairs.tsv", folder / "items.jsonl", tiny_quantized, folder / "base-rows", params)
     return folder
@@ -46,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
 def aligned(files: Path) -> pd.DataFrame:
     """The rows of the base and those of the adapter."""
     paths = (files / "base-rows" / "align.tsv", files / "align.tsv")
-    return pd.concat([store.read_rows(path) for path in paths], ignore_index=True)
+    return pd.concat([read_rows(path) for path in paths], ignore_index=True)
 
 
 def _value(frame, **where) -> float:  # type: ignore[no-untyped-def]
@@ -57,7 +60,7 @@ def _value(frame, **where) -> float:  # type: ignore[no-untyped-def]
 
 
 def test_scan_covers_every_layer_both_poolings_and_the_norms(files: Path) -> None:
-    frame = store.read_rows(files / "scan.tsv")
+    frame = read_rows(files / "scan.tsv")
     layers = ["0", "1", "2", "3", "4", "norm"]
     expected = {f"{layer}.{pooling}.nf4" for layer in layers for pooling in ("mask", "content", "-")}
     assert set(frame["view"]) == expected | {"-"}
@@ -84,15 +87,15 @@ def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
             backbone.forward(model, ids, lambda layer, states: seen.setdefault(layer, []).append(states))
         return seen.items()
 
-    load = backbone.load
-    monkeypatch.setattr(backbone, "load", lambda folder, **_how: load(folder))
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda folder, **_how: load(folder))
     monkeypatch.setattr(backbone, "run", batch_by_batch)
     scan.run(files / "pairs.tsv", tiny_quantized, tmp_path / "scan.tsv", params)
     assert (tmp_path / "scan.tsv").read_bytes() == (files / "scan.tsv").read_bytes()
 
 
 def test_before_is_what_the_scan_saw(files: Path) -> None:
-    scanned, measured = store.read_rows(files / "scan.tsv"), aligned(files)
+    scanned, measured = read_rows(files / "scan.tsv"), aligned(files)
     for view in scanned[scanned["measure"] == "cosine_mean"]["view"].unique():
         for set_ in ("trained", "control", "all"):
             where = {"set": set_, "view": view, "measure": "cosine_mean", "cell": "base"}
@@ -101,7 +104,7 @@ def test_before_is_what_the_scan_saw(files: Path) -> None:
 
 def test_one_cosine_by_hand(files: Path, tiny_quantized: Path) -> None:
     """transformers alone, one word a time: the cosine of mkate and bread at hidden_states[2], BOS left out."""
-    model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
+    model, tokenizer = checkpoint.load(tiny_quantized / "nf4"), checkpoint.tokenizer(tiny_quantized / "nf4")
     vectors = []
     for word in ("mkate", "bread"):
         with torch.no_grad():
@@ -124,7 +127,7 @@ def test_means_are_means_of_the_pairs(files: Path, view: str) -> None:
 
 
 def test_norms_before_are_what_the_scan_saw_and_layer_zero_keeps_its_own(files: Path) -> None:
-    scanned, measured = store.read_rows(files / "scan.tsv"), aligned(files)
+    scanned, measured = read_rows(files / "scan.tsv"), aligned(files)
     for measure in ("bos_norm", "content_norm", "bos_peak", "bos_peak_dimension", "median_magnitude"):
         for layer in ("0", "2", "norm"):
             where = {"view": f"{layer}.-.nf4", "measure": measure}
@@ -141,9 +144,9 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
     files: Path, tiny_quantized: Path, pairs: list[Pair], params: Params
 ) -> None:
     """Each from the embeddings by another way than the stage's: numpy's corrcoef, and a search one query a time."""
-    model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
+    model, tokenizer = checkpoint.load(tiny_quantized / "nf4"), checkpoint.tokenizer(tiny_quantized / "nf4")
     x, y = (
-        embed.embed(model, tokenizer, [getattr(pair, side) for pair in pairs], params.active.compute.batch_size)
+        embeddings.embed(model, tokenizer, [getattr(pair, side) for pair in pairs], params.active.compute.batch_size)
         .pooled["2", "mask"]
         .astype(np.float64)
         for side in ("swahili", "english")
@@ -183,9 +186,9 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
 
 def test_the_base_and_the_adapter_stand_in_files_of_their_own(files: Path) -> None:
     """Another rank measures the adapter anew, and not the base."""
-    assert {*store.read_rows(files / "align.tsv")["cell"]} == {"main"}
-    assert {*store.read_rows(files / "base-rows" / "align.tsv")["cell"]} == {"base"}
-    scored = store.read_rows(files / "base-rows" / "transfer.tsv")
+    assert {*read_rows(files / "align.tsv")["cell"]} == {"main"}
+    assert {*read_rows(files / "base-rows" / "align.tsv")["cell"]} == {"base"}
+    scored = read_rows(files / "base-rows" / "transfer.tsv")
     assert {*scored["cell"]} == {"base", "untrained"}
     right = scored[scored["measure"] == "correct"]
     assert (right.groupby("cell").size() == len(ITEMS)).all()
@@ -209,7 +212,7 @@ def test_layer_zero_cannot_move(files: Path) -> None:
 
 
 def test_a_set_of_one_is_one_clear_line(pairs: list[Pair]) -> None:
-    with pytest.raises(store.UserError, match="expected 2 or more in the set control, got 1"):
+    with pytest.raises(UserError, match="expected 2 or more in the set control, got 1"):
         scan.members(pairs[:13], "control")
 
 
@@ -219,7 +222,7 @@ def _said(rows: Any) -> dict[str, float | str]:
 
 def test_what_a_view_is_is_read_off_the_loaded_model(tiny: SimpleNamespace, pairs: list[Pair]) -> None:
     words = [pair.swahili for pair in pairs]
-    embedded = embed.embed(tiny.model, tiny.tokenizer, words, 8)
+    embedded = embeddings.embed(tiny.model, tiny.tokenizer, words, 8)
     as_it_is = {
         "architecture": "llama, rope default",
         "hidden_states": 5,
@@ -236,7 +239,7 @@ def test_a_view_that_is_not_what_it_says_reads_no(
     tiny: SimpleNamespace, pairs: list[Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [pair.swahili for pair in pairs]
-    embedded = embed.embed(tiny.model, tiny.tokenizer, words, 8)
+    embedded = embeddings.embed(tiny.model, tiny.tokenizer, words, 8)
     swapped = {
         (layer, "content" if pooling == "mask" else "mask"): x for (layer, pooling), x in embedded.pooled.items()
     }
@@ -293,22 +296,22 @@ def _tokenizer(**special: str) -> PreTrainedTokenizerFast:
 
 def test_without_bos_the_first_token_is_eos_and_content_leaves_it_out() -> None:
     tokenizer = _tokenizer(eos_token="</s>")
-    ids = embed.tokens(tokenizer, ["jua", "chini ya"])
+    ids = embeddings.tokens(tokenizer, ["jua", "chini ya"])
     assert ids == [[0, 4], [0, 2, 3]]
     padded, real = backbone.pad(ids, tokenizer.pad_token_id)
-    assert embed.content(padded, real, tokenizer).tolist() == [[False, True, False], [False, True, True]]
+    assert embeddings.content(padded, real, tokenizer).tolist() == [[False, True, False], [False, True, True]]
 
 
 def test_a_bos_that_is_not_put_first_is_refused_whatever_eos_is() -> None:
-    with pytest.raises(store.CheckFailed, match=r"expected BOS \(5\) .* got \[4\]"):
-        embed.tokens(_tokenizer(bos_token="<s>", eos_token="</s>"), ["jua"])
-    with pytest.raises(store.CheckFailed, match="expected a BOS or an EOS token, got neither"):
-        embed.tokens(_tokenizer(), ["jua"])
+    with pytest.raises(CheckFailed, match=r"expected BOS \(5\) .* got \[4\]"):
+        embeddings.tokens(_tokenizer(bos_token="<s>", eos_token="</s>"), ["jua"])
+    with pytest.raises(CheckFailed, match="expected a BOS or an EOS token, got neither"):
+        embeddings.tokens(_tokenizer(), ["jua"])
 
 
 def test_a_planted_massive_activation_is_found_where_it_is() -> None:
     tokenizer, model = _tokenizer(eos_token="</s>"), Known([Shift(0.0, 0), Shift(-300.0, 5)])
-    found = embed.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 2).massive
+    found = embeddings.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 2).massive
     plain = model.embed_tokens.weight.detach().numpy()
     assert found["0"] == found["1"]
     assert found["1"].magnitude == pytest.approx(np.abs(plain[0]).max())
@@ -317,7 +320,7 @@ def test_a_planted_massive_activation_is_found_where_it_is() -> None:
     assert found["2"].magnitude == pytest.approx(abs(plain[0, 5] - 300))
     middle = [np.sort(np.abs(plain[ids]).ravel())[(8 * len(ids) - 1) // 2] for ids in ([0, 4], [0, 2, 3], [0, 4, 4, 3])]
     assert found["0"].median == pytest.approx(float(np.median(middle))), "no padding in it, whatever the batch"
-    again = embed.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 3).massive
+    again = embeddings.embed(model, tokenizer, ["jua", "chini ya", "jua jua ya"], 3).massive
     assert again == found
 
 

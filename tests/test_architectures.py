@@ -16,15 +16,17 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3TextScaledWordEmbed
 
 import peft_run
 from tiny import MODEL_TYPES, ROOT, configuration, write_model
-from tli import params as parameters
-from tli import store
-from tli.data.items import write_items
-from tli.data.lexicon import Pair
-from tli.data.prompts import Item
-from tli.model import backbone, bos, hub, lora, nf4, supported
-from tli.model.stack import stacked, window_mask
-from tli.params import Params
-from tli.study import embed, scan, train, transfer
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks.items import write_items
+from tli.data.benchmarks.prompts import Item
+from tli.data.words.lexicon import Pair
+from tli.io.errors import CheckFailed, UserError
+from tli.io.structured import read_json, write_json, write_tsv
+from tli.measure import embeddings
+from tli.model import attention_sink, backbone, checkpoint, hub, lora, quantize, supported
+from tli.model.batched_lora import stacked, window_mask
+from tli.stages import scan, score, train
 
 IDS = torch.tensor([[1, 8, 9, 40, 17, 5], [1, 30, 12, 6, 3, 3]])
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -37,7 +39,7 @@ def written(
     """A tiny model of each type: its folder in float32, its NF4 cache, the model itself."""
     folder = tmp_path_factory.mktemp(request.param)
     model = write_model(folder / "base", request.param)
-    nf4.write_checkpoint(folder / "base", folder / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    quantize.write_checkpoint(folder / "base", folder / "nf4", "nf4", params.quantize.nf4, "bfloat16")
     return SimpleNamespace(type=request.param, base=folder / "base", nf4=folder / "nf4", model=model)
 
 
@@ -60,7 +62,7 @@ def test_states_of_the_whole_and_of_a_cut_model_are_transformers_own(
     """In float32, with the embeddings of the words in use alone: every hidden state is the whole model's."""
     with torch.no_grad():
         expected = written.model(IDS, output_hidden_states=True).hidden_states
-    model = backbone.load(written.base, blocks, vocabulary=IDS.flatten().tolist(), head=False)
+    model = checkpoint.load(written.base, blocks, vocabulary=IDS.flatten().tolist(), head=False)
     seen: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         backbone.forward(model, IDS, seen.__setitem__)
@@ -78,25 +80,25 @@ def test_words_that_share_a_beginning_keep_their_states(written: SimpleNamespace
     ids, real = backbone.pad(sequences, 3)
     with torch.no_grad():
         expected = written.model(ids, output_hidden_states=True).hidden_states
-    states = dict(backbone.run(backbone.load(written.base), [ids], [real]))
+    states = dict(backbone.run(checkpoint.load(written.base), [ids], [real]))
     for number, name in enumerate(["0", "1", "2", "3", "norm"]):
         torch.testing.assert_close(states[name][0][real], expected[number][real], rtol=1e-5, atol=1e-5)
 
 
 def test_the_rows_of_the_embeddings_have_the_models_scale(written: SimpleNamespace) -> None:
     for vocabulary in (None, IDS.flatten().tolist()):
-        table = backbone.load(written.base, vocabulary=vocabulary).model.embed_tokens
+        table = checkpoint.load(written.base, vocabulary=vocabulary).model.embed_tokens
         expected = written.model.model.embed_tokens(IDS)
-        assert torch.equal(backbone.rows(table, IDS), expected)
+        assert torch.equal(checkpoint.rows(table, IDS), expected)
         assert torch.equal(table(IDS), expected)
     plain = written.model.model.embed_tokens.weight[IDS]
     assert (written.type == "gemma3_text") != torch.equal(plain, expected)
 
 
 def test_the_scan_reads_the_loaded_model_as_it_is(written: SimpleNamespace, pairs: list[Pair]) -> None:
-    model, tokenizer = backbone.load(written.nf4), backbone.tokenizer(written.nf4)
+    model, tokenizer = checkpoint.load(written.nf4), checkpoint.tokenizer(written.nf4)
     words = [pair.english for pair in pairs]
-    rows = scan.evidence(model, tokenizer, words, 8, embed.embed(model, tokenizer, words, 8))
+    rows = scan.evidence(model, tokenizer, words, 8, embeddings.embed(model, tokenizer, words, 8))
     evidence = {row.measure: row.value for row in rows}
     rope = "full_attention default, sliding_attention default" if written.type == "gemma3_text" else "default"
     assert evidence.pop("architecture") == f"{written.type}, rope {rope}"
@@ -114,10 +116,10 @@ def test_training_is_pefts_own_run(written: SimpleNamespace, pairs: list[Pair], 
         update={"layer": layer, "lr": 5e-3, "epochs": 2, "batch_size": 5, "warmup_steps": 1, "weight_decay": 0.1}
     )
     rank = params.lora.model_copy(update={"targets": TARGETS, "rank": 4})
-    model = backbone.load(written.nf4, layer)
-    backbone.dequantized(model)
+    model = checkpoint.load(written.nf4, layer)
+    checkpoint.dequantized(model)
     with stacked(model, rank, layer, [3], layer) as stack:
-        (trained,) = train.train(stack, backbone.tokenizer(written.nf4), pairs[:13], settings)
+        (trained,) = train.train(stack, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
         adapter = stack.tensors(0)
     expected = peft_run.run(written.nf4, pairs[:13], rank, settings, layer, seed=3)
     assert [step.loss for step in trained.steps] == expected.losses
@@ -150,13 +152,13 @@ def test_scores_are_those_of_transformers_logits(tmp_path: Path, written: Simple
     """Within the window of Gemma 3 and Qwen2; past it scoring is refused, see below."""
     changes = {} if written.model.config.to_dict().get("sliding_window") is None else {"sliding_window": 64}
     expected_model = write_model(tmp_path, written.type, **changes)
-    tokenizer = backbone.tokenizer(tmp_path)
+    tokenizer = checkpoint.tokenizer(tmp_path)
     items = [
         Item(str(number), "xcopa", "en", "test", number % 3, f"{context} is", (" here", " right", " the dog"))
         for number, context in enumerate(("the dog", "the cat", "mbwa", "the book"))
     ]
-    exam = transfer.prepare(items, tokenizer, 64)
-    scores = iter(transfer.log_likelihoods(backbone.load(tmp_path), exam.batches))
+    exam = score.prepare(items, tokenizer, 64)
+    scores = iter(score.log_likelihoods(checkpoint.load(tmp_path), exam.batches))
     for item in items:
         for option in item.options:
             request = tokenizer(item.context + option, return_tensors="pt").input_ids
@@ -171,20 +173,20 @@ def test_scores_are_those_of_transformers_logits(tmp_path: Path, written: Simple
 def test_an_item_past_the_window_is_refused(tmp_path: Path, model_type: str) -> None:
     write_model(tmp_path, model_type)
     item = Item("0", "xcopa", "en", "test", 0, "the dog is here , the cat is", (" here", " right"))
-    exam = transfer.prepare([item], backbone.tokenizer(tmp_path), 64)
-    with pytest.raises(store.CheckFailed, match="attention window of 3 tokens"):
-        transfer.log_likelihoods(backbone.load(tmp_path), exam.batches)
+    exam = score.prepare([item], checkpoint.tokenizer(tmp_path), 64)
+    with pytest.raises(CheckFailed, match="attention window of 3 tokens"):
+        score.log_likelihoods(checkpoint.load(tmp_path), exam.batches)
 
 
 def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
     tmp_path: Path, pairs: list[Pair], params: Params
 ) -> None:
     write_model(tmp_path / "base", "gemma3_text", intermediate_size=128)
-    nf4.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
-    store.write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
+    quantize.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
     write_items(tmp_path / "items.jsonl", [Item("0", "xcopa", "en", "test", 0, "the dog", (" here", " right"))])
-    with pytest.raises(store.UserError, match=r"config\.json: hidden_act: expected silu, .*, got None; choose"):
-        bos.run(
+    with pytest.raises(UserError, match=r"config\.json: hidden_act: expected silu, .*, got None; choose"):
+        attention_sink.run(
             tmp_path / "base",
             tmp_path,
             tmp_path / "pairs.tsv",
@@ -201,13 +203,13 @@ def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
 def test_counts_are_pefts(written: SimpleNamespace, params: Params) -> None:
     """The adapter's size on any targets, and each projection's own width: r over it is what the tables show."""
     shaped = same_shape(params, written.model)
-    attention = backbone.load(written.nf4).model.layers[0].self_attn
+    attention = checkpoint.load(written.nf4).model.layers[0].self_attn
     for target in TARGETS:
         module = getattr(attention, target)
         assert shaped.widths(target) == (module.in_features, module.out_features), target
     for targets in (("q_proj", "v_proj"), ("o_proj",), TARGETS):
         rank = params.lora.model_copy(update={"targets": targets, "rank": 8})
-        adapted = lora.attach(backbone.load(written.nf4), rank, 2, seed=0)
+        adapted = lora.attach(checkpoint.load(written.nf4), rank, 2, seed=0)
         expected = sum(tensor.numel() for tensor in get_peft_model_state_dict(adapted).values())
         assert lora.size(shaped.model_copy(update={"lora": rank}), 2) == expected, targets
 
@@ -235,14 +237,12 @@ def test_a_rank_is_accepted_up_to_the_smallest_true_width(head_dim: int, targets
     assert loaded.highest_rank == loaded.lora.rank == highest
     if "v_proj" in targets:
         assert loaded.lora.rank / min(loaded.widths("v_proj")) == 1
-    with pytest.raises(store.UserError, match=f"lora.rank: expected at most {highest} "):
+    with pytest.raises(UserError, match=f"lora.rank: expected at most {highest} "):
         load_shape(head_dim, **{"lora.rank": highest + 1, **given})
 
 
 def test_widths_that_four_bit_layers_cannot_have_are_refused() -> None:
-    with pytest.raises(
-        store.UserError, match=r"heads x head_dim and kv_heads x head_dim multiples of 32, .*head_dim 8"
-    ):
+    with pytest.raises(UserError, match=r"heads x head_dim and kv_heads x head_dim multiples of 32, .*head_dim 8"):
         load_shape(8)
 
 
@@ -251,14 +251,14 @@ def test_widths_that_four_bit_layers_cannot_have_are_refused() -> None:
 
 def refused(folder: Path, **changes: Any) -> str:
     path = folder / "config.json"
-    store.write_json(path, store.read_json(path) | changes)
-    with pytest.raises(store.UserError) as raised:
+    write_json(path, read_json(path) | changes)
+    with pytest.raises(UserError) as raised:
         hub.prepare(folder, "models/a/b@1/config.json")
     line = raised.value.format_message()
     assert "\n" not in line
     assert raised.value.exit_code == 2
-    with pytest.raises(store.UserError, match=re.escape(line.split("config.json: ")[1].split(":")[0])):
-        backbone.load(folder)
+    with pytest.raises(UserError, match=re.escape(line.split("config.json: ")[1].split(":")[0])):
+        checkpoint.load(folder)
     return line
 
 
@@ -283,11 +283,11 @@ def test_an_embedding_or_a_buffer_that_would_be_lost_is_refused(tmp_path: Path) 
     model = AutoModelForCausalLM.from_config(configuration("llama"))
     supported.check_modules(model, "config.json")
     model.model.layers[1].register_buffer("bias", torch.zeros(1))
-    with pytest.raises(store.UserError, match=r"config\.json: model\.layers\.1\.bias: expected no buffer"):
+    with pytest.raises(UserError, match=r"config\.json: model\.layers\.1\.bias: expected no buffer"):
         supported.check_modules(model, "config.json")
     model = AutoModelForCausalLM.from_config(configuration("llama"))
     model.model.embed_tokens = type("Shifted", (Gemma3TextScaledWordEmbedding,), {})(160, 64, 3)
-    with pytest.raises(store.UserError, match=r"expected an embedding module of .*, got Shifted"):
+    with pytest.raises(UserError, match=r"expected an embedding module of .*, got Shifted"):
         supported.check_modules(model, "config.json")
 
 
@@ -302,6 +302,6 @@ def test_every_field_of_the_shape_is_compared(tmp_path: Path, params: Params, fi
     value = getattr(shape, field)
     other = shape.model_copy(update={field: not value if isinstance(value, bool) else 2 * value})
     line = rf"model\.{field} of the profile: expected {json.dumps(value)}, as in config\.json, got \w+; set it so"
-    with pytest.raises(store.UserError, match=line):
+    with pytest.raises(UserError, match=line):
         hub.prepare(tmp_path, "config.json", other)
     assert set(FIELDS) == parameters.Shape.model_fields.keys()

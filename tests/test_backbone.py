@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tli import store
-from tli.model import backbone
-from tli.study import embed
+from tli.io.errors import CheckFailed
+from tli.measure import embeddings
+from tli.model import backbone, checkpoint
 
 
 def _float32(folder: Path) -> torch.nn.Module:
-    model = backbone.load(folder)
+    model = checkpoint.load(folder)
     return model.float()
 
 
@@ -59,14 +59,14 @@ def test_batches_are_a_partition_sorted_by_length(lengths: list[int], size: int)
 
 def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
     """In float32: a word alone and the same word padded among longer ones have the same embedding."""
-    model, tokenizer = _float32(tiny_base), backbone.tokenizer(tiny_base)
+    model, tokenizer = _float32(tiny_base), checkpoint.tokenizer(tiny_base)
 
     @hypothesis_settings(max_examples=25)
     @given(st.lists(st.text(alphabet="abkmtuwi ", min_size=1, max_size=24).filter(str.strip), min_size=2, max_size=6))
     def same(words: list[str]) -> None:
-        together = embed.embed(model, tokenizer, words, batch_size=len(words)).pooled
+        together = embeddings.embed(model, tokenizer, words, batch_size=len(words)).pooled
         for number, word in enumerate(words):
-            alone = embed.embed(model, tokenizer, [word], batch_size=1).pooled
+            alone = embeddings.embed(model, tokenizer, [word], batch_size=1).pooled
             for view, values in together.items():
                 np.testing.assert_allclose(values[number], alone[view][0], rtol=2e-4, atol=2e-5)
 
@@ -91,7 +91,7 @@ def test_tokens_are_the_beginnings_and_stand_where_they_belong(sequences: list[l
 @pytest.mark.parametrize("kind", ["nf4", "float32"])
 def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Path, tiny_base: Path, kind: str) -> None:
     """`run` gives what transformers gives for the whole padded batch: on the tiny model bit for bit in bfloat16."""
-    model = _float32(tiny_base) if kind == "float32" else backbone.load(tiny_quantized / "nf4")
+    model = _float32(tiny_base) if kind == "float32" else checkpoint.load(tiny_quantized / "nf4")
     bound = {"rtol": 1e-5, "atol": 1e-5} if kind == "float32" else {"rtol": 0.0, "atol": 0.0}
 
     @hypothesis_settings(max_examples=25)
@@ -109,11 +109,11 @@ def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Pa
 
 def test_in_bfloat16_no_batch_changes_an_embedding_by_more_than_rounding(tiny_quantized: Path) -> None:
     """Alone (so at its exact length), among words of its length, padded among longer ones: within bfloat16's 2^-8."""
-    model, tokenizer = backbone.load(tiny_quantized / "nf4"), backbone.tokenizer(tiny_quantized / "nf4")
+    model, tokenizer = checkpoint.load(tiny_quantized / "nf4"), checkpoint.tokenizer(tiny_quantized / "nf4")
     words = ["mbwa", "kusoma", "jua", "hospitali", "mwalimu", "mbwa mwalimu", "a"]
-    padded = embed.embed(model, tokenizer, words, batch_size=len(words)).pooled
+    padded = embeddings.embed(model, tokenizer, words, batch_size=len(words)).pooled
     for size in (1, 2, 3):
-        other = embed.embed(model, tokenizer, words, batch_size=size).pooled
+        other = embeddings.embed(model, tokenizer, words, batch_size=size).pooled
         for view, values in padded.items():
             distance = np.linalg.norm(values - other[view], axis=1) / np.linalg.norm(values, axis=1)
             assert distance.max() < 2**-8, (size, view)
@@ -121,15 +121,15 @@ def test_in_bfloat16_no_batch_changes_an_embedding_by_more_than_rounding(tiny_qu
 
 def test_mask_pooling_has_bos_in_and_content_pooling_has_it_out(tiny: SimpleNamespace) -> None:
     ids, real = backbone.pad([[1, 8, 9, 2], [1, 8]], 3)
-    own = embed.content(ids, real, tiny.tokenizer)
+    own = embeddings.content(ids, real, tiny.tokenizer)
     assert real.tolist() == [[True, True, True, True], [True, True, False, False]]
     assert own.tolist() == [[False, True, True, False], [False, True, False, False]]
     states = torch.arange(8.0).reshape(2, 4, 1)
-    assert embed.pool(states, real)[:, 0].tolist() == [1.5, 4.5]
-    assert embed.pool(states, own)[:, 0].tolist() == [1.5, 5.0]
+    assert embeddings.pool(states, real)[:, 0].tolist() == [1.5, 4.5]
+    assert embeddings.pool(states, own)[:, 0].tolist() == [1.5, 5.0]
 
 
 def test_a_tokenizer_without_bos_is_refused(tiny: SimpleNamespace) -> None:
     tiny.tokenizer.backend_tokenizer.post_processor = None
-    with pytest.raises(store.CheckFailed, match="expected BOS"):
-        embed.tokens(tiny.tokenizer, ["mbwa"])
+    with pytest.raises(CheckFailed, match="expected BOS"):
+        embeddings.tokens(tiny.tokenizer, ["mbwa"])

@@ -26,13 +26,14 @@ from synthetic import fabricate
 from test_hub import LIES
 from test_transfer import ITEMS
 from tiny import ROOT, WORDS
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.data.items import write_items
-from tli.data.lexicon import Pair
+from tli.config import parameters
+from tli.data.benchmarks.items import write_items
+from tli.data.words.lexicon import Pair
+from tli.io.files import sha256_of
+from tli.io.structured import write_tsv
 from tli.paper import tables
-from tli.study import train
+from tli.stages import train
 
 COMMANDS = {
     "check": "check --out out/checked",
@@ -579,7 +580,7 @@ def desk(
     text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
     (root / "params.yaml").write_text(text.replace("intermediate_size: 128", "intermediate_size: 96"), encoding="utf-8")
     shutil.copytree(ROOT / "data" / "world", root / "data" / "world", copy_function=shutil.copyfile)  # DVC: read-only
-    store.write_tsv(root / "data" / "pairs.tsv", Pair._fields, pairs)
+    write_tsv(root / "data" / "pairs.tsv", Pair._fields, pairs)
     shutil.copytree(tiny_base, root / "base")
     shutil.copytree(tiny_quantized, root / "quantized")
     words = root / "data" / "pairs.tsv"
@@ -629,10 +630,10 @@ def copy(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def state() -> dict[str, str]:
-    """Every file and link here by what it is and holds, but for what a stage keeps of its finished pieces (kept.py)."""
+    """Every file and link here by what it is and holds, but for the finished pieces of a stage (io/resume.py)."""
     found = {}
     for path in sorted(path for path in Path().rglob("*") if ".kept" not in path.parts):
-        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else store.sha256_of(path)
+        kind = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else sha256_of(path)
         found[str(path)] = kind
     return found
 

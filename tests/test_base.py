@@ -12,9 +12,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from tli import params, store
-from tli.data import world
-from tli.model import base
+from tli.config import parameters
+from tli.data.microworld import world
+from tli.io.errors import CheckFailed
+from tli.io.files import manifest_of
+from tli.io.structured import read_json
+from tli.model import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = SimpleNamespace(
@@ -35,11 +38,11 @@ SETTINGS = SimpleNamespace(
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """world/, and the same base twice: first/, second/."""
     folder = tmp_path_factory.mktemp("base")
-    committed = params.load(ROOT / "params.yaml", model="microworld").active.benchmarks
+    committed = parameters.load(ROOT / "params.yaml", model="microworld").active.benchmarks
     settings = committed.model_copy(update={"documents": 3000})
     world.run(ROOT / "data/pairs.tsv", ROOT / "data/world", folder / "world", folder / "world.json", settings)
     for name in ("first", "second"):
-        base.run(folder / "world", folder / name, folder / f"{name}.json", SETTINGS)
+        pretrain.run(folder / "world", folder / name, folder / f"{name}.json", SETTINGS)
     return folder
 
 
@@ -58,7 +61,7 @@ def test_two_runs_give_the_same_bytes(built: Path) -> None:
 
 def test_the_checkpoint_loads_with_the_announced_shape(built: Path) -> None:
     model = LlamaForCausalLM.from_pretrained(built / "first", local_files_only=True)
-    record = store.read_json(built / "first.json")
+    record = read_json(built / "first.json")
     assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters()) == 188_736
     assert record["steps"] == 12
     assert record["log"][-1]["loss"] < record["log"][0]["loss"]
@@ -107,7 +110,7 @@ def test_a_verb_is_cut_after_its_prefix_and_a_noun_like_one_is_not(tokenizer: Pr
 
 def test_batches_hold_equally_long_documents_each_once_a_pass() -> None:
     documents = [[number] * (3 + number % 4) for number in range(50)]
-    stream = base.batches(documents, batch_tokens=12, rng=random.Random(0))
+    stream = pretrain.batches(documents, batch_tokens=12, rng=random.Random(0))
     seen: list[int] = []
     while len(seen) < len(documents):
         batch = next(stream)
@@ -115,12 +118,14 @@ def test_batches_hold_equally_long_documents_each_once_a_pass() -> None:
         assert batch.numel() <= 12
         seen += batch[:, 0].tolist()
     assert sorted(seen) == list(range(50))
-    first, again = ([b.tolist() for b in islice(base.batches(documents, 12, random.Random(1)), 40)] for _ in range(2))
+    first, again = (
+        [b.tolist() for b in islice(pretrain.batches(documents, 12, random.Random(1)), 40)] for _ in range(2)
+    )
     assert first == again
 
 
 def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
-    rates = [base.rate(step, 100, 10) for step in range(101)]
+    rates = [pretrain.rate(step, 100, 10) for step in range(101)]
     assert rates[9] == max(rates) == 1
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -128,11 +133,11 @@ def test_the_rate_warms_up_and_falls_to_a_tenth() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
-    model = base.make_model(SETTINGS, SETTINGS.vocab_size)
+    model = pretrain.make_model(SETTINGS, SETTINGS.vocab_size)
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(store.CheckFailed, match="step 1: the loss is nan"):
-        next(base.pretrain(model, [[0, 5, 6, 1]] * 8, SETTINGS))
+    with pytest.raises(CheckFailed, match="step 1: the loss is nan"):
+        next(pretrain.pretrain(model, [[0, 5, 6, 1]] * 8, SETTINGS))
 
 
 @pytest.mark.parametrize("after", [0, 1, 4, 5, 8, 11, 12])
@@ -140,8 +145,8 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """The state is kept at steps 4 and 8; the run is cut off behind step `after`, and then once more at step 10."""
-    monkeypatch.setattr(base, "KEEP", 4)
-    original, trained = base.pretrain, list[int]()
+    monkeypatch.setattr(pretrain, "KEEP", 4)
+    original, trained = pretrain.pretrain, list[int]()
     ends = [after, max(after, 10), 99]
 
     def cut(model: LlamaForCausalLM, *arguments: object) -> Iterator[tuple[int, int, float]]:
@@ -156,15 +161,15 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
         if end < 99:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(base, "pretrain", cut)
+    monkeypatch.setattr(pretrain, "pretrain", cut)
     out, metrics = tmp_path / "out", tmp_path / "out.json"
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            base.run(built / "world", out, metrics, SETTINGS)
+            pretrain.run(built / "world", out, metrics, SETTINGS)
         assert not out.exists()
-    base.run(built / "world", out, metrics, SETTINGS)
+    pretrain.run(built / "world", out, metrics, SETTINGS)
     second = max(after, 10)
     assert len(trained) == after + (second - after // 4 * 4 if after < 12 else 4) + 4
-    assert store.manifest_of(out) == store.manifest_of(built / "first")
+    assert manifest_of(out) == manifest_of(built / "first")
     assert metrics.read_bytes() == (built / "first.json").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out.json"}

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 import harness
 from harness import write
 from tiny import ROOT, SHARED
-from tli import params as parameters
-from tli import store
-from tli.data import baselines, benchmarks, items, prompts
-from tli.data.prompts import Item, Source
+from tli.config import parameters
+from tli.data.benchmarks import baselines, items, prompts
+from tli.data.benchmarks.prompts import Item, Source
+from tli.io.errors import UserError
+from tli.io.rows import read_rows
+from tli.io.structured import read_json
+from tli.stages import benchmarks
 
 XCOPA = {
     "id": "xcopa.en.test.0001",
@@ -169,7 +172,7 @@ def test_a_bad_item_is_named_by_line_and_nothing_is_written(
     out = tmp_path / "out"
     out.mkdir()
     (out / "items.jsonl").write_text("kept", encoding="utf-8")
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         benchmarks.run(folder, out, tmp_path / "metrics.json", PARAMS)
     assert caught.value.message.startswith(f"{path}:2: {message}")
     assert "\n" not in caught.value.message
@@ -190,7 +193,7 @@ def test_a_bad_item_is_named_by_line_and_nothing_is_written(
 def test_lines_that_are_no_items(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "items.jsonl"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         items.read_sources(path)
     assert caught.value.message.startswith(f"{path}{message}")
 
@@ -208,7 +211,7 @@ def test_rendered_items_are_checked_too(change: dict[str, Any], message: str, tm
     path = tmp_path / "items.jsonl"
     item = prompts.render(items.read_sources(write(tmp_path / "world.jsonl", [XCOPA]))[0], released=False)
     write(path, [item._asdict() | change])
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         items.read_items(path)
     assert caught.value.message.startswith(f"{path}:1: {message}")
 
@@ -261,14 +264,14 @@ def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path
     asked = items.read_items(tmp_path / "one" / "items.jsonl")
     sources = items.read_sources(folder / "items.jsonl")
     assert {item.id for item in asked} == {source.id for source in sources if source.split == "test"}
-    rows = store.read_rows(tmp_path / "one" / "baselines.tsv")
+    rows = read_rows(tmp_path / "one" / "baselines.tsv")
     assert set(rows["cell"]) == {"choice-only", "ngram"}
     assert set(rows["item"]) == {item.id for item in asked}
     assert len(rows) == 2 * 3 * 32
     wide = rows.pivot(index=["cell", "item"], columns="measure", values="value")
     assert ((wide["label"] == wide["pred"]) == (wide["correct"] == 1)).all()
 
-    metrics = store.read_json(tmp_path / "one.json")
+    metrics = read_json(tmp_path / "one.json")
     accuracy = rows[rows["measure"] == "correct"].groupby(["set", "cell"])["value"].mean()
     assert {f"{name}.test.accuracy.{cell}": value for (name, cell), value in accuracy.items()} == {
         key: value for key, value in metrics.items() if ".accuracy." in key
@@ -281,7 +284,7 @@ def test_the_split_that_is_scored_is_the_one_chosen(chosen: str, split: str, tmp
     params = PARAMS.model_copy(update={"transfer": PARAMS.transfer.model_copy(update={"split": chosen})})
     benchmarks.run(world(tmp_path / "world"), tmp_path / "out", tmp_path / "metrics.json", params)
     assert {item.split for item in items.read_items(tmp_path / "out" / "items.jsonl")} == {split}
-    metrics = store.read_json(tmp_path / "metrics.json")
+    metrics = read_json(tmp_path / "metrics.json")
     assert {metrics[f"{task}.{language}.scored"] for task in ("xcopa", "xnli") for language in ("en", "sw")} == {split}
     accuracies = {key.split(".")[2] for key in metrics if ".accuracy." in key}
     assert accuracies == {split}, "the baselines are scored where the model is"
@@ -290,7 +293,7 @@ def test_the_split_that_is_scored_is_the_one_chosen(chosen: str, split: str, tmp
 def test_without_dev_items_of_two_labels_there_is_no_baseline(tmp_path: Path) -> None:
     folder = world(tmp_path / "world")
     write(folder / "items.jsonl", [XNLI, XNLI | {"id": "d", "split": "dev"}])
-    with pytest.raises(store.UserError, match=r"^xnli\.sw: expected dev items of two labels or more, got 1 items of 1"):
+    with pytest.raises(UserError, match=r"^xnli\.sw: expected dev items of two labels or more, got 1 items of 1"):
         benchmarks.run(folder, tmp_path / "out", tmp_path / "metrics.json", PARAMS)
 
 

@@ -10,12 +10,13 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 
-from tli import store
-from tli.data.lexicon import Pair
-from tli.model import backbone, lora, nf4
-from tli.params import Params
-from tli.study import align, bfloat16
-from tli.study.views import BASE
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair
+from tli.io.rows import read_rows
+from tli.io.structured import write_tsv
+from tli.measure.views import BASE
+from tli.model import checkpoint, lora, quantize
+from tli.stages import bfloat16, similarity
 
 VIEW = "2.content.fp4"
 
@@ -24,7 +25,7 @@ VIEW = "2.content.fp4"
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: list[Pair], params: Params) -> Path:
     """A folder with pairs.tsv and the stage's rows, bfloat16.tsv."""
     folder = tmp_path_factory.mktemp("bfloat16")
-    store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
+    write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     hard = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})  # moves the tiny model further than FP4 rounds
     trained_hard = params.model_copy(update={"train": hard})
     bfloat16.run(folder / "pairs.tsv", tiny_quantized, folder / "bfloat16.tsv", trained_hard)
@@ -34,7 +35,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pai
 def test_the_product_is_rounded_once() -> None:
     """Of bfloat16 numbers, in float32: the exact sum to within float32, rounded to bfloat16; gradients flow."""
     torch.manual_seed(0)
-    dense = backbone.Dequantized(64, 32, dtype=torch.bfloat16)
+    dense = checkpoint.Dequantized(64, 32, dtype=torch.bfloat16)
     dense.requires_grad_(False)
     x = torch.randn(5, 64, dtype=torch.bfloat16, requires_grad=True)
     holder: nn.Module = nn.Sequential(dense)
@@ -52,7 +53,7 @@ def test_the_product_is_rounded_once() -> None:
 def test_rows_are_those_of_every_pair_at_the_view_of_the_public_scripts(
     measured: Path, pairs: list[Pair], params: Params
 ) -> None:
-    rows = store.read_rows(measured / "bfloat16.tsv")
+    rows = read_rows(measured / "bfloat16.tsv")
     assert {*rows["view"]} == {VIEW}
     assert {*rows["measure"]} == {"cosine", "random_cosine"}
     assert rows.groupby(["cell", "measure"]).size().to_dict() == {
@@ -74,22 +75,22 @@ def test_the_base_is_a_checkpoint_in_bfloat16(
     measured: Path, tiny_base: Path, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
     """The rows are, but for the order of sums, those of the 4-bit checkpoint whose compute dtype is bfloat16."""
-    nf4.write_checkpoint(tiny_base, tmp_path / "fp4", "fp4", params.quantize.fp4, "bfloat16")
-    model, tokenizer = backbone.load(tmp_path / "fp4", head=False), backbone.tokenizer(tmp_path / "fp4")
-    expected = pd.DataFrame(align.measure(BASE, pairs, model, tokenizer, params, "fp4"))
-    found = cosines(store.read_rows(measured / "bfloat16.tsv"), "base-bfloat16")
+    quantize.write_checkpoint(tiny_base, tmp_path / "fp4", "fp4", params.quantize.fp4, "bfloat16")
+    model, tokenizer = checkpoint.load(tmp_path / "fp4", head=False), checkpoint.tokenizer(tmp_path / "fp4")
+    expected = pd.DataFrame(similarity.measure(BASE, pairs, model, tokenizer, params, "fp4"))
+    found = cosines(read_rows(measured / "bfloat16.tsv"), "base-bfloat16")
     assert (found - cosines(expected, "base")).abs().max() < 0.01
     assert found.std() > 0.05, "pairs differ by more than that"
 
 
 def test_training_moves_the_pairs(measured: Path) -> None:
-    rows = store.read_rows(measured / "bfloat16.tsv")
+    rows = read_rows(measured / "bfloat16.tsv")
     assert not cosines(rows, "main-bfloat16").equals(cosines(rows, "base-bfloat16"))
 
 
 def test_an_adapter_fits_around_the_product(tiny_quantized: Path, params: Params) -> None:
     """PEFT takes it for the dense layer that it is."""
-    model = bfloat16.rounded(backbone.load(tiny_quantized / "nf4", dtype="bfloat16"))
+    model = bfloat16.rounded(checkpoint.load(tiny_quantized / "nf4", dtype="bfloat16"))
     adapted = lora.attach(model, params.lora, blocks=2, seed=0)
     around = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     assert len(around) == 2 * len(params.lora.targets)
@@ -106,4 +107,4 @@ def test_a_run_in_bfloat16_or_of_the_author_s_adapter_has_no_rows(
     author = params.model_copy(update={"adapter": params.adapter.model_copy(update={"source": "author"})})
     for name, changed in (("a", in_bfloat16), ("b", author)):
         bfloat16.run(measured / "pairs.tsv", tiny_quantized, tmp_path / name, changed)
-        assert store.read_rows(tmp_path / name).empty
+        assert read_rows(tmp_path / name).empty

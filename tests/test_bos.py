@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tli import store
-from tli.model import bos
+from tli.io.errors import CheckFailed
+from tli.model import attention_sink
 
 
 @given(st.integers(0, 999), st.integers(1, 80))
@@ -18,14 +18,14 @@ def test_the_direction_has_bos_alone_above_zero(seed: int, n: int) -> None:
     others = torch.stack(others)
     others[:, 1] -= 4.0
     first[1] += 4.0
-    direction, (own, nearest) = bos.separate(others, first, "here")
-    assert nearest == -bos.QUIET
-    assert float((others @ direction).max()) == pytest.approx(-bos.QUIET, rel=1e-3)
+    direction, (own, nearest) = attention_sink.separate(others, first, "here")
+    assert nearest == -attention_sink.QUIET
+    assert float((others @ direction).max()) == pytest.approx(-attention_sink.QUIET, rel=1e-3)
     assert float(first @ direction) == pytest.approx(own, rel=1e-3)
     assert own > 0
 
 
 def test_a_bos_among_the_others_is_refused_in_one_line() -> None:
     others = torch.cat([torch.eye(64), -torch.eye(64)])
-    with pytest.raises(store.CheckFailed, match=r"here: expected a direction with BOS alone above 0, got none; raise"):
-        bos.separate(others, torch.ones(64), "here")
+    with pytest.raises(CheckFailed, match=r"here: expected a direction with BOS alone above 0, got none; raise"):
+        attention_sink.separate(others, torch.ones(64), "here")

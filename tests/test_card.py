@@ -19,16 +19,17 @@ from safetensors.torch import load_file
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.data.lexicon import Pair
-from tli.data.prompts import Item
-from tli.model import backbone, card, lora
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks.prompts import Item
+from tli.data.words.lexicon import Pair
+from tli.io.files import MANIFEST, check_manifest, sha256_of, write_text
+from tli.io.structured import read_json, write_json, write_tsv
+from tli.model import card, checkpoint, lora
 from tli.ops import adapters
 from tli.paper import tables
-from tli.params import Params
-from tli.study import transfer
+from tli.stages import score
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 
@@ -36,7 +37,7 @@ SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 @pytest.fixture(scope="module")
 def listed(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair]) -> Path:
     path = tmp_path_factory.mktemp("list") / "pairs.tsv"
-    store.write_tsv(path, Pair._fields, pairs)
+    write_tsv(path, Pair._fields, pairs)
     return path
 
 
@@ -44,7 +45,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair]) -> Path:
 def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, listed: Path, params: Params) -> Path:
     """An adapter with a B that is not zero, saved as the stage `train` saves it; read only."""
     folder = tmp_path_factory.mktemp("saved") / "adapter"
-    model = lora.attach(backbone.load(tiny_quantized / "nf4"), params.lora, params.adapted_blocks, seed=0)
+    model = lora.attach(checkpoint.load(tiny_quantized / "nf4"), params.lora, params.adapted_blocks, seed=0)
     generator = torch.Generator().manual_seed(1)
     state = {
         name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
@@ -61,7 +62,7 @@ def in_float32(model: Any) -> Any:
 
     Unpacked for each product, as elsewhere here: bitsandbytes' own kernel for processors takes no width such as 96.
     """
-    backbone.keep_unpacked(model)
+    checkpoint.keep_unpacked(model)
     for parameter in model.parameters():
         parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
     for module in model.modules():
@@ -109,10 +110,10 @@ def test_the_harness_loads_it_by_its_peft_argument(
         for number, option in enumerate(ITEM.options)
     ]
     found = [likelihood for likelihood, _ in theirs.loglikelihood(instances, disable_tqdm=True)]
-    tokenizer, base = backbone.tokenizer(tiny_quantized / "nf4"), backbone.load(tiny_quantized / "nf4")
-    asked = transfer.plan(transfer.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
-    alone = transfer.log_likelihoods(in_float32(base), asked)
-    ours = transfer.log_likelihoods(in_float32(lora.load(base, adapter)), asked)
+    tokenizer, base = checkpoint.tokenizer(tiny_quantized / "nf4"), checkpoint.load(tiny_quantized / "nf4")
+    asked = score.plan(score.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
+    alone = score.log_likelihoods(in_float32(base), asked)
+    ours = score.log_likelihoods(in_float32(lora.load(base, adapter)), asked)
     assert found == pytest.approx(ours, abs=5e-4)
     assert found != pytest.approx(alone, abs=0.05)
 
@@ -126,8 +127,8 @@ def test_the_card_says_what_made_the_adapter(adapter: Path, listed: Path, params
     text = (adapter / lora.CARD).read_text(encoding="utf-8")
     assert front(text)["library_name"] == "peft"
     assert "base_model" not in front(text), "the base is on no hub"
-    assert store.sha256_of(listed) in text
-    assert store.sha256_of(tiny_quantized / store.MANIFEST) in text
+    assert sha256_of(listed) in text
+    assert sha256_of(tiny_quantized / MANIFEST) in text
     assert "12 Swahili–English word pairs" in text
     assert "rank 16, B A times 32 / rank, dropout 0.05, on q_proj, v_proj of blocks 1 to 2 of 4" in text
     count = sum(tensor.numel() for tensor in load_file(adapter / lora.WEIGHTS).values())
@@ -177,7 +178,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     build.mkdir(parents=True)
     (build / "pairs.tsv").write_bytes(made["pairs"].read_bytes())
     (root / "params.yaml").write_bytes(SMOKE.read_bytes())
-    quantized = Path(store.read_json(adapter / lora.SETTINGS)["base_model_name_or_path"]).parent
+    quantized = Path(read_json(adapter / lora.SETTINGS)["base_model_name_or_path"]).parent
     for folder, rank, seed in ((build / "adapter", 16, 0), (build / "sweep" / "adapters" / "r4" / "s1", 4, 1)):
         own_lora = smoke.lora.model_copy(update={"rank": rank})
         said = card.page(smoke.model_copy(update={"lora": own_lora}), seed, made["pairs"], quantized)
@@ -198,8 +199,8 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
     assert done.exit_code == 0, done.output
     assert "nothing was uploaded" in done.output
     out = finished / "build" / "microworld" / "export" / "r4-s1"
-    assert {file.name for file in out.iterdir()} == {lora.WEIGHTS, lora.SETTINGS, lora.CARD, store.MANIFEST}
-    store.check_manifest(out)
+    assert {file.name for file in out.iterdir()} == {lora.WEIGHTS, lora.SETTINGS, lora.CARD, MANIFEST}
+    check_manifest(out)
     source = finished / "build" / "microworld" / "sweep" / "adapters" / "r4" / "s1"
     assert (out / lora.WEIGHTS).read_bytes() == (source / lora.WEIGHTS).read_bytes()
     text = (out / lora.CARD).read_text(encoding="utf-8")
@@ -220,7 +221,7 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
 def test_without_a_rank_it_is_the_paper_s_cell(finished: Path) -> None:
     done = CliRunner().invoke(main, ["export", "--out", "ready"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert store.read_json(finished / "ready" / lora.SETTINGS)["r"] == 16
+    assert read_json(finished / "ready" / lora.SETTINGS)["r"] == 16
 
 
 @pytest.mark.parametrize(
@@ -258,13 +259,13 @@ def test_on_a_hub_s_model_the_export_names_repository_and_revision(finished: Pat
     build, revision = finished / "build" / "microworld", "7" * 40
     quantized = Path("build/qwen3/quantized")
     (finished / quantized).mkdir(parents=True)
-    (finished / quantized / store.MANIFEST).write_text("")
+    (finished / quantized / MANIFEST).write_text("")
     said = card.page(published, 0, build / "pairs.tsv", quantized)
-    store.write_text(build / "adapter" / lora.CARD, said)
-    store.write_json(finished / "results" / "qwen3" / "base.json", {"revision": revision})
+    write_text(build / "adapter" / lora.CARD, said)
+    write_json(finished / "results" / "qwen3" / "base.json", {"revision": revision})
     tabled, fetched = finished / "paper" / "tables" / "microworld", finished / "results" / "qwen3" / "base.json"
     adapters.run(None, None, build, tabled, fetched, finished / "ready", published)
-    settings = store.read_json(finished / "ready" / lora.SETTINGS)
+    settings = read_json(finished / "ready" / lora.SETTINGS)
     assert settings["base_model_name_or_path"] == "Qwen/Qwen3-0.6B-Base"
     assert settings["revision"] == revision
     text = (finished / "ready" / lora.CARD).read_text(encoding="utf-8")

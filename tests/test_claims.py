@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from synthetic import as_paper, fabricate
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.structured import read_json
 from tli.paper import claims, tables
 from tli.paper.rows import Measured, load_yaml
-from tli.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTED = ROOT / "paper" / "reported.yaml"
@@ -28,7 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> Measure
     """The values of a synthetic run."""
     made = fabricate(tmp_path_factory.mktemp("run"), smoke)
     tables.run(**made)
-    values: Measured = store.read_json(made["measured"])
+    values: Measured = read_json(made["measured"])
     return values
 
 
@@ -163,7 +164,7 @@ def test_measured_claims_need_the_author_s_lists_too(smoke: Params) -> None:
 
 def test_a_value_that_a_verdict_rests_on_is_never_taken_for_granted(smoke: Params) -> None:
     less = {key: value for key, value in AS_CLAIMED.items() if key != "setup.layer_0"}
-    with pytest.raises(store.UserError, match=r"expected the value setup\.layer_0, which was not measured"):
+    with pytest.raises(UserError, match=r"expected the value setup\.layer_0, which was not measured"):
         claims.study_claims(less, load_yaml(REPORTED), as_paper(smoke))
 
 

@@ -20,14 +20,16 @@ from submitit.core.utils import cloudpickle_dump
 from checkout import Checkout
 from cluster.sweep import begun, killed_in, waited
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.ops import attempt, cells, submit, workers
-from tli.ops.attempt import Attempts
-from tli.ops.cells import Cell
-from tli.ops.executors import Local, _groups
-from tli.params import Cluster
+from tli.cluster import attempt, cells, submit, workers
+from tli.cluster.attempt import Attempts
+from tli.cluster.cells import Cell
+from tli.cluster.executors import Local, _groups
+from tli.config import parameters
+from tli.config.parameters import Cluster
+from tli.io.errors import CheckFailed
+from tli.io.files import sha256_of
+from tli.io.structured import read_json, write_json
 
 LOCAL = parameters.load(ROOT / "tests" / "smoke" / "params.yaml").cluster
 WRITES = "import pathlib, sys; pathlib.Path('out.txt').write_text(pathlib.Path('in.txt').read_text().upper())"
@@ -78,9 +80,9 @@ def test_an_attempt_reads_through_links_and_notes_what_it_read_and_wrote(
     attempt.run(folder)
     assert (folder / "1" / "out.txt").read_text() == "WHAT IS READ\n"
     assert not (place / "out.txt").exists(), "only `tli collect` writes to the checkout"
-    done = store.read_json(folder / "1" / cells.DONE)
-    assert done["inputs"] == {"in.txt": store.sha256_of(place / "in.txt")}
-    assert done["outs"] == {"out.txt": store.sha256_of(folder / "1" / "out.txt")}
+    done = read_json(folder / "1" / cells.DONE)
+    assert done["inputs"] == {"in.txt": sha256_of(place / "in.txt")}
+    assert done["outs"] == {"out.txt": sha256_of(folder / "1" / "out.txt")}
     attempt.run(folder)
     assert [path.name for path in cells.attempts(folder)] == ["1"], "what is done is not done again"
 
@@ -104,19 +106,19 @@ def test_a_killed_stage_is_tried_again_and_goes_on_where_it_was(place: Path, run
 def test_a_stage_that_is_killed_each_time_is_given_up(place: Path, runs: Callable[[str], None]) -> None:
     runs("import os; print('before', flush=True); os.kill(os.getpid(), 9)")
     (folder,) = prepared(cell(), retries=1)
-    with pytest.raises(store.CheckFailed, match="cut off 2 times; give it more time or memory"):
+    with pytest.raises(CheckFailed, match="cut off 2 times; give it more time or memory"):
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 2
     prepared(cell(), retries=1)
     assert cells.failure(folder) is None, "submitted again, it has its attempts again"
-    with pytest.raises(store.CheckFailed, match="cut off 4 times"):
+    with pytest.raises(CheckFailed, match="cut off 4 times"):
         attempt.run(folder)
 
 
 def test_a_stage_that_fails_for_its_own_reason_is_not_tried_again(place: Path, runs: Callable[[str], None]) -> None:
     runs("import sys; print('the first line'); sys.exit('no such rank')")
     (folder,) = prepared(cell())
-    with pytest.raises(store.CheckFailed, match="no such rank"):
+    with pytest.raises(CheckFailed, match="no such rank"):
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 1
     line = submit.unfinished(cell())
@@ -140,7 +142,7 @@ def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
     """The same line in whichever order the two streams are written."""
     runs(f"import sys; {code}")
     (folder,) = prepared(cell())
-    with pytest.raises(store.CheckFailed) as caught:
+    with pytest.raises(CheckFailed) as caught:
         attempt.run(folder)
     assert caught.value.message == line
     assert f"last line: {line}; log: " in submit.unfinished(cell())
@@ -156,7 +158,7 @@ def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, ru
     above, below = prepared(first, second)
     attempt.run(above)
     (above / "1" / "out.txt" / "a").write_text("altered")
-    with pytest.raises(store.CheckFailed, match=r"not what done\.json says was written"):
+    with pytest.raises(CheckFailed, match=r"not what done\.json says was written"):
         attempt.run(below)
 
 
@@ -167,7 +169,7 @@ def test_an_input_that_stays_unseen_is_named(
     runs(WRITES)
     (folder,) = prepared(cell())
     (place / "in.txt").unlink()
-    with pytest.raises(store.CheckFailed, match=r"in\.txt: expected this input, found none in 0 s"):
+    with pytest.raises(CheckFailed, match=r"in\.txt: expected this input, found none in 0 s"):
         attempt.run(folder)
     assert "found none" in str(cells.failure(folder))
 
@@ -209,7 +211,7 @@ def test_one_cell_fails_and_the_others_go_on(place: Path, monkeypatch: pytest.Mo
     submit._prepare(found, found, LOCAL)
     executor = Local(LOCAL)
     executor.start(found)
-    with pytest.raises(store.CheckFailed) as caught:
+    with pytest.raises(CheckFailed) as caught:
         submit._wait(found, executor)
     head, failed, behind = caught.value.message.splitlines()
     assert head == "2 of 4 cells not done:"
@@ -268,7 +270,7 @@ def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -
         {"extra_info": {"name": f"gpu {name}", "table": "T", "line": name, "seconds": 10.0, "flop": 1e15}}
         for name in ("train", "score")
     ]
-    store.write_json(tmp_path / "gpu.json", {"benchmarks": lines})
+    write_json(tmp_path / "gpu.json", {"benchmarks": lines})
     one = workers.seconds(params, pairs, tmp_path, [tmp_path / "gpu.json"])
     assert one.train == 10.0
     planned = workers._planned(params, pairs)["sweep-eval"].flop / 30

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tli import store
+from tli.io.errors import UserError
 from tli.paper import collected
 from tli.paper.render import Column, Figure, Table, write
 
@@ -56,16 +56,16 @@ def test_what_was_written_is_read(folder: Path) -> None:
 
 def test_a_row_that_is_not_there_is_told(folder: Path) -> None:
     table = collected.read(folder).tables["gain"]
-    with pytest.raises(store.UserError, match="table gain: expected one row with view=3 and a column gain, got 0 rows"):
+    with pytest.raises(UserError, match="table gain: expected one row with view=3 and a column gain, got 0 rows"):
         table.number("gain", view="3")
-    with pytest.raises(store.UserError, match="a column loss, got 1 rows"):
+    with pytest.raises(UserError, match="a column loss, got 1 rows"):
         table.number("loss", view="a|b")
 
 
 def test_a_page_that_its_files_do_not_match_is_told(folder: Path) -> None:
     with (folder / "gain.csv").open("a") as file:
         file.write("c,1,1,1\n")
-    with pytest.raises(store.UserError, match=r"gain\.csv: expected 4 columns and 2 rows as on the page, got 4 and 3"):
+    with pytest.raises(UserError, match=r"gain\.csv: expected 4 columns and 2 rows as on the page, got 4 and 3"):
         collected.read(folder)
-    with pytest.raises(store.UserError, match="expected the tables' page, found no file"):
+    with pytest.raises(UserError, match="expected the tables' page, found no file"):
         collected.read(folder / "absent")

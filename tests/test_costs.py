@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.receipts import write_receipt
+from tli.io.structured import read_json, write_json
 from tli.ops import costs
-from tli.params import Params
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for command, out in ((["scan", "--out", "x"], "scan.tsv"), (["sweep-train", "--rank", "4"], "sweep/r4")):
         (tmp_path / "build" / out).parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(sys, "argv", ["tli", *command])
-        with store.write_receipt(tmp_path / "build" / out):
+        with write_receipt(tmp_path / "build" / out):
             pass
     return tmp_path / "build"
 
@@ -27,7 +29,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_stage_and_rank_is_listed(build: Path, tmp_path: Path, params: Params) -> None:
     said = costs.run(build, tmp_path / "costs", params, "tables")
     assert said.endswith("GiB at most")
-    assert list(store.read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
+    assert list(read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
     assert "| sweep-train@4 |" in (tmp_path / "costs" / "costs.md").read_text()
 
 
@@ -35,11 +37,11 @@ def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Pa
     costs.run(build, tmp_path / "costs", params, "tables")
     (build / "scan.tsv.receipt.json").unlink()
     costs.run(build, tmp_path / "costs", params, "tables")
-    assert "scan" in store.read_json(tmp_path / "costs" / "costs.json")["stages"]
+    assert "scan" in read_json(tmp_path / "costs" / "costs.json")["stages"]
 
 
 def test_nothing_to_tell_is_one_clear_line(tmp_path: Path, params: Params) -> None:
-    with pytest.raises(store.UserError, match="expected receipts of a run, found none"):
+    with pytest.raises(UserError, match="expected receipts of a run, found none"):
         costs.run(tmp_path, tmp_path / "costs", params, "tables")
 
 
@@ -51,7 +53,7 @@ def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: P
     assert f"| {runs} trainings:" in page
     assert f"Python {sys.version.split()[0]}, torch {torch.__version__}" in page
     assert "| number of parameters | not measured parameters" in page
-    store.write_json(tmp_path / "results" / params.model / "measured.json", {"setup.parameters": 12345})
+    write_json(tmp_path / "results" / params.model / "measured.json", {"setup.parameters": 12345})
     costs.run(build, tmp_path / "costs", params, "tables")
     assert "| number of parameters | 12,345 parameters" in (tmp_path / "costs" / "checklist.md").read_text()
 
@@ -59,8 +61,8 @@ def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: P
 def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path, params: Params) -> None:
     path = build / "full" / "s1" / "scan.tsv.receipt.json"
     path.parent.mkdir(parents=True)
-    told = store.read_json(build / "scan.tsv.receipt.json")
-    store.write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
+    told = read_json(build / "scan.tsv.receipt.json")
+    write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
     said = costs.run(build, tmp_path / "costs", params, "tables")
     assert said.endswith("; full grid: 10 minutes in 1 stages, 20 of the processor")
-    assert list(store.read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]
+    assert list(read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]

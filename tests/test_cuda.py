@@ -16,12 +16,13 @@ import torch
 from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from torch import Tensor
 
-from tli.data.lexicon import Pair
-from tli.model import backbone
-from tli.model.stack import stacked
-from tli.params import Params
-from tli.study import embed, train, transfer
-from tli.study.transfer import Request
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair
+from tli.measure import embeddings
+from tli.model import backbone, checkpoint
+from tli.model.batched_lora import stacked
+from tli.stages import score, train
+from tli.stages.score import Request
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.__main__)
 
@@ -78,10 +79,10 @@ def test_the_same_bytes_are_unpacked_there_to_the_same_numbers(kind: str, dtype:
 @pytest.mark.usefixtures("gpu")
 def test_streamed_resident_packed_and_unpacked_agree_bit_for_bit(tiny_quantized: Path) -> None:
     folder = tiny_quantized / "nf4"
-    tokenizer = backbone.tokenizer(folder)
-    resident = embed.embed(backbone.load(folder), tokenizer, WORDS, batch_size=4)
+    tokenizer = checkpoint.tokenizer(folder)
+    resident = embeddings.embed(checkpoint.load(folder), tokenizer, WORDS, batch_size=4)
     for settings in ({"weights": "dequantized"}, {"resident": 0}, {"weights": "dequantized", "resident": 0}):
-        other = embed.embed(backbone.load(folder, **settings), tokenizer, WORDS, batch_size=4)  # type: ignore[arg-type]
+        other = embeddings.embed(checkpoint.load(folder, **settings), tokenizer, WORDS, batch_size=4)  # type: ignore[arg-type]
         for view, values in resident.pooled.items():
             np.testing.assert_array_equal(other.pooled[view], values)
         assert other[1:] == resident[1:]
@@ -90,10 +91,10 @@ def test_streamed_resident_packed_and_unpacked_agree_bit_for_bit(tiny_quantized:
 @pytest.mark.usefixtures("gpu")
 def test_embeddings_are_the_processor_s_but_for_rounding(tiny_quantized: Path) -> None:
     folder = tiny_quantized / "nf4"
-    tokenizer = backbone.tokenizer(folder)
-    there = embed.embed(backbone.load(folder), tokenizer, WORDS, batch_size=4).pooled
+    tokenizer = checkpoint.tokenizer(folder)
+    there = embeddings.embed(checkpoint.load(folder), tokenizer, WORDS, batch_size=4).pooled
     backbone.setup(threads=1)
-    here = embed.embed(backbone.load(folder), tokenizer, WORDS, batch_size=4).pooled
+    here = embeddings.embed(checkpoint.load(folder), tokenizer, WORDS, batch_size=4).pooled
     for view, values in here.items():
         apart = np.linalg.norm(there[view] - values, axis=1) / np.linalg.norm(values, axis=1)
         assert apart.max() < STATES, view
@@ -103,7 +104,7 @@ def _trained(folder: Path, pairs: list[Pair], params: Params) -> tuple[list[floa
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 5})
     model = train.frozen(folder, params, pairs)
     with stacked(model, params.lora, params.adapted_blocks, [0, 1], settings.layer) as stack:
-        first, _ = train.train(stack, backbone.tokenizer(folder), pairs, settings)
+        first, _ = train.train(stack, checkpoint.tokenizer(folder), pairs, settings)
         return [step.loss for step in first.steps], stack.tensors(0)
 
 
@@ -128,9 +129,9 @@ def test_scores_are_the_processor_s_but_for_rounding(tiny_quantized: Path) -> No
     draw = torch.Generator().manual_seed(0)
     starts = [torch.randint(4, 100, (5,), generator=draw).tolist() for _ in range(4)]
     ends = [torch.randint(4, 100, (3,), generator=draw).tolist() for _ in range(3)]
-    planned = transfer.plan([Request([1, *start, *end], 3) for start in starts for end in ends], 3, 6)
-    there, again = (transfer.log_likelihoods(backbone.load(folder), planned) for _ in range(2))
+    planned = score.plan([Request([1, *start, *end], 3) for start in starts for end in ends], 3, 6)
+    there, again = (score.log_likelihoods(checkpoint.load(folder), planned) for _ in range(2))
     assert again == there
     backbone.setup(threads=1)
-    here = transfer.log_likelihoods(backbone.load(folder), planned)
+    here = score.log_likelihoods(checkpoint.load(folder), planned)
     assert there == pytest.approx(here, abs=LOGITS)

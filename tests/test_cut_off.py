@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from test_transfer import ITEMS
-from tli import store
-from tli.data.items import write_items
-from tli.data.lexicon import Pair
-from tli.kept import Kept
-from tli.params import Params
-from tli.study import align, base_rows, sweep, train, transfer
+from tli.config.parameters import Params
+from tli.data.benchmarks.items import write_items
+from tli.data.words.lexicon import Pair
+from tli.io.files import sha256_of
+from tli.io.resume import Kept
+from tli.io.structured import write_tsv
+from tli.stages import base_rows, score, similarity, sweep, train
 
 Run = Callable[[Path], None]  # a stage, given the folder that it writes to
 
@@ -25,7 +26,7 @@ def stages(
     """Each long stage of the study on the tiny model, and an adapter for those that need one."""
     given = tmp_path_factory.mktemp("given")
     words, items = given / "pairs.tsv", given / "items.jsonl"
-    store.write_tsv(words, Pair._fields, pairs)
+    write_tsv(words, Pair._fields, pairs)
     write_items(items, ITEMS)
     train.run(words, tiny_quantized, given / "adapter", given / "train.tsv", given / "log", params)
     ranks = {2: "r2", 4: "r4"}
@@ -35,8 +36,8 @@ def stages(
     sweep.run_train(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
     return {
         "base-rows": lambda out: base_rows.run(words, items, tiny_quantized, out / "base-rows", params),
-        "align": lambda out: align.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
-        "transfer": lambda out: transfer.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", few),
+        "align": lambda out: similarity.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
+        "transfer": lambda out: score.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", few),
         "sweep-train": lambda out: sweep.run_train(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
         "sweep-eval": lambda out: sweep.run_eval(
             words, items, tiny_quantized, given / "adapters", ranks, out / "rows", params
@@ -59,7 +60,7 @@ def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): store.sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("name", ["base-rows", "align", "transfer", "sweep-train", "sweep-eval"])
@@ -72,7 +73,7 @@ def test_what_was_finished_is_not_done_again(
     figures: Callable[[str, int], None],
 ) -> None:
     """Cut off between two pieces, a stage does the rest of its work in the next run, and none of it twice."""
-    monkeypatch.setattr(transfer, "SHARD", 1)
+    monkeypatch.setattr(score, "SHARD", 1)
     run, whole, cut = stages[name], tmp_path / "whole", tmp_path / "cut"
     run(whole)
     every = [*puts]

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
+from tli.config import parameters
+from tli.io.errors import UserError
 
 DOCS = ROOT / "docs"
 
@@ -81,5 +81,5 @@ def test_the_ranks_that_the_page_names_are_allowed_and_no_higher_one() -> None:
     (named,) = re.findall(r"sweep\.ranks=\[([\d,]+)\]", text("change-it"))
     ranks = [int(rank) for rank in named.split(",")]
     assert ranks[-1] == narrowest_rank({"sweep.ranks": ranks})
-    with pytest.raises(store.UserError, match="sweep"):
+    with pytest.raises(UserError, match="sweep"):
         narrowest_rank({"sweep.ranks": [*ranks, 2 * ranks[-1]]})

@@ -17,10 +17,11 @@ import typst
 from runs import SMOKE, finished, smoke_models
 from synthetic import fabricate_grid
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import CheckFailed, UserError
+from tli.io.structured import read_json, write_json
 from tli.paper import collected, document, grid
-from tli.params import Params
 
 SOURCE = ROOT / "paper"
 REPORTED = SOURCE / "reported.yaml"
@@ -60,13 +61,13 @@ def elsewhere(given: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def content(given: dict[str, Any]) -> dict[str, Any]:
     """document.json as it was written."""
-    data: dict[str, Any] = store.read_json(given["numbers"] / "document.json")
+    data: dict[str, Any] = read_json(given["numbers"] / "document.json")
     return data
 
 
 def absent(given: dict[str, Any], data: dict[str, Any], folder: Path) -> str:
     """What the document says it does not have, of the data at hand; compiles all of it."""
-    store.write_json(folder / "document.json", data)
+    write_json(folder / "document.json", data)
     names = [model["name"] for model in data["models"]]
     names += [f"{model['name']}-full" for model in data["models"] if model["full"]]
     pictures = {f"figures/{name}": given["figures"] / name for name in names}
@@ -118,7 +119,7 @@ def test_numbers_are_those_of_the_files(given: dict[str, Any]) -> None:
     numbers = content(given)["numbers"]
     gains = []
     for params in given["models"]:
-        measured = store.read_json(given["results"] / params.model / "measured.json")
+        measured = read_json(given["results"] / params.model / "measured.json")
         assert {f"{params.model}.run.{key}" for key in measured} <= numbers.keys()
         gain = measured["align.trained.gain.2.mask.nf4"]
         gains.append(numbers[f"{params.model}.run.align.trained.gain.2.mask.nf4"])
@@ -156,9 +157,7 @@ def test_one_model_alone_makes_a_document(given: dict[str, Any], number: int, tm
 
 def test_a_model_without_tables_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
     missing = given["models"][0].model_copy(update={"model": "lugha_llama"})
-    with pytest.raises(
-        store.UserError, match=r"tables/lugha_llama/README.md: expected the tables' page, found no file"
-    ):
+    with pytest.raises(UserError, match=r"tables/lugha_llama/README.md: expected the tables' page, found no file"):
         document.run(**elsewhere(given, tmp_path) | {"models": [*given["models"], missing]})
     assert not (tmp_path / "artifact.pdf").exists()
 
@@ -268,7 +267,7 @@ def test_a_key_that_no_file_has_is_one_line(given: dict[str, Any], tmp_path: Pat
     with (tmp_path / "paper" / "main.typ").open("a", encoding="utf-8") as file:
         file.write('\n#n("run.loss_of_nothing")\n')
     made = elsewhere(given, tmp_path) | {"source": tmp_path / "paper"}
-    with pytest.raises(store.CheckFailed, match=r"\w+\.typ:\d+: dictionary does not contain key .*; mend the source"):
+    with pytest.raises(CheckFailed, match=r"\w+\.typ:\d+: dictionary does not contain key .*; mend the source"):
         document.run(**made)
     assert not made["out"].exists()
 
@@ -313,7 +312,7 @@ def committed() -> list[document.Run]:
 
 def test_the_committed_run_makes_a_paper_in_two_columns(committed: list[document.Run], tmp_path: Path) -> None:
     """On most pages text stands left and right of the middle, and next to nothing in it: figures across both aside."""
-    store.write_json(tmp_path / "document.json", document.content(committed, document.load_yaml(REPORTED)))
+    write_json(tmp_path / "document.json", document.content(committed, document.load_yaml(REPORTED)))
     (tmp_path / "all").mkdir()
     pictures = document.pictures(ROOT / "paper" / "figures", committed)
     root = document.gather(tmp_path / "all", SOURCE, tmp_path / "document.json", pictures)

@@ -13,16 +13,17 @@ from lm_eval.utils import make_table
 import harness
 from synthetic import fabricate
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.data import prompts
-from tli.model import backbone
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks import prompts
+from tli.io.rows import read_rows, write_rows
+from tli.io.structured import read_json
+from tli.measure.views import BASE
+from tli.model import checkpoint
 from tli.ops import export
 from tli.paper.rows import Rows
-from tli.params import Params
-from tli.study import transfer
-from tli.study.views import BASE
+from tli.stages import score
 
 TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
 COUNTS: dict[str, Any] = {
@@ -42,7 +43,7 @@ def hub(params: Params) -> Params:
 
 def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_path: Path) -> None:
     """Its own three tasks on one model, made-up items: the same sections, names, accuracies and standard errors."""
-    model, tokenizer = backbone.load(tiny_base).float(), backbone.tokenizer(tiny_base)
+    model, tokenizer = checkpoint.load(tiny_base).float(), checkpoint.tokenizer(tiny_base)
     words = ["the dog is here", "a cat", "mbwa ni mtoto", "the water", "the sun is bread", "a tree"]
     records = [
         {
@@ -61,7 +62,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     theirs = harness.evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"), *tasks)
     sources = [source for key in TASKS for source in harness.sources(*key, records)]
     items = [prompts.render(source, released=True) for source in sources]
-    store.write_rows(tmp_path / "rows.tsv", transfer.measure(BASE, transfer.prepare(items, tokenizer, 4), model))
+    write_rows(tmp_path / "rows.tsv", score.measure(BASE, score.prepare(items, tokenizer, 4), model))
     found = export.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
     for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
         assert found[name] == theirs[name], name
@@ -107,14 +108,14 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
     call = ["export-results", "main", "--out", str(tmp_path / "results.json"), "--rows", str(given["transfer"])]
     done = CliRunner().invoke(main, [*call, "--metrics", str(given["benchmarks"])])
     assert done.exit_code == 0, done.output
-    found = store.read_json(tmp_path / "results.json")
+    found = read_json(tmp_path / "results.json")
     languages = [(task, language) for task in ("xcopa", "xnli") for language in ("en", "sw")]
     assert set(found["results"]) == {f"micro_world_{task}_form_{language}" for task, language in languages}
     assert not set(found["results"]) & known_tasks
     assert {"xcopa_sw", "xnli_sw", "copa"} <= known_tasks
     assert set(found["versions"].values()) == {None}
     assert found["config"]["model_args"]["rank"] == smoke.lora.rank
-    right = [row for row in store.read_rows(given["transfer"]).itertuples() if row.cell == "main"]
+    right = [row for row in read_rows(given["transfer"]).itertuples() if row.cell == "main"]
     values = [float(row.value) for row in right if (row.set, row.measure) == ("xnli.sw", "correct")]
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(values) / len(values))
 
@@ -149,5 +150,5 @@ def test_without_a_file_the_cell_s_own_is_read(
     assert done.exit_code == 0, done.output
     rows = Rows(build / file)
     right = [*rows.each(cell, "xnli.sw", "-", "correct").values()]
-    found = store.read_json(tmp_path / "results.json")
+    found = read_json(tmp_path / "results.json")
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(right) / len(right))

@@ -18,8 +18,8 @@ import pytest
 
 from hub import Fault, Hub, blob_id, dataset, sha256
 from tiny import ROOT
-from tli import store
-from tli.data import pins
+from tli.data.hub import pins
+from tli.io.errors import UserError
 
 DRIVER = """
 import json, sys, time
@@ -28,7 +28,7 @@ time.sleep = waits.append
 from pathlib import Path
 from tli import store
 from tli.data import fetch
-from tli.data.fetch import Repo
+from tli.data.hub.fetch import Repo
 manifest = Path("fetched.sha256")
 result, status = None, 0
 try:
@@ -486,16 +486,16 @@ ZEROS = "0" * 40
 def test_a_broken_manifest_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "fetched.sha256"
     path.write_text(f"# comment\n{line}\n")
-    with pytest.raises(store.UserError, match=r"fetched\.sha256:2: expected '<SHA-256>  models/.*; mend that line"):
+    with pytest.raises(UserError, match=r"fetched\.sha256:2: expected '<SHA-256>  models/.*; mend that line"):
         pins.read(path)
 
 
 def test_two_values_for_one_file_or_no_manifest_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "fetched.sha256"
     path.write_text(f"{'0' * 40}  models/a/b\n{'1' * 40}  models/a/b\n")
-    with pytest.raises(store.UserError, match=r"fetched\.sha256:2: .*each once"):
+    with pytest.raises(UserError, match=r"fetched\.sha256:2: .*each once"):
         pins.read(path)
-    with pytest.raises(store.UserError, match="no such manifest; restore it"):
+    with pytest.raises(UserError, match="no such manifest; restore it"):
         pins.read(tmp_path / "absent")
 
 

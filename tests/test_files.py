@@ -17,8 +17,8 @@ from click.testing import CliRunner, Result
 
 from checkout import Checkout
 from tiny import ROOT
-from tli import store
 from tli.__main__ import main
+from tli.io.files import MANIFEST, write_manifest
 from tli.ops import files, hashed
 
 EACH, BATCH = 32, 8  # damages a place, and how many of them are there when the checkout is examined
@@ -282,14 +282,14 @@ def test_a_listing_is_dvc_s_own(done: Checkout, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_was_damaged_before_dvc_hashed_it_is_found_by_its_manifest(small: Path) -> None:
-    store.write_manifest(Path("out"))
+    write_manifest(Path("out"))
     lock()
     assert check().exit_code == 0
     flip(Path("out/file"))
     lock()
     result = check()
     assert told(result) == ["out/file"]
-    assert f"expected SHA-256 {hashlib.sha256(CONTENT).hexdigest()} (out/{store.MANIFEST})" in result.stderr
+    assert f"expected SHA-256 {hashlib.sha256(CONTENT).hexdigest()} (out/{MANIFEST})" in result.stderr
 
 
 def fifo(path: Path) -> None:

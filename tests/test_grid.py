@@ -10,11 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from checkout import Checkout, clone
-from tli import store
 from tli.__main__ import main
-from tli.data.lexicon import read_pairs
+from tli.config.parameters import Params, load
+from tli.data.words.lexicon import read_pairs
+from tli.io.files import sha256_of
+from tli.io.rows import read_rows
 from tli.model import lora
-from tli.params import Params, load
 
 BASES = (1, 2)
 IN_ORDER = """
@@ -74,10 +75,10 @@ def test_every_arm_has_its_ranks_and_seeds_on_every_base(grid: Checkout, chosen:
             for name in names:
                 cells = {f"r{rank}-s{seed}" for rank in chosen.arms[name].ranks for seed in chosen.sweep.seeds}
                 for kind in ("align", "transfer"):
-                    frame = store.read_rows(rows / name / f"{kind}.tsv")
+                    frame = read_rows(rows / name / f"{kind}.tsv")
                     assert set(frame["cell"]) == cells
                     assert set(frame["arm"]) == {name}
-                    base_rows = store.read_rows(rows / "base" / f"{kind}.tsv")
+                    base_rows = read_rows(rows / "base" / f"{kind}.tsv")
                     assert {*frame["measure"]} == {*base_rows["measure"]} - {"padding_drift"}
 
 
@@ -88,13 +89,13 @@ def test_bases_differ_in_corpus_items_and_weights(grid: Checkout) -> None:
         "plain/base/model.safetensors",
         "plain/rows/2r/align.tsv",
     ):
-        assert len({store.sha256_of(folder(grid, base) / path) for base in BASES}) == len(BASES), path
+        assert len({sha256_of(folder(grid, base) / path) for base in BASES}) == len(BASES), path
 
 
 def test_no_two_arms_trained_the_same_adapter(grid: Checkout, chosen: Params) -> None:
     """At rank 2 and one seed, each arm's change reached the weights."""
     plain = folder(grid, 1) / "plain" / "adapters"
-    found = {store.sha256_of(plain / arm / "r2" / "s0" / lora.WEIGHTS) for arm in chosen.sweep.arms}
+    found = {sha256_of(plain / arm / "r2" / "s0" / lora.WEIGHTS) for arm in chosen.sweep.arms}
     assert len(found) == len(chosen.sweep.arms)
 
 
@@ -108,7 +109,7 @@ def test_lora_on_all_blocks_learns_in_those_that_the_loss_reaches(grid: Checkout
 
 
 def measured(path: Path, view: str, measure: str) -> float:
-    frame = store.read_rows(path)
+    frame = read_rows(path)
     value = frame[(frame["view"] == view) & (frame["measure"] == measure) & (frame["set"] == "all")]["value"]
     return float(value.astype(float).mean())
 
@@ -124,7 +125,7 @@ def test_in_the_bos_regime_words_are_as_before_and_any_two_look_alike_with_bos_i
             for measure in ("cosine_mean", "random_cosine_mean", "p_at_1.sw_en"):
                 found = [measured(regime / "scan.tsv", f"{layer}.content.nf4", measure) for regime in (plain, bos)]
                 assert found[0] == pytest.approx(found[1], abs=0.02), (layer, measure)
-        rows = store.read_rows(bos / "bos.tsv").pivot_table(index="view", columns="measure", values="value")
+        rows = read_rows(bos / "bos.tsv").pivot_table(index="view", columns="measure", values="value")
         assert rows["ratio_before"].max() < 20
         np.testing.assert_allclose(rows["ratio"][1:], chosen.bos.ratio, rtol=0.1)
         assert rows["leak"].max() < 0.05

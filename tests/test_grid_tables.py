@@ -16,10 +16,13 @@ from statsmodels.stats.multitest import multipletests
 
 from synthetic import fabricate_grid
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.files import sha256_of
+from tli.io.rows import read_rows
+from tli.io.structured import read_json
 from tli.paper import grid
-from tli.params import Params
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 Given = dict[str, Any]
@@ -59,7 +62,7 @@ def gains(rows: Path, smoke: Params, arm: str, rank: int, where: str = "plain") 
         at = rows / f"s{base}" / where / "rows"
         values = []
         for name in ("base", arm):
-            frame = store.read_rows(at / name / "align.tsv")
+            frame = read_rows(at / name / "align.tsv")
             frame = frame[(frame["set"] == "trained") & (frame["view"] == "2.mask.nf4")]
             values.append(
                 frame[(frame["measure"] == "cosine_mean") & (frame["rank"].astype(int) == (name != "base") * rank)]
@@ -117,7 +120,7 @@ def changes(rows: Path, smoke: Params, arm: str, rank: int, set_: str) -> list[f
     for base in smoke.sweep.base_seeds:
         parts = []
         for name, wanted in (("base", 0), (arm, rank)):
-            frame = store.read_rows(rows / f"s{base}" / "plain" / "rows" / name / "transfer.tsv")
+            frame = read_rows(rows / f"s{base}" / "plain" / "rows" / name / "transfer.tsv")
             frame = frame[(frame["set"] == set_) & (frame["measure"] == "correct") & (frame["rank"] == wanted)]
             frame = frame[frame["cell"] != "untrained"]  # stands beside the base, at rank 0 too
             parts.append(100 * frame["value"].astype(float).mean())
@@ -171,7 +174,7 @@ def test_training_in_the_bos_regime_stands_beside_the_base_as_it_is(made: tuple[
             values: dict[str, list[float]] = {"before": [], "after": []}
             for base in smoke.sweep.base_seeds:
                 for when, name, rank in (("before", "base", 0), ("after", arm, 2)):
-                    frame = store.read_rows(rows / f"s{base}" / where / "rows" / name / "align.tsv")
+                    frame = read_rows(rows / f"s{base}" / where / "rows" / name / "align.tsv")
                     chosen = (frame["set"] == "all") & (frame["view"] == "2.content.nf4") & (frame["rank"] == rank)
                     values[when].append(frame[chosen & (frame["measure"] == measure)]["value"].astype(float).mean())
             for when, some in values.items():
@@ -226,7 +229,7 @@ def test_the_same_rows_give_the_same_bytes(
     again = run(rows, tmp_path, smoke, each)
     files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
     assert len(files) > 30
-    assert {path: store.sha256_of(again / path) for path in files} == {path: store.sha256_of(out / path) for path in files}
+    assert {path: sha256_of(again / path) for path in files} == {path: sha256_of(out / path) for path in files}
 
 
 def test_figures_are_svg_and_the_readme_shows_them(made: tuple[Path, Path]) -> None:
@@ -240,7 +243,7 @@ def test_figures_are_svg_and_the_readme_shows_them(made: tuple[Path, Path]) -> N
 
 
 def test_numbers_are_finite_or_none(made: tuple[Path, Path]) -> None:
-    values = store.read_json(made[1] / "full.json")
+    values = read_json(made[1] / "full.json")
     assert len(values) > 300
     assert all(value is None or isinstance(value, str) or np.isfinite(value) for value in values.values())
 
@@ -250,10 +253,10 @@ def test_a_missing_arm_and_a_missing_seed_are_named(tmp_path: Path, smoke: Param
     path = rows / "s2" / "plain" / "rows" / "content" / "align.tsv"
     kept = path.read_text(encoding="utf-8")
     path.write_text("".join(line for line in kept.splitlines(True) if not line.startswith("r2-s1")), encoding="utf-8")
-    with pytest.raises(store.UserError, match=r"content/align.tsv: no rows of r2-s1, which arms.content lists"):
+    with pytest.raises(UserError, match=r"content/align.tsv: no rows of r2-s1, which arms.content lists"):
         run(rows, tmp_path / "out", smoke, each)
     path.unlink()
-    with pytest.raises(store.UserError, match=r"content/align.tsv: expected the full grid's rows, found no file"):
+    with pytest.raises(UserError, match=r"content/align.tsv: expected the full grid's rows, found no file"):
         run(rows, tmp_path / "out", smoke, each)
     assert not (tmp_path / "out").exists()
 
@@ -271,7 +274,7 @@ def test_a_tiny_grid_gives_defined_cells(tmp_path: Path, smoke: Params, each: di
     params, arms = tiny(smoke), {name: tiny(own) for name, own in each.items()}
     rows = fabricate_grid(tmp_path / "rows", params, arms)
     for path in rows.rglob("transfer.tsv"):
-        frame = store.read_rows(path)
+        frame = read_rows(path)
         if kind == "one language":
             frame = frame[frame["set"] == "xnli.sw"]
         if kind == "all right":

@@ -25,11 +25,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import hub as loopback
 from hub import Content, Hub
-from tli import store
-from tli.data import fetch
-from tli.data.fetch import Repo
+from tli.config.parameters import HubModel
+from tli.data.hub import fetch
+from tli.data.hub.fetch import Repo
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import atomic_dir
+from tli.io.structured import read_json
 from tli.model import hub, shards, supported
-from tli.params import HubModel
 
 # Headers.
 
@@ -99,21 +101,17 @@ LIES = {
 def test_a_header_that_lies_is_refused_in_one_line(tmp_path: Path, lie: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(LIES[lie])
-    with pytest.raises(
-        store.UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew"
-    ) as e:
+    with pytest.raises(UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew") as e:
         shards.headers(tmp_path)
     assert "\n" not in e.value.message
 
 
 def test_a_tensor_in_two_files_and_no_tensor_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match=r"expected tensors in \*\.safetensors files, got none"):
+    with pytest.raises(UserError, match=r"expected tensors in \*\.safetensors files, got none"):
         shards.headers(tmp_path)
     for name in ("a", "b"):
         save_file({"x": torch.zeros(2)}, tmp_path / f"{name}.safetensors")
-    with pytest.raises(
-        store.UserError, match=r"b\.safetensors: expected each tensor once, got x here and in a\.safeten"
-    ):
+    with pytest.raises(UserError, match=r"b\.safetensors: expected each tensor once, got x here and in a\.safeten"):
         shards.headers(tmp_path)
 
 
@@ -129,7 +127,7 @@ def test_the_index_is_held_against_the_shards(tmp_path: Path) -> None:
         ("{}", "expected a mapping weight_map"),
     ):
         index.write_text(text)
-        with pytest.raises(store.UserError, match=line):
+        with pytest.raises(UserError, match=line):
             shards.missing_from_index(tmp_path)
 
 
@@ -157,7 +155,7 @@ def world(written: dict[Repo, Path], tmp_path: Path, monkeypatch: pytest.MonkeyP
     manifest.write_text("# fetched\n")
 
     def call(repo: Repo, head_from: Repo | None = None, name: str = "out") -> tuple[dict[str, object], Path]:
-        with store.atomic_dir(tmp_path / name) as out:
+        with atomic_dir(tmp_path / name) as out:
             summary = hub.fetch_checkpoint(repo, out, manifest, head_from)
         return summary, tmp_path / name
 
@@ -238,11 +236,11 @@ def test_a_checkpoint_that_was_not_all_fetched_is_refused_offline(
 ) -> None:
     """An interrupted fetch leaves no name of a weight in the manifest, so that no part can pass for the whole."""
     world.hub.fail("GET /large/", loopback.Fault(flip=200), times=1)
-    with pytest.raises(store.CheckFailed, match="removed from the cache"):
+    with pytest.raises(CheckFailed, match="removed from the cache"):
         world.fetch(LLAMA)
     assert not (world.folder / "out").exists()
     monkeypatch.setattr(fetch.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(store.UserError, match=r"HF_HUB_OFFLINE is set and .* names none of its \*\.safetensors"):
+    with pytest.raises(UserError, match=r"HF_HUB_OFFLINE is set and .* names none of its \*\.safetensors"):
         world.fetch(LLAMA)
 
 
@@ -339,20 +337,16 @@ def test_a_sibling_that_differs_in_a_bit_gives_no_head(
 ) -> None:
     shard = {"model-00001-of-00003__safetensors": changed_weights(written[LLAMA], tmp_path, change)}
     sibling = publish(world, written[LLAMA], "o/sibling", **shard)
-    with pytest.raises(store.CheckFailed, match=rf"head_from: models/o/sibling@9{{40}}/: {line}"):
+    with pytest.raises(CheckFailed, match=rf"head_from: models/o/sibling@9{{40}}/: {line}"):
         world.fetch(HEADLESS, sibling)
     assert not (world.folder / "out").exists()
 
 
 def test_a_sibling_without_a_head_or_for_one_that_has_a_head_is_refused(world: SimpleNamespace) -> None:
-    with pytest.raises(
-        store.CheckFailed, match=r"head_from: .*headless.*: lm_head\.weight: expected shape .*, got none"
-    ):
+    with pytest.raises(CheckFailed, match=r"head_from: .*headless.*: lm_head\.weight: expected shape .*, got none"):
         world.fetch(HEADLESS, HEADLESS)
     for repo, where in ((LLAMA, "own"), (QWEN, "tied")):
-        with pytest.raises(
-            store.UserError, match=rf"head_from: .* has a head \({where}\), got o/llama; set it to null"
-        ):
+        with pytest.raises(UserError, match=rf"head_from: .* has a head \({where}\), got o/llama; set it to null"):
             world.fetch(repo, LLAMA)
 
 
@@ -367,7 +361,7 @@ def test_a_checkpoint_that_would_load_with_random_weights_is_refused(
     world: SimpleNamespace, written: dict[Repo, Path], tmp_path: Path, change: Callable[..., None], line: str
 ) -> None:
     shard = {"model-00001-of-00003__safetensors": changed_weights(written[LLAMA], tmp_path, change)}
-    with pytest.raises(store.CheckFailed, match=line):
+    with pytest.raises(CheckFailed, match=line):
         world.fetch(publish(world, written[LLAMA], "o/broken", **shard))
 
 
@@ -388,7 +382,7 @@ def test_a_repository_without_what_is_needed_is_refused_before_a_byte_of_it(
 ) -> None:
     leave_out = {name.replace(".", "__"): None for name in loopback.files(written[LLAMA]) if re.fullmatch(absent, name)}
     repo = publish(world, written[LLAMA], "o/partial", pytorch_model__bin=b"pickle", **leave_out)
-    with pytest.raises(store.UserError, match=line):
+    with pytest.raises(UserError, match=line):
         world.fetch(repo)
     assert not world.hub.requests("resolve|large")
 
@@ -399,9 +393,7 @@ def test_a_model_that_transformers_does_not_have_is_refused(
 ) -> None:
     config = json.dumps({"model_type": kind, "auto_map": {"AutoConfig": "modeling.Config"}}).encode()
     repo = publish(world, written[LLAMA], "o/other", config__json=config, modeling__py=b"1 / 0")
-    with pytest.raises(
-        store.UserError, match=rf"config\.json: model_type: expected one of llama, .*, got {kind!r}; choose"
-    ):
+    with pytest.raises(UserError, match=rf"config\.json: model_type: expected one of llama, .*, got {kind!r}; choose"):
         world.fetch(repo)
 
 
@@ -429,11 +421,11 @@ def shape_of(folder: Path, **changed: Any) -> HubModel:
 def test_another_shape_is_refused_before_a_weight_is_asked_for(
     world: SimpleNamespace, written: dict[Repo, Path], changed: dict[str, Any], line: str
 ) -> None:
-    with pytest.raises(store.UserError, match=line):
+    with pytest.raises(UserError, match=line):
         hub.run(world.folder / "out", world.folder / "base.json", shape_of(written[LLAMA], **changed), world.manifest)
     assert not world.hub.requests(r"safetensors$|/large/")
     hub.run(world.folder / "out", world.folder / "base.json", shape_of(written[LLAMA]), world.manifest)
-    assert store.read_json(world.folder / "base.json")["bos"] == "the tokenizer's own"
+    assert read_json(world.folder / "base.json")["bos"] == "the tokenizer's own"
     assert world.hub.requests(r"safetensors$")
 
 
@@ -443,7 +435,7 @@ def test_an_unsupported_model_is_refused_before_a_weight_is_asked_for(
     """Mistral has Llama's module names, and would be read without a complaint."""
     config = json.loads((written[LLAMA] / "config.json").read_text()) | {"model_type": "mistral"}
     repo = publish(world, written[LLAMA], "o/mistral", config__json=json.dumps(config).encode())
-    with pytest.raises(store.UserError, match=r"models/o/mistral@9+/config\.json: model_type: expected one of llama"):
+    with pytest.raises(UserError, match=r"models/o/mistral@9+/config\.json: model_type: expected one of llama"):
         world.fetch(repo)
     assert not world.hub.requests(r"safetensors$|/large/")
 
@@ -475,9 +467,7 @@ def test_where_links_cannot_be_made_files_are_copied_if_there_is_room(
         assert not path.samefile(copied / path.name)
     usage = shutil.disk_usage(world.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(
-        store.UserError, match=r"expected \S+ GB of free space, got 1e-06 GB; free some, or put HF_HOME on"
-    ):
+    with pytest.raises(UserError, match=r"expected \S+ GB of free space, got 1e-06 GB; free some, or put HF_HOME on"):
         world.fetch(LLAMA, name="full")
     assert not (world.folder / "full").exists()
 
@@ -487,7 +477,7 @@ def test_the_free_space_is_checked_before_the_first_byte_of_a_weight(
 ) -> None:
     usage = shutil.disk_usage(world.folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
-    with pytest.raises(store.UserError, match="free some, or set HF_HOME to a folder on a larger disk"):
+    with pytest.raises(UserError, match="free some, or set HF_HOME to a folder on a larger disk"):
         world.fetch(LLAMA)
     assert not world.hub.requests("GET /large")
     assert not list(world.folder.rglob("*.safetensors"))

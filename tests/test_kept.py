@@ -18,7 +18,9 @@ from typing import IO
 import pytest
 
 from tiny import ROOT
-from tli import kept, store
+from tli.io import resume
+from tli.io.errors import UserError
+from tli.io.files import write_manifest
 
 
 def writes(text: str) -> Callable[[Path], object]:
@@ -36,9 +38,9 @@ def write_folder(path: Path) -> None:
 
 
 @contextmanager
-def cut_off(out: Path, *inputs: Path, **settings: object) -> Iterator[kept.Kept]:
+def cut_off(out: Path, *inputs: Path, **settings: object) -> Iterator[resume.Kept]:
     """The pieces of a run that ends with an error at the end of the block."""
-    with suppress(KeyboardInterrupt), kept.pieces(out, inputs, **settings) as found:
+    with suppress(KeyboardInterrupt), resume.pieces(out, inputs, **settings) as found:
         yield found
         raise KeyboardInterrupt
 
@@ -52,7 +54,7 @@ def cut(out: Path, *inputs: Path, **settings: object) -> tuple[Path, Path]:
 def test_pieces_outlive_a_run_that_is_cut_off_and_no_other(tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = cut(out, rate=1.5)
-    with kept.pieces(out, (), rate=1.5) as found:
+    with resume.pieces(out, (), rate=1.5) as found:
         assert (found.piece("one.txt", never), found.piece("folder", never)) == made
         assert made[0].read_text() == "1"
         assert (made[1] / "sub" / "b").read_text() == "2"
@@ -75,7 +77,7 @@ def test_a_piece_that_is_not_whole_is_made_again(
     else:
         one.unlink()
         (folder / "c").write_text("3") if harm == "add" else (folder / "a").unlink()
-    with kept.pieces(tmp_path / "out", ()) as found:
+    with resume.pieces(tmp_path / "out", ()) as found:
         assert found.get("one.txt") is None
         assert found.get("folder") is None
         assert "not as its hash says; it is made again" in capsys.readouterr().err
@@ -91,10 +93,10 @@ def test_a_write_that_fails_or_is_killed_leaves_no_piece(tmp_path: Path) -> None
         raise OSError("disk full")
 
     out = tmp_path / "out"
-    with pytest.raises(OSError, match="disk full"), kept.pieces(out, ()) as found:
+    with pytest.raises(OSError, match="disk full"), resume.pieces(out, ()) as found:
         found.piece("one", fails)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "half a piece may be what fills the disk"
-    with kept.pieces(out, ()) as found:
+    with resume.pieces(out, ()) as found:
         assert list(found.folder.iterdir()) == []
         assert found.get("one") is None
     assert list(tmp_path.iterdir()) == []
@@ -110,7 +112,7 @@ def test_a_piece_put_again_takes_the_place_of_the_one_before(tmp_path: Path) -> 
         assert list(found.folder.iterdir()) == [second]
         first.write_bytes(older)  # as if killed before it was removed
         os.utime(first, ns=(0, 0))
-    with kept.pieces(out, ()) as found:
+    with resume.pieces(out, ()) as found:
         assert found.get("state") == second
         second.write_text("torn")
         assert found.get("state") == first
@@ -122,11 +124,11 @@ def change_input(folder: Path, _: pytest.MonkeyPatch) -> None:
 
 def change_manifest(folder: Path, _: pytest.MonkeyPatch) -> None:
     (folder / "listed" / "file").write_text("changed")
-    store.write_manifest(folder / "listed")
+    write_manifest(folder / "listed")
 
 
 def change_packages(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kept.importlib.metadata, "version", lambda _: "0")
+    patch.setattr(resume.importlib.metadata, "version", lambda _: "0")
 
 
 def change_threads(_: Path, patch: pytest.MonkeyPatch) -> None:
@@ -134,13 +136,13 @@ def change_threads(_: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def change_processor(_: Path, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kept, "_processor", lambda: "another")
+    patch.setattr(resume, "_processor", lambda: "another")
 
 
 def change_code(folder: Path, patch: pytest.MonkeyPatch) -> None:
     (folder / "study").mkdir()
     (folder / "study" / "train.py").write_text("1")
-    patch.setattr(kept, "__file__", str(folder / "kept.py"))
+    patch.setattr(resume, "__file__", str(folder / "io/resume.py"))
 
 
 @pytest.mark.parametrize(
@@ -154,12 +156,12 @@ def test_pieces_of_other_circumstances_are_not_found_and_removed(
     for folder in inputs:
         folder.mkdir()
         (folder / "file").write_text("as it was")
-    store.write_manifest(inputs[1])
+    write_manifest(inputs[1])
     (made, _) = cut(out, *inputs)
     with cut_off(out, *inputs) as found:
         assert found.piece("one.txt", never) == made
     change(tmp_path, monkeypatch)
-    with kept.pieces(out, inputs) as found:
+    with resume.pieces(out, inputs) as found:
         assert found.get("one.txt") is None
         assert not made.exists()
 
@@ -171,13 +173,13 @@ def test_settings_count_by_what_is_in_them(tmp_path: Path) -> None:
     cut(tmp_path / "out", lora=settings(8))
     with cut_off(tmp_path / "out", lora=settings(8)) as found:
         found.piece("one.txt", never)
-    with kept.pieces(tmp_path / "out", (), lora=settings(9)) as found:
+    with resume.pieces(tmp_path / "out", (), lora=settings(9)) as found:
         assert found.get("one.txt") is None
 
 
 def test_another_output_s_pieces_stay(tmp_path: Path) -> None:
     made = cut(tmp_path / "out.tsv")
-    with kept.pieces(tmp_path / "out", ()):
+    with resume.pieces(tmp_path / "out", ()):
         pass
     assert all(path.exists() for path in made)
 
@@ -211,15 +213,15 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path, figures: Calla
     """A second run never writes beside a first: it ends at once and says who that is."""
     out = tmp_path / "out"
     with holder(out) as process:
-        with pytest.raises(store.UserError) as error, kept.lock(out):
+        with pytest.raises(UserError) as error, resume.lock(out):
             pass
         line = rf"{out}: process {process.pid} on \S+, since \d{{4}}-\S+ \S+ \S+, is writing it; wait for that run"
         assert error.match(line)
         assert error.value.exit_code == 2
-        with kept.lock(tmp_path / "another"):
+        with resume.lock(tmp_path / "another"):
             pass
         process.communicate()
-    with kept.lock(out):
+    with resume.lock(out):
         pass
     assert list(tmp_path.iterdir()) == []
     figures("second writers refused", 1)
@@ -230,7 +232,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         process.kill()
         process.communicate()
     assert (tmp_path / ".kept" / "out.lock").exists()
-    with kept.lock(tmp_path / "out"):
+    with resume.lock(tmp_path / "out"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -247,7 +249,7 @@ def test_a_lock_removed_while_one_waits_for_it_is_none(tmp_path: Path, monkeypat
             path.unlink()
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with kept.lock(tmp_path / "out"):
+    with resume.lock(tmp_path / "out"):
         assert len(taken) == 2
         assert path.exists()
 
@@ -312,5 +314,5 @@ def test_a_stage_whose_dvc_has_ended_does_not_begin() -> None:
 def test_a_stage_started_by_hand_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_STAGE", raising=False)
     before = threading.active_count()
-    kept.end_with_dvc()
+    resume.end_with_dvc()
     assert threading.active_count() == before

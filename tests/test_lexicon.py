@@ -23,13 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiny import ROOT, SHARED
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.data import audit as audits
-from tli.data import lexicon
-from tli.data import pairs as stage
-from tli.data.lexicon import Pair
+from tli.config import parameters
+from tli.data.words import audit as audits
+from tli.data.words import lexicon
+from tli.data.words.lexicon import Pair
+from tli.io.errors import CheckFailed, UserError
+from tli.io.structured import read_json
+from tli.stages import words as stage
 
 SHIPPED = ROOT / "data" / "pairs.tsv"
 PARAMS = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
@@ -101,7 +102,7 @@ def test_a_broken_list_is_one_line_and_nothing_is_written(
     old, new = (part.encode() if isinstance(part, str) else part for part in (old, new))
     content = GOOD.encode().replace(old, new, 1)
     assert content != GOOD.encode()
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         run(tmp_path, content)
     message = caught.value.message
     assert message.startswith(f"{tmp_path}/pairs.tsv:" + ("" if line is None else f"{line}:")), message
@@ -112,7 +113,7 @@ def test_a_broken_list_is_one_line_and_nothing_is_written(
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match="expected a readable file, got No such file"):
+    with pytest.raises(UserError, match="expected a readable file, got No such file"):
         lexicon.read_pairs(tmp_path / "none.tsv")
 
 
@@ -120,7 +121,7 @@ def test_a_lopsided_control_set_is_refused(tmp_path: Path) -> None:
     """Trained half nouns, half adverbs; control 8 nouns: 4 off in either part of speech."""
     rows = [("noun" if i % 2 else "adverb", "trained") for i in range(40)] + [("noun", "control")] * 8
     lines = (f"sw{i}\ten{i}\t{pos}\tfood\t{group}\n" for i, (pos, group) in enumerate(rows))
-    with pytest.raises(store.UserError, match=r"pos: expected the control set within 2 pairs .+ got 4\.00 for noun"):
+    with pytest.raises(UserError, match=r"pos: expected the control set within 2 pairs .+ got 4\.00 for noun"):
         run(tmp_path, HEADER + "".join(lines))
     assert not (tmp_path / "out").exists()
 
@@ -139,7 +140,7 @@ def test_the_command_exits_2_with_the_line(tmp_path: Path, monkeypatch: pytest.M
 
 def test_reading_pairs_does_not_import_torch() -> None:
     """The stage must stay quick, and `align` and `tables` read pairs where there is no model."""
-    code = "import sys; import tli.data.pairs; sys.exit('torch' in sys.modules)"
+    code = "import sys; import tli.stages.words; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(SHIPPED.parents[1] / "src")})
 
 
@@ -195,7 +196,7 @@ def test_a_corrupted_line_is_refused_by_its_number_or_harmless(tmp_path: Path, d
         file.unlink()
     try:
         out, _ = run(tmp_path, content)
-    except store.UserError as error:
+    except UserError as error:
         message = error.message
     else:
         result = audits.audit(lexicon.read_pairs(out), 8)
@@ -219,7 +220,7 @@ def shipped() -> list[Pair]:
 def test_the_shipped_list_is_as_promised(tmp_path: Path, shipped: list[Pair]) -> None:
     out, audit_path = run(tmp_path, SHIPPED.read_bytes())
     assert out.read_bytes() == SHIPPED.read_bytes()
-    result = store.read_json(audit_path)
+    result = read_json(audit_path)
     assert result["pairs"] == {"all": 686, "trained": 623, "control": 63}
     assert all(share > 0.97 for share in result["single_word_share"].values())
     assert result["duplicates"] == result["in_both_sets"] == {"swahili": 0, "english": 0}
@@ -286,7 +287,7 @@ def test_the_shipped_pairs_are_called_by_their_swahili_forms(shipped: list[Pair]
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=30), st.integers(2, 8), st.integers(0, 99))
 def test_expected_false_negatives_are_what_a_long_training_counts(labels: list[str], size: int, seed: int) -> None:
     """Within five standard errors over 300 epochs, counted as the training loop does."""
-    from tli.study import train
+    from tli.stages import train
 
     counted = []
     for epoch in range(300):
@@ -347,18 +348,18 @@ def test_the_authors_lists_are_taken_as_they_are(tmp_path: Path, monkeypatch: py
     pairs = lexicon.read_pairs(out)
     assert [pair.swahili for pair in pairs] == ["-zuri", "toa", "toa", "\u00e9", "toa", "vema"]
     assert {pair[2:] for pair in pairs} == {("-", "-", "trained"), ("-", "-", "control")}
-    assert store.read_json(audit)["in_both_sets"] == {"swahili": 1, "english": 1}
+    assert read_json(audit)["in_both_sets"] == {"swahili": 1, "english": 1}
     assert len(set(lexicon.item_names(pairs))) == 6
 
 
 WRONG = {
-    "another file": (entries(("a", "b")), "0" * 64, store.CheckFailed, "0000"),
-    "not JSON": ('[{"swahili": "a"\n', None, store.UserError, "trained.json:2: column 1: not JSON: Expecting"),
-    "no list": ("{}", None, store.UserError, "expected a list of pairs, got {}"),
-    "empty": ("[]", None, store.UserError, "expected a list of pairs"),
-    "another key": ('[{"swahili": "a", "en": "b"}]', None, store.UserError, "entry 1: expected the keys swahili and"),
-    "a number": ('[{"swahili": "a", "english": 1}]', None, store.UserError, "entry 1: english: expected a text, got 1"),
-    "a tab": (entries(("a", "b"), ("a\tb", "c")), None, store.UserError, "entry 2: swahili: expected words with one"),
+    "another file": (entries(("a", "b")), "0" * 64, CheckFailed, "0000"),
+    "not JSON": ('[{"swahili": "a"\n', None, UserError, "trained.json:2: column 1: not JSON: Expecting"),
+    "no list": ("{}", None, UserError, "expected a list of pairs, got {}"),
+    "empty": ("[]", None, UserError, "expected a list of pairs"),
+    "another key": ('[{"swahili": "a", "en": "b"}]', None, UserError, "entry 1: expected the keys swahili and"),
+    "a number": ('[{"swahili": "a", "english": 1}]', None, UserError, "entry 1: english: expected a text, got 1"),
+    "a tab": (entries(("a", "b"), ("a\tb", "c")), None, UserError, "entry 2: swahili: expected words with one"),
 }
 
 
@@ -410,7 +411,7 @@ def test_the_audit_finds_what_the_authors_lists_hold(tmp_path: Path, monkeypatch
     pinned = parameters.load(ROOT / "params.yaml")
     params = pinned.model_copy(update={"pairs": pinned.pairs.model_copy(update={"source": "author"})})
     stage.run(SHIPPED, tmp_path / "pairs.tsv", tmp_path / "audit.json", params)
-    pairs, found = lexicon.read_pairs(tmp_path / "pairs.tsv"), store.read_json(tmp_path / "audit.json")
+    pairs, found = lexicon.read_pairs(tmp_path / "pairs.tsv"), read_json(tmp_path / "audit.json")
     assert found["pairs"] == {"all": 686, "trained": 623, "control": 63}
     assert {side: found["repeated_within"][side] for side in lexicon.SIDES} == {
         "swahili": {"trained": 61, "control": 0},

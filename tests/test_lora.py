@@ -19,15 +19,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data.lexicon import Pair, read_pairs
-from tli.model import backbone, lora
-from tli.model.stack import stacked
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair, read_pairs
+from tli.io.errors import CheckFailed, UserError
+from tli.io.rows import write_rows
+from tli.io.structured import write_tsv
+from tli.measure.views import BASE
+from tli.model import checkpoint, lora
+from tli.model.batched_lora import stacked
 from tli.paper.rows import Rows
-from tli.params import Params
-from tli.study import align, author, train
-from tli.study.views import BASE
+from tli.stages import author, similarity, train
 
 Tensors = dict[str, Tensor]
 
@@ -42,7 +44,7 @@ def without_dropout(params: Params) -> Params:
 
 def trained(folder: Path, pairs: list[Pair], params: Params, blocks: int | None) -> tuple[Tensors, Tensors, Any]:
     """The adapter before and after some steps, and the run, on the whole model or cut to `blocks`."""
-    model, tokenizer = backbone.load(folder, blocks=blocks), backbone.tokenizer(folder)
+    model, tokenizer = checkpoint.load(folder, blocks=blocks), checkpoint.tokenizer(folder)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 4})
     with stacked(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as stack:
         before = stack.tensors(0)
@@ -78,7 +80,7 @@ def test_parameters_nominal_and_effective_are_the_published_ones() -> None:
 
 def test_the_size_is_what_peft_counts(tiny: SimpleNamespace, params: Params) -> None:
     for blocks in (1, 2, 4):
-        adapted = lora.attach(backbone.load(tiny.folder), params.lora, blocks, seed=0)
+        adapted = lora.attach(checkpoint.load(tiny.folder), params.lora, blocks, seed=0)
         assert lora.size(params, blocks) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
@@ -140,7 +142,7 @@ def fetched(
             log=tmp_path / "out" / "log",
             params=changed,
         )
-        store.write_tsv(made.pairs, Pair._fields, pairs)
+        write_tsv(made.pairs, Pair._fields, pairs)
         author.run(made.pairs, tiny.folder.parent, made.out, made.rows, made.log, changed)
         return made
 
@@ -161,13 +163,13 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     assert all(torch.equal(saved[name], theirs[name]) for name in theirs)
     settings = json.loads((made.out / lora.SETTINGS).read_text())
     assert (settings["r"], settings["lora_alpha"], settings["layers_to_transform"]) == (16, 32, [0, 1, 2, 3])
-    loaded = lora.load(backbone.load(tiny.folder), made.out)
+    loaded = lora.load(checkpoint.load(tiny.folder), made.out)
     state = get_peft_model_state_dict(loaded)
     assert all(torch.equal(state[name], theirs[name]) for name in theirs)
-    align.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
-    base = backbone.load(tiny.folder, head=False)
-    measured = align.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
-    store.write_rows(tmp_path / "base.tsv", measured)
+    similarity.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
+    base = checkpoint.load(tiny.folder, head=False)
+    measured = similarity.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
+    write_rows(tmp_path / "base.tsv", measured)
     rows = Rows(tmp_path / "base.tsv", tmp_path / "align.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")
     assert before != after
@@ -247,7 +249,7 @@ REFUSED = {
 def test_an_adapter_that_is_not_the_models_is_refused_in_one_line(
     fetched: Callable[..., SimpleNamespace], theirs: Tensors, tmp_path: Path, make: Callable[..., bytes], said: str
 ) -> None:
-    with pytest.raises(store.UserError, match=said) as caught:
+    with pytest.raises(UserError, match=said) as caught:
         fetched(make(theirs, tmp_path))
     assert "\n" not in caught.value.message
     assert not (tmp_path / "out").exists()
@@ -256,7 +258,7 @@ def test_an_adapter_that_is_not_the_models_is_refused_in_one_line(
 def test_another_blob_is_refused_before_it_is_read(
     fetched: Callable[..., SimpleNamespace], theirs: Tensors, tmp_path: Path
 ) -> None:
-    with pytest.raises(store.CheckFailed, match="0" * 40):
+    with pytest.raises(CheckFailed, match="0" * 40):
         fetched(serialised(theirs, tmp_path), blob="0" * 40)
     assert not (tmp_path / "out").exists()
 
@@ -264,5 +266,5 @@ def test_another_blob_is_refused_before_it_is_read(
 def test_another_rank_in_the_parameters_is_refused(
     fetched: Callable[..., SimpleNamespace], theirs: Tensors, tmp_path: Path
 ) -> None:
-    with pytest.raises(store.UserError, match=r"expected \[8, 64\] \(LoRA of rank 8 on q_proj, v_proj"):
+    with pytest.raises(UserError, match=r"expected \[8, 64\] \(LoRA of rank 8 on q_proj, v_proj"):
         fetched(serialised(theirs, tmp_path), rank=8)

@@ -13,9 +13,12 @@ from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from tli import store
-from tli.model import backbone, lora, nf4, shards
-from tli.params import FourBit, Params
+from tli.config.parameters import FourBit, Params
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import check_manifest, manifest_of
+from tli.io.rows import Row, read_rows
+from tli.io.structured import read_json, write_json
+from tli.model import backbone, checkpoint, lora, quantize, shards
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
@@ -24,7 +27,7 @@ def test_same_bytes_as_transformers_own_quantisation(
     tiny_base: Path, tmp_path: Path, kind: str, double_quant: bool
 ) -> None:
     settings = FourBit(load_dtype="bfloat16", double_quant=double_quant)
-    nf4.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings, "bfloat16")
+    quantize.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings, "bfloat16")
     theirs = LlamaForCausalLM.from_pretrained(
         tiny_base,
         dtype=torch.bfloat16,
@@ -51,7 +54,7 @@ def test_in_float32_the_codes_are_the_same_and_what_is_not_packed_is_rounded_ali
     settings = FourBit(load_dtype="bfloat16", double_quant=False)
     found: dict[str, dict[str, torch.Tensor]] = {"bfloat16": {}, "float32": {}}
     for dtype, tensors in found.items():
-        nf4.write_checkpoint(tiny_base, tmp_path / dtype, "nf4", settings, dtype)
+        quantize.write_checkpoint(tiny_base, tmp_path / dtype, "nf4", settings, dtype)
         for shard in (tmp_path / dtype).glob("*.safetensors"):
             tensors |= load_file(shard)
     for name, tensor in found["bfloat16"].items():
@@ -62,29 +65,29 @@ def test_in_float32_the_codes_are_the_same_and_what_is_not_packed_is_rounded_ali
 
 def test_twice_gives_the_same_bytes(tiny_base: Path, tiny_quantized: Path, tmp_path: Path, params: Params) -> None:
     """Of every shard, its header included: six of each kind, so that an order of chance shows."""
-    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
-    assert store.manifest_of(tmp_path / "q") == store.manifest_of(tiny_quantized)
+    quantize.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    assert manifest_of(tmp_path / "q") == manifest_of(tiny_quantized)
 
 
 def test_one_shard_a_block(tiny_quantized: Path) -> None:
     names = sorted(file.name for file in (tiny_quantized / "nf4").glob("*.safetensors"))
     blocks = [f"block-{number:03d}.safetensors" for number in range(4)]
     assert names == [*blocks, "embeddings.safetensors", "head.safetensors"]
-    store.check_manifest(tiny_quantized)
+    check_manifest(tiny_quantized)
 
 
 def test_a_changed_byte_is_found(tiny_base: Path, tmp_path: Path, params: Params) -> None:
-    nf4.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    quantize.run(tiny_base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     shard = tmp_path / "q" / "nf4" / "block-001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(store.CheckFailed, match=r"block-001\.safetensors"):
-        store.check_manifest(tmp_path / "q")
+    with pytest.raises(CheckFailed, match=r"block-001\.safetensors"):
+        check_manifest(tmp_path / "q")
 
 
 def test_evidence_is_read_off_the_loaded_modules(tiny_quantized: Path) -> None:
-    rows = store.read_rows(tiny_quantized.parent / "rows.tsv").set_index(["set", "item", "measure"])["value"]
+    rows = read_rows(tiny_quantized.parent / "rows.tsv").set_index(["set", "item", "measure"])["value"]
     assert rows["nf4", "projections", "quant_type"] == "nf4"
     assert rows["fp4", "projections", "quant_type"] == "fp4"
     assert rows["nf4", "projections", "loaded_dtype"] == "bfloat16"
@@ -96,13 +99,13 @@ def test_evidence_is_read_off_the_loaded_modules(tiny_quantized: Path) -> None:
 
 
 def test_the_wrong_type_is_refused(tiny_quantized: Path) -> None:
-    with pytest.raises(store.CheckFailed, match=r"expected 28 projections of type nf4, got 28 of fp4"):
-        nf4.inspect(tiny_quantized / "fp4", "nf4")
+    with pytest.raises(CheckFailed, match=r"expected 28 projections of type nf4, got 28 of fp4"):
+        quantize.inspect(tiny_quantized / "fp4", "nf4")
 
 
 def test_gradients_survive_an_evaluation_pass(tiny_quantized: Path, params: Params) -> None:
     """On AVX512_BF16 processors a pass without gradients would repack 4-bit weights, after which gradients are None."""
-    model = backbone.load(tiny_quantized / "nf4")
+    model = checkpoint.load(tiny_quantized / "nf4")
     assert all(not m.support_avx512bf16_for_cpu for m in model.modules() if isinstance(m, Linear4bit))
     adapted = lora.attach(model, params.lora, blocks=2, seed=0)
     ids = torch.arange(4, 12)[None, :]
@@ -118,9 +121,9 @@ def test_unpacked_once_computes_the_same_bits(tiny_quantized: Path, params: Para
     """Every logit, and every gradient of an adapter around the projections, as with the packed weights."""
     found = []
     for unpack in (False, True):
-        adapted = lora.attach(backbone.load(tiny_quantized / kind), params.lora, blocks=2, seed=0).eval()
+        adapted = lora.attach(checkpoint.load(tiny_quantized / kind), params.lora, blocks=2, seed=0).eval()
         if unpack:
-            backbone.dequantized(adapted)
+            checkpoint.dequantized(adapted)
         logits = adapted(torch.arange(4, 28).reshape(3, 8)).logits
         logits.float().square().sum().backward()
         found.append((logits, [p.grad for p in adapted.parameters() if p.requires_grad], adapted))
@@ -149,17 +152,17 @@ def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
     torch.manual_seed(0)
     packed = Linear4bit(64, 32, compute_dtype=torch.bfloat16, compress_statistics=double_quant, quant_type="nf4")
     model = torch.nn.Sequential(packed.to("cpu"))
-    backbone.keep_unpacked(model)
+    checkpoint.keep_unpacked(model)
     x = torch.randn(5, 64, dtype=torch.float16)
     expected = model(x)
-    backbone.dequantized(model)
+    checkpoint.dequantized(model)
     assert torch.equal(model(x), expected)
-    assert type(model[0]) is backbone.Dequantized
+    assert type(model[0]) is checkpoint.Dequantized
 
 
 def test_no_checkpoint_is_one_clear_line(tmp_path: Path, params: Params) -> None:
-    with pytest.raises(store.UserError, match="expected a checkpoint in safetensors files, found none"):
-        nf4.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    with pytest.raises(UserError, match="expected a checkpoint in safetensors files, found none"):
+        quantize.run(tmp_path, tmp_path / "out", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,15 +172,15 @@ def test_a_classifier_s_checkpoint_with_an_old_index_loads_whole(
     """The published model's defect: architecture and index of a classifier, the head in a shard all the same."""
     base = tmp_path / "base"
     shutil.copytree(tiny_base, base)
-    config = store.read_json(base / "config.json") | {"architectures": ["LlamaForSequenceClassification"]}
-    store.write_json(base / "config.json", config)
+    config = read_json(base / "config.json") | {"architectures": ["LlamaForSequenceClassification"]}
+    write_json(base / "config.json", config)
     tensors = load_file(base / "model.safetensors")
     save_file(tensors | {"score.weight": torch.zeros(2, 64)}, base / "model.safetensors", metadata={"format": "pt"})
     listed = dict.fromkeys([name for name in tensors if name != "lm_head.weight"], "model.safetensors")
-    store.write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": listed})
-    nf4.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
-    backbone.require_head(tmp_path / "nf4")
-    model = backbone.load(tmp_path / "nf4")
+    write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": listed})
+    quantize.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    checkpoint.require_head(tmp_path / "nf4")
+    model = checkpoint.load(tmp_path / "nf4")
     assert type(model) is LlamaForCausalLM
     assert torch.equal(model.lm_head.weight, tensors["lm_head.weight"].to(torch.bfloat16))
 
@@ -188,13 +191,13 @@ def test_no_head_means_no_score(tiny_base: Path, tmp_path: Path, params: Params)
     tensors = load_file(base / "model.safetensors")
     del tensors["lm_head.weight"]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    quantize.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
-    with pytest.raises(store.UserError, match=r"expected lm_head\.weight.*set model\.head_from"):
-        backbone.require_head(folder)
-    model = backbone.load(folder)
+    with pytest.raises(UserError, match=r"expected lm_head\.weight.*set model\.head_from"):
+        checkpoint.require_head(folder)
+    model = checkpoint.load(folder)
     backbone.forward(model, torch.tensor([[1, 5]]), lambda _name, _state: None)
-    with pytest.raises(store.UserError, match="holds no lm_head"):
+    with pytest.raises(UserError, match="holds no lm_head"):
         model(torch.tensor([[1, 5]]))
     assert "head\t-\tmodel" not in (tmp_path / "rows.tsv").read_text()
     assert "\tmodel\t-\thead\tabsent\n" in (tmp_path / "rows.tsv").read_text()
@@ -207,8 +210,8 @@ def test_any_other_missing_tensor_is_refused(tiny_base: Path, tmp_path: Path, pa
     tensors = load_file(base / "model.safetensors")
     del tensors[name]
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(store.UserError, match=rf"{re.escape(name)}"):
-        nf4.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    with pytest.raises(UserError, match=rf"{re.escape(name)}"):
+        quantize.run(base, tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     assert not (tmp_path / "q").exists()
 
 
@@ -226,11 +229,11 @@ def test_another_architecture_with_llama_s_module_names(tmp_path: Path, params: 
     )
     torch.manual_seed(0)
     Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
-    nf4.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
+    quantize.run(tmp_path / "base", tmp_path / "q", tmp_path / "rows.tsv", params.quantize, params.active.compute.dtype)
     folder = tmp_path / "q" / "nf4"
-    backbone.require_head(folder)
+    checkpoint.require_head(folder)
     ids = torch.tensor([[5, 9, 23]])
-    whole, cut = backbone.load(folder), backbone.load(folder, blocks=2)
+    whole, cut = checkpoint.load(folder), checkpoint.load(folder, blocks=2)
     assert type(whole) is Qwen2ForCausalLM
     assert whole.lm_head.weight.data_ptr() == whole.model.embed_tokens.weight.data_ptr()
     with torch.no_grad():
@@ -259,10 +262,10 @@ def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found = nf4._stored(name, info, kind, settings, compute)
+            found = quantize._stored(name, info, kind, settings, compute)
         finally:
             torch.set_num_threads(1)
-        assert list(found) == list(expected) == list(nf4._keys(name, kind, settings, compute))
+        assert list(found) == list(expected) == list(quantize._keys(name, kind, settings, compute))
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
@@ -272,7 +275,7 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
 ) -> None:
     """Six shards of each kind; the run is cut off before it writes the next one, or (12) as it reads what it wrote."""
     out, rows, written = tmp_path / "q", tmp_path / "rows.tsv", list[Path]()
-    save, inspect = nf4.save_file, nf4.inspect
+    save, inspect = quantize.save_file, quantize.inspect
 
     def save_until(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         if len(written) == after:
@@ -280,19 +283,19 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
         written.append(path)
         save(tensors, path, metadata=metadata)
 
-    def inspect_until(folder: Path, kind: str) -> list[store.Row]:
+    def inspect_until(folder: Path, kind: str) -> list[Row]:
         if len(written) == after and kind == "fp4":
             raise KeyboardInterrupt
         return inspect(folder, kind)
 
-    monkeypatch.setattr(nf4, "save_file", save_until)
-    monkeypatch.setattr(nf4, "inspect", inspect_until)
+    monkeypatch.setattr(quantize, "save_file", save_until)
+    monkeypatch.setattr(quantize, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
-        nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
+        quantize.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]
     after = 99
-    nf4.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
+    quantize.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert len(written) == 12, "a shard was written twice"
-    assert store.manifest_of(out) == store.manifest_of(tiny_quantized)
+    assert manifest_of(out) == manifest_of(tiny_quantized)
     assert rows.read_bytes() == (tiny_quantized.parent / "rows.tsv").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"q", "rows.tsv"}

@@ -21,11 +21,12 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import PackagedModel
+from tli.io.errors import UserError
+from tli.io.structured import read_json
 from tli.model import package
 from tli.model.tokenizer import PREPENDED
-from tli.params import PackagedModel
 
 PASSAGE = (
     "The bakery on the corner opens at six in the morning. By then the first loaves are already out of the oven, and "
@@ -120,7 +121,7 @@ def test_the_head_is_the_embedding_and_no_tensor_of_its_own(base: Path, model: P
 
 
 def test_what_it_holds_is_recorded(base: Path, settings: PackagedModel) -> None:
-    recorded = store.read_json(base.with_suffix(".json"))
+    recorded = read_json(base.with_suffix(".json"))
     assert recorded["file_sha256"] == settings.sha256
     assert recorded["head"] == "tied"
     assert recorded["bos"] == PREPENDED
@@ -164,7 +165,7 @@ def test_another_file_is_one_line_and_writes_nothing(
     shutil.copyfile(package.locate(settings), file)
     spoil(file)
     other = settings.model_copy(update={"file": str(file)})
-    with pytest.raises(store.UserError, match=expected) as caught:
+    with pytest.raises(UserError, match=expected) as caught:
         package.run(tmp_path / "base", tmp_path / "base.json", other)
     assert "\n" not in caught.value.message
     assert {path.name for path in tmp_path.iterdir()} <= {"any.gguf"}
@@ -175,6 +176,6 @@ def test_another_shape_is_refused_before_a_weight_is_read(
     settings: PackagedModel, tmp_path: Path, key: str, value: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "load", lambda _file: pytest.fail("weights were read"))
-    with pytest.raises(store.UserError, match=rf"params\.yaml: model\.{key} of the profile: expected .*, got {value}"):
+    with pytest.raises(UserError, match=rf"params\.yaml: model\.{key} of the profile: expected .*, got {value}"):
         package.run(tmp_path / "base", tmp_path / "base.json", settings.model_copy(update={key: value}))
     assert [*tmp_path.iterdir()] == []

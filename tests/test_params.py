@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import ROOT
-from tli import params, store
+from tli.config import parameters
+from tli.io.errors import UserError
 
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
@@ -18,8 +19,8 @@ COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
 def _refused(tmp_path: Path, text: str) -> str:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(store.UserError) as caught:
-        params.load(path)
+    with pytest.raises(UserError) as caught:
+        parameters.load(path)
     assert caught.value.exit_code == 2
     message = caught.value.format_message()
     assert "\n" not in message
@@ -27,7 +28,7 @@ def _refused(tmp_path: Path, text: str) -> str:
 
 
 def test_the_committed_file_is_valid() -> None:
-    loaded = params.load(ROOT / "params.yaml")
+    loaded = parameters.load(ROOT / "params.yaml")
     assert (loaded.models, loaded.model) == (("smollm2", "microworld"), "smollm2")
     assert (loaded.lora.rank, loaded.lora.scaling, loaded.train.layer) == (16, "2r", 2)
     assert (loaded.train.margin, loaded.train.lr, loaded.train.warmup_steps) == (0.4, 2e-4, 50)
@@ -83,20 +84,20 @@ def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, 
     assert EARLY.count(old) >= 1, f"{old!r} is no longer in params.yaml"
     (tmp_path / "params.yaml").write_text(EARLY.replace(old, new, 1), encoding="utf-8")
     if not expected:
-        assert params.load(tmp_path / "params.yaml").active.model.whole
+        assert parameters.load(tmp_path / "params.yaml").active.model.whole
         return
     said = _refused(tmp_path, EARLY.replace(old, new, 1))
     assert re.search(expected if "\\" in expected or ".*" in expected else re.escape(expected), said), said
 
 
 def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_it_is_asked_for(tmp_path: Path) -> None:
-    loaded = params.load(ROOT / "params.yaml", model="lugha_llama_early")
+    loaded = parameters.load(ROOT / "params.yaml", model="lugha_llama_early")
     assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
-    with pytest.raises(store.UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
-        params.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
+    with pytest.raises(UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
+        parameters.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
     expected = r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"
-    with pytest.raises(store.UserError, match=expected):
-        params.load(ROOT / "params.yaml", {"profiles.lugha_llama.model.span": 2})
+    with pytest.raises(UserError, match=expected):
+        parameters.load(ROOT / "params.yaml", {"profiles.lugha_llama.model.span": 2})
 
 
 def test_an_unknown_key_is_named(tmp_path: Path) -> None:
@@ -114,33 +115,33 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None
 
 
 def test_a_missing_file_and_bytes_that_are_not_utf8(tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match="no such file"):
-        params.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="no such file"):
+        parameters.load(tmp_path / "none.yaml")
     (tmp_path / "bytes.yaml").write_bytes(b"profile: \xff\n")
-    with pytest.raises(store.UserError, match="not UTF-8"):
-        params.load(tmp_path / "bytes.yaml")
+    with pytest.raises(UserError, match="not UTF-8"):
+        parameters.load(tmp_path / "bytes.yaml")
 
 
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("any") / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(store.UserError) as caught:
-        params.load(path)
+    with pytest.raises(UserError) as caught:
+        parameters.load(path)
     assert "\n" not in caught.value.format_message()
 
 
 def test_nothing_can_be_changed_after_loading() -> None:
-    loaded = params.load(ROOT / "params.yaml")
+    loaded = parameters.load(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
         loaded.lora.rank = 8  # type: ignore[misc]
 
 
 def test_changes_come_before_the_checks() -> None:
     changes = {"lora.rank": 8, "profiles.microworld.model.seed": 3}
-    changed = params.load(ROOT / "params.yaml", changes, model="microworld")
+    changed = parameters.load(ROOT / "params.yaml", changes, model="microworld")
     assert (changed.lora.rank, changed.active.model.seed) == (8, 3)  # type: ignore[union-attr]
-    assert params.load(ROOT / "params.yaml", {}) == params.load(ROOT / "params.yaml")
+    assert parameters.load(ROOT / "params.yaml", {}) == parameters.load(ROOT / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -159,17 +160,17 @@ def test_changes_come_before_the_checks() -> None:
     ],
 )
 def test_a_bad_change_names_its_key(key: str, value: object, expected: str) -> None:
-    with pytest.raises(store.UserError) as caught:
-        params.load(ROOT / "params.yaml", {key: value})
+    with pytest.raises(UserError) as caught:
+        parameters.load(ROOT / "params.yaml", {key: value})
     message = caught.value.format_message()
     assert expected in message
     assert "\n" not in message
 
 
 def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
-    plain = params.load(ROOT / "params.yaml")
+    plain = parameters.load(ROOT / "params.yaml")
     for name, arm in plain.arms.items():
-        changed = params.load(ROOT / "params.yaml", arm=name)
+        changed = parameters.load(ROOT / "params.yaml", arm=name)
         before, after = (loaded.model_dump(include={"lora", "train"}) for loaded in (plain, changed))
         moved = {f"{part}.{key}" for part in before for key in before[part] if before[part][key] != after[part][key]}
         assert moved == {key for key in arm.changes if key != "lora.scaling" or name != "2r"}, name
@@ -180,18 +181,18 @@ def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
 def test_layers_in_words_are_those_of_the_model() -> None:
     for model, blocks in (("microworld", 8), ("smollm2", 30), ("lugha_llama", 32)):
         for word, layer in (("middle", blocks // 2), ("last", blocks)):
-            changed = params.load(ROOT / "params.yaml", {"train.layer": word}, model=model)
+            changed = parameters.load(ROOT / "params.yaml", {"train.layer": word}, model=model)
             assert changed.train.layer == changed.adapted_blocks == layer
-        assert params.load(ROOT / "params.yaml", {"lora.blocks": "all"}, model=model).adapted_blocks == blocks
+        assert parameters.load(ROOT / "params.yaml", {"lora.blocks": "all"}, model=model).adapted_blocks == blocks
 
 
 def test_an_arm_that_does_not_exist_is_one_line() -> None:
-    with pytest.raises(store.UserError, match=r"--arm: expected names of arms .* got 'lr_2x'"):
-        params.load(ROOT / "params.yaml", arm="lr_2x")
+    with pytest.raises(UserError, match=r"--arm: expected names of arms .* got 'lr_2x'"):
+        parameters.load(ROOT / "params.yaml", arm="lr_2x")
 
 
 @pytest.mark.parametrize("text", ["lora.rank", "=8", "lora.rank=", "lora.rank=[8"])
 def test_a_change_that_is_none_is_one_line(text: str) -> None:
-    with pytest.raises(store.UserError, match="--set: expected KEY=VALUE"):
-        params.parse(text)
-    assert params.parse("a.b=[1, x]") == ("a.b", [1, "x"])
+    with pytest.raises(UserError, match="--set: expected KEY=VALUE"):
+        parameters.parse(text)
+    assert parameters.parse("a.b=[1, x]") == ("a.b", [1, "x"])

@@ -29,13 +29,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 import harness
 from tiny import ROOT
-from tli.data import prompts, world
-from tli.data.prompts import ANSWERS, CONNECTORS, Item
-from tli.data.teller import World
-from tli.data.vocabulary import read_vocabulary
-from tli.model import backbone, nf4
-from tli.params import MicroworldBenchmarks, Params
-from tli.study import transfer
+from tli.config.parameters import MicroworldBenchmarks, Params
+from tli.data.benchmarks import prompts
+from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, Item
+from tli.data.microworld import world
+from tli.data.microworld.teller import World
+from tli.data.microworld.vocabulary import read_vocabulary
+from tli.model import checkpoint, quantize
+from tli.stages import score
 
 ALL = os.environ.get("TLI_PARITY") == "all"
 SAMPLE = 8  # items a task and language, spread over the list
@@ -111,9 +112,9 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(kind)
     write_checkpoint(kind, folder)
     if quantised:
-        nf4.run(folder, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
+        quantize.run(folder, folder / "quantized", folder / "rows.tsv", params.quantize, params.active.compute.dtype)
         folder = folder / "quantized" / "nf4"
-    loaded = {"llama": backbone.load, "qwen": AutoModelForCausalLM.from_pretrained}[kind](folder).eval()
+    loaded = {"llama": checkpoint.load, "qwen": AutoModelForCausalLM.from_pretrained}[kind](folder).eval()
     rough = copy.deepcopy(loaded).to(torch.bfloat16) if not quantised else None
     for parameter in loaded.parameters():
         parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
@@ -121,14 +122,14 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         if isinstance(module, Linear4bit):
             module.compute_dtype = torch.float32
     assert {p.dtype for p in loaded.parameters()} <= {torch.float32, torch.uint8}
-    return SimpleNamespace(name=request.param, model=loaded, rough=rough, tokenizer=backbone.tokenizer(folder))
+    return SimpleNamespace(name=request.param, model=loaded, rough=rough, tokenizer=checkpoint.tokenizer(folder))
 
 
 def ours(model: Any, asked: SimpleNamespace, items: Sequence[Item]) -> list[list[float]]:
     """Each item's log-likelihoods, as the stage `transfer` computes them."""
-    requests = [transfer.requests(asked.tokenizer, item) for item in items]
+    requests = [score.requests(asked.tokenizer, item) for item in items]
     flat = [request for options in requests for request in options]
-    scores = iter(transfer.log_likelihoods(model, transfer.plan(flat, asked.tokenizer.pad_token_id, BATCH)))
+    scores = iter(score.log_likelihoods(model, score.plan(flat, asked.tokenizer.pad_token_id, BATCH)))
     return [[next(scores) for _ in options] for options in requests]
 
 
@@ -139,7 +140,9 @@ def wrapped(model: Any, asked: SimpleNamespace, softmax: str | None = None) -> H
 def by_task(lm: HFLM, task: Any) -> list[list[float]]:
     """Each item's log-likelihoods, as the harness reports them for its own task."""
     (samples,) = harness.evaluate(lm, task)["samples"].values()
-    return [[likelihood for ((likelihood, _),) in sample["resps"]] for sample in sorted(samples, key=lambda s: s["doc_id"])]
+    return [
+        [likelihood for ((likelihood, _),) in sample["resps"]] for sample in sorted(samples, key=lambda s: s["doc_id"])
+    ]
 
 
 def by_pairs(lm: HFLM, items: Sequence[Item]) -> list[list[float]]:
@@ -237,8 +240,8 @@ def test_what_stands_for_no_context() -> None:
     item = Item("n", "xnli", "en", "test", 0, "", (" A, right? Yes, B",))
     for kind, start in (("llama", "<|begin_of_text|>"), ("qwen", "<|endoftext|>")):
         made = tokenizer(kind, TEXTS)
-        (request,) = transfer.requests(made, item)
+        (request,) = score.requests(made, item)
         assert made.convert_ids_to_tokens(request.ids[0]) == start
         assert request.scored == len(request.ids) - 1
-        (xcopa,) = transfer.requests(made, item._replace(context="A because", options=(" b.",)))
+        (xcopa,) = score.requests(made, item._replace(context="A because", options=(" b.",)))
         assert (made.convert_ids_to_tokens(xcopa.ids[0]) == start) == (kind == "llama"), "only a BOS stands before text"

@@ -24,18 +24,21 @@ from safetensors.torch import save
 
 from test_transfer import ITEMS
 from tiny import ROOT, WORDS
-from tli import params, store
-from tli.data.items import read_items, write_items
-from tli.data.lexicon import Pair, read_pairs
-from tli.data.pairs import read_json
+from tli.config import parameters
+from tli.data.benchmarks.items import read_items, write_items
+from tli.data.words.lexicon import Pair, read_pairs
+from tli.io.errors import UserError
+from tli.io.rows import Row, read_rows, write_rows
+from tli.io.structured import read_json, write_tsv
 from tli.model import checkpoint, shards
 from tli.ops import audit
+from tli.stages.words import read_author_list
 
 T = TypeVar("T")
 BUDGET = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 PAIRS = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS[:3]]
 SMOKE = (ROOT / "tests" / "smoke" / "params.yaml").read_bytes()
-ROWS = [store.Row("main", "2r", 16, "0", "xcopa.en", f"c{n}", "-", "correct", n) for n in range(3)]
+ROWS = [Row("main", "2r", 16, "0", "xcopa.en", f"c{n}", "-", "correct", n) for n in range(3)]
 TENSORS = save({"a": torch.arange(4.0), "b": torch.zeros(2, 2, dtype=torch.int64)}, {"format": "pt"})
 RESULTS = b"swahili,english,sim_pre_tli,sim_post_tli,group,improvement\nmbwa,dog,0.25,0.5,trained,0.25\n"
 PILOT = b"layer,avg_cosine_similarity\n0,0.25\n1,0.5\n"
@@ -65,7 +68,7 @@ def held(read: Callable[[Path], T], write: Callable[[Path, T], object], data: by
     path.write_bytes(data)
     try:
         value = read(path)
-    except store.UserError as error:
+    except UserError as error:
         said = error.format_message()
     else:
         said = ""
@@ -93,13 +96,13 @@ def as_pilot(path: Path, layers: dict[int, float]) -> None:
     path.write_text("\n".join([*lines, ""]))
 
 
-def as_rows(path: Path, found: list[store.Row]) -> None:
+def as_rows(path: Path, found: list[Row]) -> None:
     """With every digit, where the stages write nine."""
-    store.write_tsv(path, store.Row._fields, [[*row[:-1], str(row.value)] for row in found])
+    write_tsv(path, Row._fields, [[*row[:-1], str(row.value)] for row in found])
 
 
-def rows(path: Path) -> list[store.Row]:
-    return [store.Row(*row) for row in store.read_rows(path).itertuples(index=False)]
+def rows(path: Path) -> list[Row]:
+    return [Row(*row) for row in read_rows(path).itertuples(index=False)]
 
 
 def header(path: Path) -> dict[str, tuple[object, ...]]:
@@ -120,26 +123,26 @@ def copied(path: Path, _: object) -> None:
 PARSERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path, Any], object], Callable[[Path], bytes]]] = {
     "word pairs": (
         read_pairs,
-        lambda path, pairs: store.write_tsv(path, Pair._fields, pairs),
-        lambda folder: written(lambda path: store.write_tsv(path, Pair._fields, PAIRS), folder),
+        lambda path, pairs: write_tsv(path, Pair._fields, pairs),
+        lambda folder: written(lambda path: write_tsv(path, Pair._fields, PAIRS), folder),
     ),
     "word pairs in JSON": (
-        lambda path: read_json(path, "trained"),
+        lambda path: read_author_list(path, "trained"),
         as_list,
         lambda folder: written(lambda path: as_list(path, PAIRS), folder),
     ),
     "items": (read_items, write_items, lambda folder: written(lambda path: write_items(path, ITEMS), folder)),
-    "rows": (rows, as_rows, lambda folder: written(lambda path: store.write_rows(path, ROWS), folder)),
+    "rows": (rows, as_rows, lambda folder: written(lambda path: write_rows(path, ROWS), folder)),
     "results": (audit.read_results, as_results, lambda _: RESULTS),
     "pilot": (audit.read_pilot, as_pilot, lambda _: PILOT),
     "safetensors headers": (header, copied, lambda _: TENSORS),
     "JSON": (
-        lambda path: store.read_json(path),
+        lambda path: read_json(path),
         lambda path, value: path.write_text(json.dumps(value)),
         lambda _: b'{"a": [1, 2.5, "x\\u00e9"], "b": {"c": null}}',
     ),
     "params.yaml": (
-        lambda path: params.load(path),
+        lambda path: parameters.load(path),
         # `model` is no key of the file: it is the first of `models`
         lambda path, value: path.write_text(json.dumps(value.model_dump(mode="json", exclude={"model"}))),
         lambda _: SMOKE,

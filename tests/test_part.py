@@ -22,15 +22,16 @@ import hub as loopback
 from hub import Fault, Hub
 from test_hub import LIES
 from tiny import MODEL_TYPES, ROOT, WORDS, write_model
-from tli import params as parameters
-from tli import store
-from tli.data import fetch, pins, ranges, server
-from tli.data.fetch import Repo
-from tli.data.ranges import Range
-from tli.model import backbone, lora, nf4, part, shards, supported
+from tli.config import parameters
+from tli.config.parameters import HubModel
+from tli.data.hub import fetch, pins, ranges, server
+from tli.data.hub.fetch import Repo
+from tli.data.hub.ranges import Range
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import atomic_dir
+from tli.measure import embeddings, views
+from tli.model import checkpoint, lora, part, quantize, shards, supported
 from tli.model.hub import fetch_checkpoint
-from tli.params import HubModel
-from tli.study import embed, views
 
 LLAMA = Repo("model", "o/llama", "1" * 40)
 FORMS = sorted(word for pair in WORDS[:8] for word in pair)
@@ -102,7 +103,7 @@ def world(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sim
     def call(
         words: list[str] = FORMS, name: str = "out", repo: Repo = LLAMA, shape: HubModel | None = None
     ) -> tuple[dict[str, Any], Path]:
-        with store.atomic_dir(tmp_path / name) as out:
+        with atomic_dir(tmp_path / name) as out:
             summary = part.fetch_part(repo, out, manifest, settings(written) if shape is None else shape, words)
         return summary, tmp_path / name
 
@@ -154,9 +155,7 @@ def test_only_the_ranges_move_and_every_one_is_recorded(world: SimpleNamespace) 
 
 
 def test_another_shape_is_refused_before_a_byte_of_a_shard(world: SimpleNamespace, written: Path) -> None:
-    with pytest.raises(
-        store.UserError, match=r"model\.head_dim of the profile: expected 16, as in .*, got 32; set it so"
-    ):
+    with pytest.raises(UserError, match=r"model\.head_dim of the profile: expected 16, as in .*, got 32; set it so"):
         world.fetch(shape=settings(written, head_dim=32))
     assert not world.hub.requests(r"safetensors$|/large/")
 
@@ -178,19 +177,19 @@ def test_the_cut_model_has_the_whole_model_s_states(
         world.hub.add("model", repo.name, loopback.files(written), repo.revision)
     _, out = world.fetch(repo=repo, shape=settings(written))
     folders = {"part": out, "whole": written}
-    settings = parameters.load(ROOT / "params.yaml").quantize
+    four_bit = parameters.load(ROOT / "params.yaml").quantize
     for name, kind in itertools.product([*folders], ("nf4", "fp4")):
         folders[f"{name}-{kind}"] = world.folder / f"{name}-{kind}"
-        nf4.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(settings, kind), "bfloat16")
+        quantize.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(four_bit, kind), "bfloat16")
     for kind in ("", "-nf4", "-fp4"):
-        cut, whole = (backbone.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
-        tokenizer = backbone.tokenizer(folders[f"part{kind}"])
-        ours, theirs = (embed.embed(model, tokenizer, FORMS, 4) for model in (cut, whole))
+        cut, whole = (checkpoint.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
+        tokenizer = checkpoint.tokenizer(folders[f"part{kind}"])
+        ours, theirs = (embeddings.embed(model, tokenizer, FORMS, 4) for model in (cut, whole))
         model = settings(written)
         assert views.layers(model) == ["0", "1", "2"] == [*dict.fromkeys(layer for layer, _ in ours.pooled)]
         for key, states in ours.pooled.items():
             assert (states == theirs.pooled[key]).all()
-        with pytest.raises(store.UserError, match=r"scoring: the checkpoint holds no lm_head\.weight"):
+        with pytest.raises(UserError, match=r"scoring: the checkpoint holds no lm_head\.weight"):
             cut.lm_head(torch.zeros(1, 64))
 
 
@@ -210,17 +209,17 @@ def test_an_adapter_of_the_whole_model_is_adopted_whole_and_acts_on_the_span(
         adapter = world.folder / f"adapter-{base.name}"
         lora.adopt(world.folder / "author.safetensors", base, settings_, adapter)
         assert {block for block, _ in lora.norms(adapter)} == {1, 2, 3, 4}
-        tuned = lora.load(backbone.load(base), adapter)
-        pooled.append(embed.embed(tuned, backbone.tokenizer(base), FORMS, 4).pooled)
+        tuned = lora.load(checkpoint.load(base), adapter)
+        pooled.append(embeddings.embed(tuned, checkpoint.tokenizer(base), FORMS, 4).pooled)
     for key, states in pooled[0].items():
         assert (states == pooled[1][key]).all()
 
 
 def test_a_word_without_its_rows_is_refused(world: SimpleNamespace) -> None:
     _, out = world.fetch()
-    model, tokenizer = backbone.load(out), backbone.tokenizer(out)
-    with pytest.raises(store.CheckFailed, match=r"expected one of the \d+ tokens that were loaded, got \d+; run `dvc"):
-        embed.embed(model, tokenizer, ["hospitali"], 1)
+    model, tokenizer = checkpoint.load(out), checkpoint.tokenizer(out)
+    with pytest.raises(CheckFailed, match=r"expected one of the \d+ tokens that were loaded, got \d+; run `dvc"):
+        embeddings.embed(model, tokenizer, ["hospitali"], 1)
 
 
 def test_a_second_fetch_asks_for_nothing_and_other_words_for_their_rows(
@@ -261,7 +260,7 @@ def test_where_the_cache_has_a_shard_whole_it_is_read_there(world: SimpleNamespa
 def test_offline_with_words_that_were_not_fetched(world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     world.fetch()
     monkeypatch.setattr(fetch.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(store.UserError, match=r"a part of it is not in the cache, and HF_HUB_OFFLINE is set; unset it"):
+    with pytest.raises(UserError, match=r"a part of it is not in the cache, and HF_HUB_OFFLINE is set; unset it"):
         world.fetch([*FORMS, "hospitali"], name="more")
 
 
@@ -286,7 +285,7 @@ def test_a_server_that_sends_no_range_is_refused_and_nothing_falls_back_to_the_w
     world: SimpleNamespace, fault: str
 ) -> None:
     world.hub.fail(RANGED, REFUSED[fault][0], times=99)
-    with pytest.raises(store.UserError, match=REFUSED[fault][1]) as error:
+    with pytest.raises(UserError, match=REFUSED[fault][1]) as error:
         world.fetch()
     assert lines(error).startswith(LLAMA.key("model-00001-of-00003.safetensors"))
     assert len(world.hub.requests(RANGED)) <= 1, "not asked again, nor for another shard"
@@ -317,7 +316,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_stays_so_is_given_up(
     world.fetch()
     shutil.rmtree(fetch.constants.HF_ASSETS_CACHE)
     world.hub.fail(RANGED, Fault(status=503), times=99)
-    with pytest.raises(store.UserError, match=r"HTTP 503 Service Unavailable, in 5 tries; run again later") as error:
+    with pytest.raises(UserError, match=r"HTTP 503 Service Unavailable, in 5 tries; run again later") as error:
         world.fetch(name="again")
     lines(error)
 
@@ -328,7 +327,7 @@ def test_an_address_that_has_expired_is_asked_for_anew(world: SimpleNamespace) -
     world.hub.fail(RANGED, Fault(status=403), times=1)
     world.fetch()
     world.hub.fail(RANGED, Fault(status=403), times=99)
-    with pytest.raises(store.UserError, match=r"HTTP 403 Forbidden; set HF_TOKEN"):
+    with pytest.raises(UserError, match=r"HTTP 403 Forbidden; set HF_TOKEN"):
         world.fetch([*FORMS, "hospitali"], name="more")
 
 
@@ -336,7 +335,7 @@ def test_an_address_that_has_expired_is_asked_for_anew(world: SimpleNamespace) -
 def test_a_header_that_lies_is_refused_before_any_tensor_comes(world: SimpleNamespace, written: Path, lie: str) -> None:
     files = {**loopback.files(written), "model-00002-of-00003.safetensors": LIES[lie]}
     world.hub.add("model", "o/lying", files, "2" * 40)
-    with pytest.raises((store.CheckFailed, store.UserError)) as error:
+    with pytest.raises((CheckFailed, UserError)) as error:
         world.fetch(repo=Repo("model", "o/lying", "2" * 40))
     assert "model-00002-of-00003.safetensors" in lines(error)
     assert sum(one.sent for one in world.hub.requests(RANGED)) < 10_000
@@ -347,7 +346,7 @@ def test_a_byte_that_changes_on_the_way_is_found_by_the_note_of_the_first_fetch(
     shutil.rmtree(fetch.constants.HF_ASSETS_CACHE)
     world.hub.fail(RANGED, Fault(), times=7)
     world.hub.fail(RANGED, Fault(flip=9), times=1)
-    with pytest.raises(store.CheckFailed, match=r"#model\.layers\.0\..*: expected SHA-256 \w{64}, got \w{64}") as error:
+    with pytest.raises(CheckFailed, match=r"#model\.layers\.0\..*: expected SHA-256 \w{64}, got \w{64}") as error:
         world.fetch(name="again")
     lines(error)
     assert world.fetch(name="again")[0]["revision"] == LLAMA.revision
@@ -361,7 +360,7 @@ def test_a_byte_that_changes_in_the_cache_is_found(world: SimpleNamespace) -> No
         byte = file.read(1)
         file.seek(-5, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(store.CheckFailed, match=r"block-001\.safetensors: not as noted in .*; removed from the cache"):
+    with pytest.raises(CheckFailed, match=r"block-001\.safetensors: not as noted in .*; removed from the cache"):
         world.fetch(name="again")
     world.fetch(name="again")
 
@@ -369,7 +368,7 @@ def test_a_byte_that_changes_in_the_cache_is_found(world: SimpleNamespace) -> No
 def test_a_shard_that_the_manifest_knows_otherwise_is_refused(world: SimpleNamespace) -> None:
     key = LLAMA.key("model-00001-of-00003.safetensors")
     world.manifest.write_text(f"{'0' * 64}  {key}\n")
-    with pytest.raises(store.CheckFailed, match=r"expected SHA-256 0{64}, the hub gives \w{64}; remove") as error:
+    with pytest.raises(CheckFailed, match=r"expected SHA-256 0{64}, the hub gives \w{64}; remove") as error:
         world.fetch()
     lines(error)
 
@@ -393,17 +392,17 @@ def test_a_part_says_what_stands_behind_it(world: SimpleNamespace) -> None:
 def test_a_whole_fetch_later_checks_what_came_in_parts(world: SimpleNamespace) -> None:
     """The whole file has a hash of the hub's: what the parts were trusted with at first is then known."""
     world.fetch()
-    with store.atomic_dir(world.folder / "whole") as out:
+    with atomic_dir(world.folder / "whole") as out:
         fetch_checkpoint(LLAMA, out, world.manifest)
     (line,) = [line for line in world.manifest.read_text().splitlines() if line.endswith("0.mlp.up_proj.weight")]
     world.manifest.write_text(world.manifest.read_text().replace(line, "0" * 64 + line[64:]))
     with (
-        pytest.raises(store.CheckFailed, match=r"up_proj.*: expected SHA-256 0{64}, as fetched in part, got \w{64}"),
-        store.atomic_dir(world.folder / "again") as out,
+        pytest.raises(CheckFailed, match=r"up_proj.*: expected SHA-256 0{64}, as fetched in part, got \w{64}"),
+        atomic_dir(world.folder / "again") as out,
     ):
         fetch_checkpoint(LLAMA, out, world.manifest)
 
 
 def test_without_words_a_part_is_refused(world: SimpleNamespace, written: Path) -> None:
-    with pytest.raises(store.UserError, match="base: expected --words FILE"):
+    with pytest.raises(UserError, match="base: expected --words FILE"):
         part.run(None, world.folder / "out", world.folder / "base.json", settings(written), world.manifest)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tli import store
+from tli.io.errors import UserError
 from tli.ops import performance
 
 
@@ -95,7 +95,7 @@ def test_the_page_names_no_host_and_no_branch(tmp_path: Path) -> None:
 
 
 def test_other_benchmarks_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match="expected the benchmarks of `make bench-8b`, found none"):
+    with pytest.raises(UserError, match="expected the benchmarks of `make bench-8b`, found none"):
         page(tmp_path, report() | {"benchmarks": [{"extra_info": {}}]})
 
 
@@ -104,6 +104,6 @@ def test_runs_of_two_machines_make_no_page(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(
         json.dumps(report() | {"machine_info": {"cpu": {"brand_raw": "Another", "count": 2}}})
     )
-    with pytest.raises(store.UserError, match="expected one machine, got"):
+    with pytest.raises(UserError, match="expected one machine, got"):
         performance.run([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from checkout import Checkout
 from tiny import ROOT
-from tli import store
+from tli.io.files import sha256_of
 
 
 def examples() -> dict[str, tuple[str, set[str]]]:
@@ -44,8 +44,8 @@ def test_the_data_is_the_working_tree_s(done: Checkout) -> None:
     """The remote in the repository, data.dvc and data/ agree, so that a clone computes what is computed here."""
     mine = {path.relative_to(ROOT): path for path in (ROOT / "data").rglob("*") if path.is_file()}
     theirs = {path.relative_to(done.root): path for path in (done.root / "data").rglob("*") if path.is_file()}
-    assert {name: store.sha256_of(path) for name, path in mine.items()} == {
-        name: store.sha256_of(path) for name, path in theirs.items()
+    assert {name: sha256_of(path) for name, path in mine.items()} == {
+        name: sha256_of(path) for name, path in theirs.items()
     }
 
 

@@ -12,10 +12,10 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
-from tli.data import lexicon
+from tli.config import parameters
+from tli.data.words import lexicon
+from tli.io.structured import write_json, write_tsv
 from tli.ops import plan
 
 MODELS = tuple(parameters.load(ROOT / "params.yaml").profiles)
@@ -84,7 +84,7 @@ def test_what_is_changed_changes_the_plan() -> None:
 
 
 def test_the_page_has_a_line_a_stage_and_says_what_cannot_be_checked(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "costs.json", {"stages": {f"sweep-train@{rank}": {"seconds": 90} for rank in (1, 2)}})
+    write_json(tmp_path / "costs.json", {"stages": {f"sweep-train@{rank}": {"seconds": 90} for rank in (1, 2)}})
     said = plan.page(loaded("lugha_llama_early"), ROOT / "data" / "pairs.tsv", tmp_path)
     lines = {line.split()[0]: line.split() for line in said.splitlines() if line}
     assert lines["sweep-train"][-1] == lines["together"][-1] == "3.0"
@@ -96,7 +96,7 @@ def test_the_page_has_a_line_a_stage_and_says_what_cannot_be_checked(tmp_path: P
 
 def test_the_word_list_is_counted(tmp_path: Path) -> None:
     pairs = lexicon.read_pairs(ROOT / "data" / "pairs.tsv")
-    store.write_tsv(tmp_path / "pairs.tsv", lexicon.Pair._fields, pairs[:100])
+    write_tsv(tmp_path / "pairs.tsv", lexicon.Pair._fields, pairs[:100])
     result = CliRunner().invoke(main, ["plan", "--pairs", str(tmp_path / "pairs.tsv")])
     assert "(100 word pairs)" in result.output
     assert "plan, microworld: a small bilingual Llama, versioned, 8 blocks" in result.output

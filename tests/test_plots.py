@@ -15,10 +15,10 @@ import browser
 from checkout import Checkout, clone
 from synthetic import fabricate
 from tiny import ROOT
-from tli import params as parameters
+from tli.config import parameters
 from tli.paper import plots, tables
-from tli.study import train
-from tli.study.train import Step
+from tli.stages import train
+from tli.stages.train import Step
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")
 DRAWN = {  # title -> curves

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tli import store
-from tli.data.items import write_items
-from tli.data.prompts import ANSWERS, CONNECTORS, QUESTIONS, Source, corrected, render
+from tli.data.benchmarks.items import write_items
+from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, QUESTIONS, Source, corrected, render
+from tli.io.errors import UserError
 from tli.paper.premises import of_items, premise, read_premises
 
 PREMISES = ("Mtu alikunywa maji.", "She left, right? Yes, she said", "Because", "猫が寝た。")
@@ -46,8 +46,8 @@ def test_items_of_a_file_by_set(tmp_path: Path) -> None:
     found = read_premises(tmp_path / "items.jsonl")
     assert found["xnli.en"] == {"xnli.en.test.0001": "It rained."}
     assert of_items(found, "xcopa-corrected.sw", {"xcopa.sw.test.0001": 1.0}) == ["A b"]
-    with pytest.raises(store.UserError, match=r"expected item xnli.en.test.0002 of xnli.en, which was scored"):
+    with pytest.raises(UserError, match=r"expected item xnli.en.test.0002 of xnli.en, which was scored"):
         of_items(found, "xnli.en", {"xnli.en.test.0001": 1.0, "xnli.en.test.0002": 0.0})
     write_items(tmp_path / "items.jsonl", [items[0]._replace(options=(" Yes", " Also", " No"))])
-    with pytest.raises(store.UserError, match=r"items.jsonl: xnli.en.test.0001: expected options that share a premise"):
+    with pytest.raises(UserError, match=r"items.jsonl: xnli.en.test.0001: expected options that share a premise"):
         read_premises(tmp_path / "items.jsonl")

@@ -16,15 +16,17 @@ from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
-from tli import store
-from tli.data.lexicon import Pair, read_pairs
-from tli.model import backbone, lora
+from tli.config.parameters import Params, Probe
+from tli.data.words.lexicon import Pair, read_pairs
+from tli.io.errors import UserError
+from tli.io.rows import Row, write_rows
+from tli.io.structured import write_tsv
+from tli.measure.views import BASE, main_cell
+from tli.model import checkpoint, lora
 from tli.paper import probe as probing
 from tli.paper.rows import Rows
-from tli.params import Params, Probe
-from tli.study import probe
-from tli.study.transfer import Request
-from tli.study.views import BASE, main_cell
+from tli.stages import translate
+from tli.stages.score import Request
 
 
 def listed(*lines: str) -> list[Pair]:
@@ -46,43 +48,45 @@ DOUBLE = listed(
 
 
 def test_every_form_is_a_candidate_and_a_query_once() -> None:
-    assert probe.pool(DOUBLE) == ["sharp", "strict", "hot"]
-    assert probe.queries(DOUBLE, probe.pool(DOUBLE)) == [
-        probe.Query("kali", (0, 1)),
-        probe.Query("moto", (2,)),
-        probe.Query("joto", (2,)),
+    assert translate.pool(DOUBLE) == ["sharp", "strict", "hot"]
+    assert translate.queries(DOUBLE, translate.pool(DOUBLE)) == [
+        translate.Query("kali", (0, 1)),
+        translate.Query("moto", (2,)),
+        translate.Query("joto", (2,)),
     ]
 
 
 def test_a_translation_of_either_set_is_right() -> None:
     """`kali` is listed as hot by a trained pair: then hot is no wrong answer."""
     both = [*DOUBLE, *listed("kali/Hot/trained", "kali/warm/trained")]
-    assert probe.queries(both, probe.pool(both))[0] == probe.Query("kali", (0, 1, 2))
+    assert translate.queries(both, translate.pool(both))[0] == translate.Query("kali", (0, 1, 2))
 
 
 def test_no_control_word_is_in_an_example() -> None:
-    assert probe.examples(DOUBLE, Probe(shots=1, seed=0)) == DOUBLE[:1], "each other one holds a control form's word"
-    with pytest.raises(store.UserError, match=r"probe\.shots: expected at most 1, .*, got 2; set fewer"):
-        probe.examples(DOUBLE, Probe(shots=2, seed=0))
+    assert translate.examples(DOUBLE, Probe(shots=1, seed=0)) == DOUBLE[:1], (
+        "each other one holds a control form's word"
+    )
+    with pytest.raises(UserError, match=r"probe\.shots: expected at most 1, .*, got 2; set fewer"):
+        translate.examples(DOUBLE, Probe(shots=2, seed=0))
 
 
 @given(shots=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
 def test_the_prompt_never_holds_a_word_of_the_control_set(shots: int, seed: int) -> None:
     pairs = read_pairs(ROOT / "data" / "pairs.tsv")
-    drawn = probe.examples(pairs, Probe(shots=shots, seed=seed))
+    drawn = translate.examples(pairs, Probe(shots=shots, seed=seed))
     assert len(set(drawn)) == shots
     assert {pair.set for pair in drawn} == {"trained"}
-    before = probe.prompt(drawn, "QUERY").removesuffix("QUERY = QUERY,")
+    before = translate.prompt(drawn, "QUERY").removesuffix("QUERY = QUERY,")
     control = {word for pair in pairs if pair.set == "control" for word in f"{pair[0]} {pair[1]}".lower().split()}
     assert not control & set(before.lower().replace(".", " ").replace(",", " ").split())
-    assert drawn == probe.examples(pairs, Probe(shots=shots, seed=seed))
+    assert drawn == translate.examples(pairs, Probe(shots=shots, seed=seed))
 
 
 def test_the_prompt_is_a_dictionary_line_of_the_micro_world() -> None:
     """world.corpus writes `mbwa = mbwa, dog`; the answer is what stands after the word asked for."""
     shots = listed("paka/cat/trained", "mti/tree/trained")
-    assert probe.prompt(shots, "mbwa") == "paka = paka, cat. mti = mti, tree. mbwa = mbwa,"
-    assert probe.prompt([], "mbwa") + probe.ANSWER.format(english="dog") == "mbwa = mbwa, dog"
+    assert translate.prompt(shots, "mbwa") == "paka = paka, cat. mti = mti, tree. mbwa = mbwa,"
+    assert translate.prompt([], "mbwa") + translate.ANSWER.format(english="dog") == "mbwa = mbwa, dog"
 
 
 @pytest.mark.parametrize(
@@ -98,16 +102,16 @@ def test_the_prompt_is_a_dictionary_line_of_the_micro_world() -> None:
     ],
 )
 def test_the_rank_by_hand(scores: list[float], right: Sequence[int], rank: int) -> None:
-    assert probe.rank(np.array(scores), right) == rank
+    assert translate.rank(np.array(scores), right) == rank
 
 
 def test_sum_and_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums -3 and -4; the second has two tokens, so its mean, -2, is the higher one."""
-    monkeypatch.setattr(probe, "scores", lambda *_: [-3.0, -4.0, -3.0, -4.0])
-    asked = probe.Asked(0, [Request([1, 2, 3], 1), Request([1, 2, 3, 4], 2)] * 2)
-    queries = [probe.Query("moja", (0,)), probe.Query("mbili", (1,))]
+    monkeypatch.setattr(translate, "scores", lambda *_: [-3.0, -4.0, -3.0, -4.0])
+    asked = translate.Asked(0, [Request([1, 2, 3], 1), Request([1, 2, 3, 4], 2)] * 2)
+    queries = [translate.Query("moja", (0,)), translate.Query("mbili", (1,))]
     tokenizer = SimpleNamespace(pad_token_id=0)
-    found = probe.measure(BASE, None, tokenizer, [asked], queries, ["one", "two"], 4)  # type: ignore[arg-type]
+    found = translate.measure(BASE, None, tokenizer, [asked], queries, ["one", "two"], 4)  # type: ignore[arg-type]
     values = {(row.item, row.measure): row.value for row in found}
     assert [values["moja", f"rank.{score}"] for score in ("sum", "mean")] == [1, 2]
     assert [values["mbili", f"rank.{score}"] for score in ("sum", "mean")] == [2, 1]
@@ -117,8 +121,8 @@ def test_sum_and_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(pairs: Sequence[Pair], quantized: Path, adapter: Path, folder: Path, params: Params) -> Path:
-    store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
-    probe.run(folder / "pairs.tsv", quantized, adapter, folder / "probe.tsv", params)
+    write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
+    translate.run(folder / "pairs.tsv", quantized, adapter, folder / "probe.tsv", params)
     return folder / "probe.tsv"
 
 
@@ -126,7 +130,7 @@ def run(pairs: Sequence[Pair], quantized: Path, adapter: Path, folder: Path, par
 def untouched(tiny_quantized: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh adapter: B = 0, so that it changes nothing."""
     folder = tmp_path_factory.mktemp("untouched") / "adapter"
-    model = get_peft_model(backbone.load(tiny_quantized / "nf4"), lora.config(params.lora, params.train.layer))
+    model = get_peft_model(checkpoint.load(tiny_quantized / "nf4"), lora.config(params.lora, params.train.layer))
     lora.save(get_peft_model_state_dict(model), params.lora, params.train.layer, folder, base="tiny")
     return folder
 
@@ -159,12 +163,14 @@ def test_the_same_rows_twice(
 
 def test_scores_are_those_of_the_whole_text(pairs: list[Pair], tiny: SimpleNamespace, params: Params) -> None:
     """log p(answer | prompt) = log p(prompt answer) - log p(prompt), by the model's own loss over whole sequences."""
-    candidates = probe.pool(pairs)
-    asked = probe.ask(tiny.tokenizer, probe.examples(pairs, params.probe), probe.queries(pairs, candidates), candidates)
+    candidates = translate.pool(pairs)
+    asked = translate.ask(
+        tiny.tokenizer, translate.examples(pairs, params.probe), translate.queries(pairs, candidates), candidates
+    )
     request = asked.requests[1]
     cut = Request(request.ids[: -request.scored], len(request.ids) - request.scored - 1)
     whole = Request(request.ids, len(request.ids) - 1)
-    own, start, both = probe.scores(tiny.model, [request, cut, whole], tiny.tokenizer.pad_token_id, 1)
+    own, start, both = translate.scores(tiny.model, [request, cut, whole], tiny.tokenizer.pad_token_id, 1)
     assert own == pytest.approx(both - start, abs=0.15), "bfloat16"
 
 
@@ -177,9 +183,9 @@ def test_a_model_that_knows_gets_every_word_right(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The likelihoods are rigged, all else is the stage: the base knows nothing, the paper's cell everything."""
-    tokenizer = backbone.tokenizer(tiny_quantized / "nf4")
-    prompts = ([], probe.examples(pairs, params.probe))
-    texts = [probe.prompt(shots, pair.swahili) + f" {pair.english}" for shots in prompts for pair in pairs]
+    tokenizer = checkpoint.tokenizer(tiny_quantized / "nf4")
+    prompts = ([], translate.examples(pairs, params.probe))
+    texts = [translate.prompt(shots, pair.swahili) + f" {pair.english}" for shots in prompts for pair in pairs]
     true = {tuple(tokenizer.encode(text)) for text in texts}
     models: list[object] = []
 
@@ -188,7 +194,7 @@ def test_a_model_that_knows_gets_every_word_right(
             models.append(model)
         return [-1.0 if (tuple(request.ids) in true) == (model is not models[0]) else -2.0 for request in asked]
 
-    monkeypatch.setattr(probe, "scores", rigged)
+    monkeypatch.setattr(translate, "scores", rigged)
     made = probing.table(Rows(run(pairs, tiny_quantized, untouched, tmp_path, params)), params)
     assert len(models) == 2
     for row in made.table.rows:
@@ -200,18 +206,18 @@ def test_a_model_that_knows_gets_every_word_right(
 def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
     before, after = [1, 2, 3, 1, 1, 9, 1, 4], [1, 1, 1, 1, 2, 1, 1, 1]
     rows = [
-        store.Row(*cell, f"shots{shots}", f"neno{i}", "-", f"rank.{score}", value)
+        Row(*cell, f"shots{shots}", f"neno{i}", "-", f"rank.{score}", value)
         for cell, values in ((BASE, before), (main_cell(params), after))
         for shots in (0, params.probe.shots)
         for score in ("sum", "mean")
         for i, value in enumerate(values)
     ]
     rows += [
-        store.Row(*BASE, f"shots{shots}", f"word{i}", "-", "candidate_tokens", 1 + i % 2)
+        Row(*BASE, f"shots{shots}", f"word{i}", "-", "candidate_tokens", 1 + i % 2)
         for shots in (0, params.probe.shots)
         for i in range(20)
     ]
-    store.write_rows(tmp_path / "probe.tsv", rows)
+    write_rows(tmp_path / "probe.tsv", rows)
     made = probing.table(Rows(tmp_path / "probe.tsv"), params)
     for row in made.table.rows:
         assert (row["p1_before"], row["p1_after"], row["won"], row["lost"]) == (0.5, 0.875, 4, 1)
@@ -224,10 +230,10 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_model_is_refused() -> None:
-    asked = probe.Asked(9, [Request([1] * 20, 2)])
-    probe.fits([asked], 20)
-    with pytest.raises(store.UserError, match=r"probe\.shots: expected prompts of at most 19 tokens .* got one of 20"):
-        probe.fits([asked], 19)
+    asked = translate.Asked(9, [Request([1] * 20, 2)])
+    translate.fits([asked], 20)
+    with pytest.raises(UserError, match=r"probe\.shots: expected prompts of at most 19 tokens .* got one of 20"):
+        translate.fits([asked], 19)
 
 
 def test_without_a_head_nothing_is_scored(
@@ -238,6 +244,6 @@ def test_without_a_head_nothing_is_scored(
     tensors = load_file(file)
     del tensors["lm_head.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(store.UserError, match=r"scoring: expected lm_head\.weight.*set model\.head_from"):
+    with pytest.raises(UserError, match=r"scoring: expected lm_head\.weight.*set model\.head_from"):
         run(pairs, tmp_path / "q", untouched, tmp_path, params)
     assert not (tmp_path / "probe.tsv").exists()

@@ -22,8 +22,9 @@ from checkout import Checkout, clone
 from test_pipeline import EXAMPLES
 from test_released import choices, pair
 from tiny import ROOT
-from tli import store
-from tli.data.lexicon import read_pairs
+from tli.data.words.lexicon import read_pairs
+from tli.io.files import sha256_of
+from tli.io.structured import read_json
 
 PUBLISHED = YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))["profiles"]
 PAIRS = ROOT / "data" / "pairs.tsv"
@@ -95,7 +96,7 @@ def prepared(folder: Path, hub: loopback.Hub, model_name: str, **model: Any) -> 
         listed = [{"swahili": p.swahili, "english": p.english} for p in read_pairs(PAIRS) if p.set == set_]
         file = folder.parent / Path(params["author"][set_]["path"]).name
         file.write_text(json.dumps(listed), encoding="utf-8")
-        params["author"][set_]["sha256"] = store.sha256_of(file)
+        params["author"][set_]["sha256"] = sha256_of(file)
     params["sweep"]["ranks"] = [2]
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
@@ -124,9 +125,9 @@ def test_the_paper_profile_runs_to_the_last_table(paper: Checkout) -> None:
     assert "Lugha-Llama-8B-wura" in text["setup"]
     assert re.search(r"^\| Swahili \|.*corrected", text["xcopa"], re.M)
     assert "not XCOPA and XNLI scores" not in text["xcopa"]
-    measured = store.read_json(paper.root / "results" / "lugha_llama" / "measured.json")
+    measured = read_json(paper.root / "results" / "lugha_llama" / "measured.json")
     assert {key.split(".")[2] for key in measured if key.startswith("transfer.xcopa.")} >= {"en", "sw", "it"}
-    base = store.read_json(paper.root / "results" / "lugha_llama" / "base.json")
+    base = read_json(paper.root / "results" / "lugha_llama" / "base.json")
     assert base["head"] == "own"
     assert base["missing_from_index"] == ["lm_head.weight"]
 
@@ -190,14 +191,14 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
     whole = f"repo: {sibling['repo']}\n      revision: {sibling['revision']}"
     copy.edit(whole, f"repo: {HEADLESS}\n      revision: first")
     copy("dvc", "repro", "scan", "align")
-    assert store.read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"] == "absent"
+    assert read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"] == "absent"
     said = copy("dvc", "repro", "transfer", ok=False)
     (line,) = [line for line in said.splitlines() if "lm_head.weight" in line]
     assert "model.head_from" in line
     assert "Traceback" not in said
     copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
     copy("dvc", "repro", "transfer")
-    base = store.read_json(copy.root / "results" / "lugha_llama" / "base.json")
+    base = read_json(copy.root / "results" / "lugha_llama" / "base.json")
     assert base["head"].startswith("from models/Lugha-Llama/")
 
 
@@ -208,7 +209,7 @@ def test_qwen3_runs_to_the_last_table(hub: loopback.Hub, tmp_path: Path) -> None
     setup = (checkout.root / "paper" / "tables" / "qwen3" / "setup.md").read_text(encoding="utf-8")
     assert "Qwen3ForCausalLM" in setup
     assert "tied to the embeddings" in setup
-    assert store.read_json(checkout.root / "results" / "qwen3" / "base.json")["head"] == "tied"
+    assert read_json(checkout.root / "results" / "qwen3" / "base.json")["head"] == "tied"
     qwen = PUBLISHED["qwen3"]["model"]
     noted = (checkout.root / "fetched.sha256").read_text(encoding="utf-8")
     assert f"models/{qwen['repo']}@{qwen['revision']}/model.safetensors" in noted
@@ -232,23 +233,23 @@ def test_lugha_llama_early_fetches_a_part_and_runs_to_the_last_table(headline: C
     assert re.search(r"^\| 2\.content\.fp4 \| as_scripted \| trained \|", text["before_after"], re.M)
     assert not re.search(r"^\| (3|4|norm)\.", text["before_after"] + text["scan"] + text["norms"], re.M)
     assert not {"xcopa", "xnli", "changes", "gap", "calibration", "classes", "baselines", "items"} & text.keys()
-    base = store.read_json(headline.root / "results" / "lugha_llama_early" / "base.json")
+    base = read_json(headline.root / "results" / "lugha_llama_early" / "base.json")
     assert base["blocks_fetched"] == "the first 2 of 4"
-    measured = store.read_json(headline.root / "results" / "lugha_llama_early" / "measured.json")
+    measured = read_json(headline.root / "results" / "lugha_llama_early" / "measured.json")
     assert {key.split(".")[3] for key in measured if key.startswith("scan.trained.cosine.")} == {"0", "1", "2"}
     assert not [key for key in measured if key.startswith(("transfer.", "baseline.", "class."))]
 
 
 def test_a_part_gives_the_values_of_the_whole(headline: Checkout, paper: Checkout) -> None:
     """Same weights, words and seeds: what both profiles measure is the same to the last digit."""
-    parts, whole = (store.read_json(one.root / "results" / one.model / "measured.json") for one in (headline, paper))
+    parts, whole = (read_json(one.root / "results" / one.model / "measured.json") for one in (headline, paper))
     same = [key for key in parts if key.startswith(("align.", "retrieval.", "scan.all.", "geometry.", "gains."))]
     assert len(same) > 100
     assert {key: parts[key] for key in same} == {key: whole[key] for key in same}
 
 
 def test_claims_that_a_part_can_judge_are_judged(headline: Checkout) -> None:
-    claims = store.read_json(headline.root / "results" / "lugha_llama_early" / "verify.json")["study_claims"]
+    claims = read_json(headline.root / "results" / "lugha_llama_early" / "verify.json")["study_claims"]
     verdict = {claim["id"]: (claim["verdict"], claim["reason"]) for claim in claims}
     assert [verdict[number][0] for number in (1, 2)] == ["does not hold"] * 2, "of random weights"
     for number in (3, 4, 5, 6, 7, 16):
@@ -266,10 +267,10 @@ def test_other_words_fetch_their_rows_and_leave_the_blocks_alone(
     for listed in mirror.glob("*.json"):
         few = json.loads(listed.read_text(encoding="utf-8"))[:12]
         (tmp_path / listed.name).write_text(json.dumps(few), encoding="utf-8")
-        copy.edit(store.sha256_of(listed), store.sha256_of(tmp_path / listed.name))
-    asked, before = len(hub.requests()), store.read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
+        copy.edit(sha256_of(listed), sha256_of(tmp_path / listed.name))
+    asked, before = len(hub.requests()), read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
     assert copy.ran(copy("dvc", "repro", "base")) == {"check", "pairs", "base"}
-    after = store.read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
+    after = read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
     assert after["embedding_rows"] != before["embedding_rows"]
     assert [one["sha256"] for one in after["parts"][1:]] == [one["sha256"] for one in before["parts"][1:]]
     sent = [one.sent for one in hub.requests()[asked:] if one.sent]
@@ -291,5 +292,5 @@ def test_another_language_is_one_key(hub: loopback.Hub, tmp_path: Path) -> None:
     checkout("git", "commit", "-qam", "one language")
     commands, expected = EXAMPLES["A language"]
     assert checkout.ran(checkout("bash", "-e", "-c", commands)) - {"check"} == expected
-    counts = store.read_json(checkout.root / "results" / "qwen3" / "benchmarks.json")
+    counts = read_json(checkout.root / "results" / "qwen3" / "benchmarks.json")
     assert {"sw", "it"} <= {key.split(".")[1] for key in counts if key.startswith("xcopa.")}

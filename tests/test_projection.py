@@ -15,39 +15,41 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from tiny import ROOT
-from tli import store
-from tli.data.lexicon import Pair, read_pairs
+from tli.config.parameters import Params, Project, load
+from tli.data.words.lexicon import Pair, read_pairs
+from tli.io.errors import UserError
+from tli.io.rows import Row, write_rows
+from tli.io.structured import write_tsv
+from tli.measure.views import BASE, main_cell
 from tli.paper import projection
 from tli.paper.drawing import STYLE, svg
 from tli.paper.rows import Rows
-from tli.params import Params, Project, load
-from tli.study import project
-from tli.study.views import BASE, main_cell
+from tli.stages import tsne
 
 
 @given(count=st.integers(2, 60), seed=st.integers(0, 2**32 - 1))
 def test_the_draw_is_of_trained_pairs_each_once(count: int, seed: int) -> None:
     pairs = read_pairs(ROOT / "data" / "pairs.tsv")
     settings = Project(pairs=count, perplexity=1.5, seed=seed)
-    chosen = project.draw(pairs, settings)
+    chosen = tsne.draw(pairs, settings)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == count
     assert {pairs[index].set for index in chosen} == {"trained"}
-    assert chosen == project.draw(pairs, settings)
+    assert chosen == tsne.draw(pairs, settings)
 
 
 def test_a_word_of_two_pairs_is_not_drawn() -> None:
     lines = [("kali", "fierce"), ("Kali", "sharp"), ("moto", "hot"), ("joto", "hot"), ("mti", "tree"), ("jua", "sun")]
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in lines]
-    assert project.draw(pairs, Project(pairs=2, perplexity=1, seed=0)) == [4, 5]
-    with pytest.raises(store.UserError, match=r"project\.pairs: expected at most 2, .*, got 3; set fewer"):
-        project.draw(pairs, Project(pairs=3, perplexity=1, seed=0))
+    assert tsne.draw(pairs, Project(pairs=2, perplexity=1, seed=0)) == [4, 5]
+    with pytest.raises(UserError, match=r"project\.pairs: expected at most 2, .*, got 3; set fewer"):
+        tsne.draw(pairs, Project(pairs=3, perplexity=1, seed=0))
 
 
 def test_a_perplexity_that_cannot_be_is_refused_with_its_key(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("perplexity: 15", "perplexity: 50")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(store.UserError, match="project: expected a perplexity below the number of words, 50, got 50"):
+    with pytest.raises(UserError, match="project: expected a perplexity below the number of words, 50, got 50"):
         load(tmp_path / "params.yaml")
 
 
@@ -58,7 +60,7 @@ def cloud(seed: int = 0, n: int = 24, d: int = 6) -> np.ndarray:
 def test_pca_is_the_singular_value_decomposition() -> None:
     points = cloud()
     u, s, _ = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
-    assert np.abs(project.pca(points)) == pytest.approx(np.abs(u[:, :2] * s[:2]))
+    assert np.abs(tsne.pca(points)) == pytest.approx(np.abs(u[:, :2] * s[:2]))
 
 
 def test_tsne_keeps_neighbours_and_is_the_same_twice() -> None:
@@ -71,7 +73,7 @@ def test_tsne_keeps_neighbours_and_is_the_same_twice() -> None:
         laid = []
         for number in (1, 2):
             torch.set_num_threads(number)
-            laid.append(project.tsne(points, settings))
+            laid.append(tsne.tsne(points, settings))
     finally:
         torch.set_num_threads(threads)
     assert laid[0].tobytes() == laid[1].tobytes()
@@ -81,13 +83,13 @@ def test_tsne_keeps_neighbours_and_is_the_same_twice() -> None:
 
 def test_distances_by_hand() -> None:
     """Translations 1 apart, the others 1 and 3: (0, 1) and (2, 3) on a line."""
-    found = project.distances(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
+    found = tsne.distances(np.array([[0.0], [2.0]]), np.array([[1.0], [3.0]]))
     assert found == {"distance": 1.0, "random_distance": 2.0, "p_at_1": 0.5}, "2 is as near to 1 as to 3: a tie"
 
 
 def test_distances_of_identical_halves() -> None:
     points = cloud()
-    found = project.distances(points, points)
+    found = tsne.distances(points, points)
     assert (found["distance"], found["p_at_1"]) == (0.0, 1.0)
     assert found["random_distance"] > 0
 
@@ -97,19 +99,19 @@ def rows(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: 
     """The stage on the tiny model with an adapter that changes it."""
     from peft import get_peft_model_state_dict
 
-    from tli.model import backbone, lora
+    from tli.model import checkpoint, lora
 
     folder = tmp_path_factory.mktemp("project")
-    adapted = lora.attach(backbone.load(tiny_quantized / "nf4"), params.lora, params.train.layer, seed=0)
+    adapted = lora.attach(checkpoint.load(tiny_quantized / "nf4"), params.lora, params.train.layer, seed=0)
     torch.manual_seed(0)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     state = get_peft_model_state_dict(adapted)
     lora.save(state, params.lora, params.train.layer, folder / "adapter", base="tiny")
-    store.write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
-    project.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "one.tsv", params)
-    project.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "two.tsv", params)
+    write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
+    tsne.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "one.tsv", params)
+    tsne.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "two.tsv", params)
     return folder
 
 
@@ -132,7 +134,7 @@ def test_rows_hold_every_pair_at_both_poolings_and_in_both_pictures(rows: Path, 
                 )
                 for side in ("sw", "en")
             ]
-            again = project.distances(*laid)
+            again = tsne.distances(*laid)
             for name, value in again.items():
                 assert found.one(cell, "trained", view, f"{name}.tsne") == pytest.approx(value, rel=1e-6)
     moved = [found.one(cell, "trained", "2.mask.nf4", "distance.original") for cell in found.cells]
@@ -143,12 +145,12 @@ def test_the_embeddings_own_distance_follows_the_cosine(
     rows: Path, tiny: SimpleNamespace, pairs: list[Pair], params: Params
 ) -> None:
     """Of vectors of length 1, |x - y|^2 = 2 - 2 cos(x, y)."""
-    from tli.study import metrics
-    from tli.study.embed import embed
+    from tli.measure import similarity
+    from tli.measure.embeddings import embed
 
-    drawn = [pairs[index] for index in project.draw(pairs, params.project)]
+    drawn = [pairs[index] for index in tsne.draw(pairs, params.project)]
     x, y = (embed(tiny.model, tiny.tokenizer, [pair[side] for pair in drawn], 8).pooled["2", "mask"] for side in (0, 1))
-    expected = np.sqrt(2 - 2 * metrics.cosine(x, y)).mean()
+    expected = np.sqrt(2 - 2 * similarity.cosine(x, y)).mean()
     got = Rows(rows / "one.tsv").one("base", "trained", "2.mask.nf4", "distance.original")
     assert got == pytest.approx(expected, rel=0.02), "bfloat16, batches of another shape"
 
@@ -160,13 +162,13 @@ def fabricated(folder: Path, params: Params, shift: float, views: Sequence[str])
         for view in views:
             for space in ("original", "pca", "tsne"):
                 for name, value in (("distance", 1 + shift), ("random_distance", 2), ("p_at_1", 0.4)):
-                    found.append(store.Row(*cell, "trained", "-", view, f"{name}.{space}", value))
+                    found.append(Row(*cell, "trained", "-", view, f"{name}.{space}", value))
             for space in ("pca", "tsne"):
                 for axis in ("x.sw", "y.sw", "x.en", "y.en"):
                     for number in range(params.project.pairs):
                         item = f"neno{number}"
-                        found.append(store.Row(*cell, "trained", item, view, f"{space}.{axis}", float(rng.normal())))
-    store.write_rows(folder / f"{shift}.tsv", found)
+                        found.append(Row(*cell, "trained", item, view, f"{space}.{axis}", float(rng.normal())))
+    write_rows(folder / f"{shift}.tsv", found)
     return Rows(folder / f"{shift}.tsv")
 
 

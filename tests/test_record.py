@@ -17,8 +17,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from synthetic import fabricate, verdict_files
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.io.errors import CheckFailed
+from tli.io.structured import read_json, write_json
 from tli.paper import expected, tables, tolerances, verify
 from tli.paper.rows import Measured, Value, load_yaml
 
@@ -48,7 +49,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """What a synthetic run measures."""
     made = fabricate(tmp_path_factory.mktemp("run"), parameters.load(SMOKE))
     tables.run(**made)
-    measured: Measured = store.read_json(made["measured"])
+    measured: Measured = read_json(made["measured"])
     return measured
 
 
@@ -66,7 +67,7 @@ def run(tmp_path: Path, values: Measured) -> Make:
             key: value + scale * rng.choice([-1, 1]) if may_move(key, value, chosen, params) else value
             for key, value in values.items()
         }
-        store.write_json(root / "results" / MODEL / "measured.json", moved | (changes or {}))
+        write_json(root / "results" / MODEL / "measured.json", moved | (changes or {}))
         return root
 
     return make
@@ -276,7 +277,7 @@ def test_finished_runs_are_skipped_and_a_failed_one_is_tried_again(
     def execute(folder: Path, way: drift.Way, targets: tuple[str, ...]) -> None:
         tried.append((folder.name, dict(way.environment)))
         if folder.name in failing:
-            raise store.CheckFailed("the stage failed")
+            raise CheckFailed("the stage failed")
 
     monkeypatch.setattr(drift, "execute", execute)
     build = ["--build", str(tmp_path / "drift")]

@@ -15,12 +15,15 @@ from hypothesis import strategies as st
 
 import synthetic
 from tiny import ROOT, SHARED
-from tli import params as parameters
-from tli import store
-from tli.data import benchmarks, items, released
-from tli.data.prompts import Source
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks import items, released
+from tli.data.benchmarks.prompts import Source
+from tli.io.errors import UserError
+from tli.io.rows import Row, read_rows, write_rows
+from tli.io.structured import read_json, write_json
 from tli.paper import tables
-from tli.params import Params
+from tli.stages import benchmarks
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 PUBLISHED = parameters.load(ROOT / "params.yaml").profiles["lugha_llama"]
@@ -110,8 +113,8 @@ def repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def stage(folder: Path, chosen: Params) -> tuple[list[items.Item], dict[str, Any], Any]:
     """Items, metrics and baseline rows of the stage `benchmarks`; the world's folder is not there."""
     benchmarks.run(folder / "no-world", folder / "out", folder / "metrics.json", chosen)
-    rows = store.read_rows(folder / "out" / "baselines.tsv")
-    return items.read_items(folder / "out" / "items.jsonl"), store.read_json(folder / "metrics.json"), rows
+    rows = read_rows(folder / "out" / "baselines.tsv")
+    return items.read_items(folder / "out" / "items.jsonl"), read_json(folder / "metrics.json"), rows
 
 
 def split_by_set(asked: list[items.Item]) -> dict[str, set[str]]:
@@ -291,7 +294,7 @@ def test_a_row_that_is_no_item_is_one_line(
 ) -> None:
     rows = [choices("it", n, **(row if n == 3 else {})) for n in range(N)]
     parquet(repositories / "xcopa" / "it" / "test-00000-of-00001.parquet", rows)
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         stage(tmp_path, params())
     assert caught.value.message.startswith(f"cambridgeltl/xcopa/it/test-00000-of-00001.parquet: {message}")
     assert "\n" not in caught.value.message
@@ -312,7 +315,7 @@ def test_a_row_that_is_no_item_is_one_line(
 def test_a_language_that_is_not_there_is_one_line(
     chosen: Params, message: str, repositories: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         stage(tmp_path, chosen)
     assert caught.value.message.startswith(message)
 
@@ -320,7 +323,7 @@ def test_a_language_that_is_not_there_is_one_line(
 def test_a_file_that_is_no_parquet_is_one_line(repositories: Path, tmp_path: Path) -> None:
     path = repositories / "xnli" / "sw" / "validation-00000-of-00001.parquet"
     path.write_bytes(b"an error page")
-    with pytest.raises(store.UserError) as caught:
+    with pytest.raises(UserError) as caught:
         stage(tmp_path, params())
     assert caught.value.message.startswith(f"{path}: no parquet file of a dataset: ")
     assert "\n" not in caught.value.message
@@ -331,12 +334,12 @@ def test_a_file_that_is_no_parquet_is_one_line(repositories: Path, tmp_path: Pat
 
 def again(path: Path, cells: Callable[[str], bool]) -> None:
     """Adds to transfer rows the first ten Swahili items, asked again, and now all answered rightly."""
-    frame = store.read_rows(path)
+    frame = read_rows(path)
     chosen = frame["item"].isin([f"xcopa.sw.test.{n:04}" for n in range(10)]) & frame["cell"].map(cells)
     extra = frame[chosen].assign(set="xcopa-corrected.sw")
     extra.loc[extra["measure"] == "correct", "value"] = 1.0
-    rows = [store.Row(*row) for row in [*frame.itertuples(index=False), *extra.itertuples(index=False)]]
-    store.write_rows(path, rows)
+    rows = [Row(*row) for row in [*frame.itertuples(index=False), *extra.itertuples(index=False)]]
+    write_rows(path, rows)
 
 
 def base_scores(given: dict[str, Any]) -> Path:
@@ -356,16 +359,16 @@ def given_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
     sets += [f"xnli.{language}" for language in chosen.xnli.languages]
     monkeypatch.setattr(synthetic, "SETS", tuple(sets))
     given = synthetic.fabricate(tmp_path, hub, pairs=(6, 4), items=20)
-    baselines = store.read_rows(given["baselines"])
+    baselines = read_rows(given["baselines"])
     kept = baselines[(baselines["cell"] == "choice-only") & (baselines["set"] != "xcopa.en")]
-    store.write_rows(given["baselines"], [store.Row(*row) for row in kept.itertuples(index=False)])
-    transfer = store.read_rows(base_scores(given))
+    write_rows(given["baselines"], [Row(*row) for row in kept.itertuples(index=False)])
+    transfer = read_rows(base_scores(given))
     kept = transfer[transfer["cell"] != "untrained"]
-    store.write_rows(base_scores(given), [store.Row(*row) for row in kept.itertuples(index=False)])
-    counts = store.read_json(given["benchmarks"])
+    write_rows(base_scores(given), [Row(*row) for row in kept.itertuples(index=False)])
+    counts = read_json(given["benchmarks"])
     defaults = {f"{set_}.scored": released.scored_split(*set_.split("."), "default") for set_ in sets}
-    store.write_json(given["benchmarks"], counts | defaults)
-    store.write_json(given["world"], {})
+    write_json(given["benchmarks"], counts | defaults)
+    write_json(given["world"], {})
     return given
 
 
@@ -400,7 +403,7 @@ def test_released_and_corrected_stand_side_by_side(given_rows: dict[str, Any]) -
     for path in (given_rows["transfer"], *given_rows["sweep"].glob("rows/*/transfer.tsv")):
         again(path, lambda _cell: True)
     tables.run(**given_rows)
-    transfer = pd.concat([store.read_rows(path) for path in (base_scores(given_rows), given_rows["transfer"])])
+    transfer = pd.concat([read_rows(path) for path in (base_scores(given_rows), given_rows["transfer"])])
     right = transfer[(transfer["measure"] == "correct") & (transfer["set"] == "xcopa.sw")]
     right = right.assign(value=right["value"].astype(float))
     lines = [line for line in read(given_rows, "xcopa") if line["language"] == "Swahili"]
@@ -412,7 +415,7 @@ def test_released_and_corrected_stand_side_by_side(given_rows: dict[str, Any]) -
         found = {line["version"]: float(line["accuracy"]) for line in lines if line["cell"] == name}
         assert found == pytest.approx(expected)
     assert {line["version"] for line in read(given_rows, "xcopa") if line["language"] == "Italian"} == {"released"}
-    measured = store.read_json(given_rows["measured"])
+    measured = read_json(given_rows["measured"])
     assert measured["transfer.xcopa-corrected.sw.base.accuracy"] >= measured["transfer.xcopa.sw.base.accuracy"]
     sweep = [line for line in lines if line["cell"] == "sweep"]
     assert {line["version"] for line in sweep} == {"released", "corrected"}
@@ -422,15 +425,15 @@ def test_released_and_corrected_stand_side_by_side(given_rows: dict[str, Any]) -
 
 
 def test_what_is_left_out_or_cut_is_said(given_rows: dict[str, Any]) -> None:
-    counts = store.read_json(given_rows["benchmarks"])
+    counts = read_json(given_rows["benchmarks"])
     del counts["xcopa.en.scored"]
     counts |= {"xcopa.en.left_out": "the labels of its test split are not released", "xcopa.en.test.hidden_labels": 500}
-    store.write_json(given_rows["benchmarks"], counts)
+    write_json(given_rows["benchmarks"], counts)
     scores = (base_scores(given_rows), given_rows["transfer"])
     for path in (*scores, *given_rows["sweep"].glob("rows/*/transfer.tsv")):
-        frame = store.read_rows(path)
+        frame = read_rows(path)
         kept = frame[frame["set"] != "xcopa.en"]
-        store.write_rows(path, [store.Row(*row) for row in kept.itertuples(index=False)])
+        write_rows(path, [Row(*row) for row in kept.itertuples(index=False)])
     hub = given_rows["params"].active.benchmarks.model_copy(update={"limit": 20})
     profile = given_rows["params"].active.model_copy(update={"benchmarks": hub})
     tables.run(**given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.model: profile}})})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tiny import ROOT
-from tli import store
+from tli.io.errors import UserError
 from tli.ops import reliability
 
 PAGE = ROOT / "docs" / "reliability.md"
@@ -48,14 +48,14 @@ def test_figures_of_one_test_add_up_under_its_own_words(tmp_path: Path) -> None:
 
 
 def test_a_test_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match="test_e: no such test; run `make soak` again"):
+    with pytest.raises(UserError, match="test_e: no such test; run `make soak` again"):
         page(tmp_path, ("tests/test_a.py::test_e", "runs", 1))
 
 
 @pytest.mark.parametrize("line", ["", "x", "[]", '{"promise": "a"}'])
 def test_other_figures_are_one_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "figures").write_text(f"{line}\n" if line else "")
-    with pytest.raises(store.UserError, match=r"figures.*: expected .*run"):
+    with pytest.raises(UserError, match=r"figures.*: expected .*run"):
         reliability.run(tmp_path / "figures", ROOT / "tests", tmp_path / "audit.json", tmp_path / "page.md")
 
 

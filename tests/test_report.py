@@ -18,13 +18,13 @@ import browser
 from runs import SMOKE, finished, smoke_models
 from synthetic import fabricate_grid
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data.items import write_items
-from tli.data.prompts import Item
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.benchmarks.items import write_items
+from tli.data.benchmarks.prompts import Item
+from tli.io.errors import UserError
 from tli.paper import dag, grid, report, report_data
 from tli.paper.rows import Rows, load_yaml
-from tli.params import Params
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")  # a folder to keep them in
 LEXICAL, SCORED = "smollm2", "microworld"  # the models of the page, without and with items
@@ -182,7 +182,7 @@ def test_each_model_has_its_views_and_the_first_of_the_run_comes_first(given: di
 
 
 def test_a_model_whose_data_are_missing_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(store.UserError, match=r"qwen3\.json: no such file"):
+    with pytest.raises(UserError, match=r"qwen3\.json: no such file"):
         report.run(**given | {"models": [SCORED, "qwen3"], "out": tmp_path / "report.html"})
     assert not (tmp_path / "report.html").exists()
 

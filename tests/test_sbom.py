@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tiny import ROOT
-from tli import store
+from tli.io.structured import read_json
 from tli.ops import sbom
 
 LOCK, TORCH, MODEL = (ROOT / "requirements" / f"{name}.txt" for name in ("run", "torch", "model"))
@@ -27,7 +27,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def document(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = store.read_json(folder / "sbom.cdx.json")
+    found: dict[str, Any] = read_json(folder / "sbom.cdx.json")
     return found
 
 

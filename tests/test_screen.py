@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 from runs import SMOKE, finished, smoke_models
-from tli import store
 from tli.__main__ import main
+from tli.config.parameters import Params
+from tli.io.structured import read_json, write_json
 from tli.ops import summary
-from tli.params import Params
 
 COLUMNS, LINES = 120, 24
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for params in smoke_models():
         finished(folder, params)
         costs = folder / "docs" / "costs" / params.model / "costs.json"
-        store.write_json(costs, {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
+        write_json(costs, {"total": {"minutes": 1.5, "peak_memory_gib": 0.9}, "stages": {}})
     return folder
 
 
@@ -50,13 +50,13 @@ def test_it_fits_one_screen_and_says_what_the_files_say(project: Path, smoke: Pa
     assert len(page.splitlines()) <= LINES
     assert max(map(len, page.splitlines())) <= COLUMNS, page
     found = lines(page)
-    verdicts = store.read_json(project / "results" / smoke.model / "verify.json")
+    verdicts = read_json(project / "results" / smoke.model / "verify.json")
     counts = verdicts["verdicts"]
     assert found["verify"] == (
         f"0 of 0 values outside their tolerance; {counts['no expectation']:,} without an expectation"
     )
     assert found["claims"].startswith("18: ")
-    measured = store.read_json(project / "results" / smoke.model / "measured.json")
+    measured = read_json(project / "results" / smoke.model / "measured.json")
     gain = f"{measured['align.trained.gain.2.mask.nf4']:+.4f}".replace("-", "−")
     assert f"({gain})" in found["cosine"]
     assert f"{measured['retrieval.all.after.p1_sw_en.2.mask.nf4']:.3f}" in found["P@1"]
@@ -85,9 +85,9 @@ def test_it_says_where_the_paper_lies_or_how_it_is_made(project: Path, smoke: Pa
 
 def test_values_that_differ_are_named(project: Path, smoke: Params) -> None:
     path = project / "results" / smoke.model / "verify.json"
-    verdicts = store.read_json(path)
+    verdicts = read_json(path)
     wrong = [*verdicts["values"]][:4]
-    store.write_json(path, verdicts | {"values": dict.fromkeys(wrong, "differs")})
+    write_json(path, verdicts | {"values": dict.fromkeys(wrong, "differs")})
     assert f" ({', '.join(wrong[:3])} …);" in lines(summary.page(smoke, project))["verify"]
 
 

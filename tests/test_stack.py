@@ -14,11 +14,11 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 import peft_run
-from tli.data.lexicon import Pair
-from tli.model import backbone, lora
-from tli.model.stack import Batch, Products, Step, stacked
-from tli.params import Params
-from tli.study import train
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair
+from tli.model import checkpoint, lora
+from tli.model.batched_lora import Batch, Products, Step, stacked
+from tli.stages import train
 
 # What together and alone may differ by. Nothing where a row of W x is the same bits whatever rows stand beside it, as
 # measured (docs/decisions.md); but no library promises that, and a bfloat16 state may round the other way.
@@ -42,11 +42,11 @@ def _params(params: Params, **changes: object) -> Params:
 def _train(
     folder: Path, pairs: list[Pair], params: Params, seeds: list[int], unpack: bool = True
 ) -> tuple[list[train.Trained], list[dict[str, Tensor]]]:
-    model, blocks = backbone.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
+    model, blocks = checkpoint.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
     if unpack:
-        backbone.dequantized(model)
+        checkpoint.dequantized(model)
     with stacked(model, params.lora, blocks, seeds, params.train.layer) as stack:
-        trained = train.train(stack, backbone.tokenizer(folder), pairs, params.train)
+        trained = train.train(stack, checkpoint.tokenizer(folder), pairs, params.train)
     return trained, [stack.tensors(adapter) for adapter in range(len(seeds))]
 
 
@@ -117,7 +117,7 @@ def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params
     with stacked(tiny.model, params.lora, 4, seeds, reached=2) as stack:
         started = [stack.tensors(adapter) for adapter in range(2)]
     for seed, tensors in zip(seeds, started, strict=True):
-        drawn = get_peft_model_state_dict(lora.attach(backbone.load(tiny.folder), params.lora, 4, seed))
+        drawn = get_peft_model_state_dict(lora.attach(checkpoint.load(tiny.folder), params.lora, 4, seed))
         assert tensors.keys() == drawn.keys()
         assert all(torch.equal(tensors[name], drawn[name]) for name in drawn)
 
@@ -184,7 +184,7 @@ def test_products_have_their_gradients(tokens: list[int], rank: int, dropped: bo
 
 
 def test_saved_as_peft_saves_byte_for_byte(tiny: SimpleNamespace, params: Params, tmp_path: Path) -> None:
-    adapted = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=1)
+    adapted = lora.attach(checkpoint.load(tiny.folder, blocks=2), params.lora, 2, seed=1)
     adapted.save_pretrained(str(tmp_path / "peft"))
     lora.settle(tmp_path / "peft", base="base")
     for name in ("a", "b"):

@@ -18,15 +18,16 @@ from statsmodels.stats.multitest import multipletests
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.rows import read_rows
 from tli.paper import cells, changes, classes, controls, effects, render, summary, verdicts
 from tli.paper.accuracy import CLASSES
 from tli.paper.cells import Outcome, Source, Values
 from tli.paper.premises import read_premises
 from tli.paper.render import Made
 from tli.paper.rows import Rows, read_sweep
-from tli.params import Params
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 LANGUAGES = {"English": "en", "Swahili": "sw"}
@@ -288,7 +289,7 @@ def test_what_is_undefined_is_a_cell_and_a_note(
     scored = [made["base_rows"] / "transfer.tsv", made["transfer"], *(made["sweep"] / "rows").glob("*/transfer.tsv")]
     for path in scored if change else []:
         assert change is not None
-        change(store.read_rows(path)).to_csv(path, sep="\t", index=False)
+        change(read_rows(path)).to_csv(path, sep="\t", index=False)
     tables = everything([read(made, params)], params)
     text = "\n".join(render.to_md(one.table) + render.to_csv(one.table) + render.to_tex(one.table) for one in tables)
     assert said in text
@@ -344,7 +345,7 @@ def test_what_is_declared_is_checked(tmp_path: Path, old: str, new: str, said: s
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     assert text.count(old) == 1
     (tmp_path / "params.yaml").write_text(text.replace(old, new), encoding="utf-8")
-    with pytest.raises(store.UserError, match=said):
+    with pytest.raises(UserError, match=said):
         parameters.load(tmp_path / "params.yaml")
 
 

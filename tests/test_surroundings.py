@@ -20,7 +20,9 @@ import torch
 from checkout import Checkout, clone
 from stages import Stages
 from test_faults import descendants, start, until
-from tli import faults, store
+from tli.io import faults
+from tli.io.receipts import revision
+from tli.io.structured import read_json
 
 Figures = Callable[[str, int], None]
 
@@ -287,7 +289,7 @@ def test_a_run_elsewhere_gives_the_same_bytes(elsewhere: Checkout, done: Checkou
     folders = ("build", "results", "paper")
     assert elsewhere.digests(*folders) == done.digests(*folders)
     assert (elsewhere.root / "dvc.lock").read_bytes() == (done.root / "dvc.lock").read_bytes()
-    assert store.read_json(elsewhere.root / "build" / done.model / "base.receipt.json")["revision"] == "unknown"
+    assert read_json(elsewhere.root / "build" / done.model / "base.receipt.json")["revision"] == "unknown"
     figures("files the same", len(done.digests(*folders)))
 
 
@@ -304,4 +306,4 @@ def test_a_run_needs_no_network(elsewhere: Checkout, figures: Figures) -> None:
 
 def test_no_git_at_all_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert store.revision() == "unknown"
+    assert revision() == "unknown"

@@ -21,13 +21,16 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from synthetic import as_paper, fabricate, with_blocks
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.files import sha256_of
+from tli.io.rows import read_rows
+from tli.io.structured import read_json
 from tli.paper import published, render, tables
 from tli.paper.render import Column, Table, shown
 from tli.paper.resample import paired_bootstrap
 from tli.paper.rows import Rows, flat, load_yaml
-from tli.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,15 +66,15 @@ def own(made: dict[str, Any], name: str) -> list[dict[str, str]]:
 
 def frame(made: dict[str, Any], name: str) -> Any:
     """The rows of a stage: of `align` and `transfer` those of the base, of stage base-rows, first."""
-    rows = store.read_rows(made[name])
+    rows = read_rows(made[name])
     if name not in ("align", "transfer"):
         return rows
-    return pd.concat([store.read_rows(made["base_rows"] / f"{name}.tsv"), rows], ignore_index=True)
+    return pd.concat([read_rows(made["base_rows"] / f"{name}.tsv"), rows], ignore_index=True)
 
 
 def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
     """Changes the rows of a file as a data frame."""
-    change(store.read_rows(path)).to_csv(path, sep="\t", index=False)
+    change(read_rows(path)).to_csv(path, sep="\t", index=False)
 
 
 NAMES = {
@@ -153,7 +156,7 @@ def test_before_after_is_scipys_paired_test_on_the_rows(made: dict[str, Any]) ->
 
 
 def test_before_after_has_the_paper_s_cell_in_bfloat16_too(made: dict[str, Any]) -> None:
-    rows = store.read_rows(made["bfloat16"])
+    rows = read_rows(made["bfloat16"])
     lines = [line for line in own(made, "before_after") if line["name"].endswith(", in bfloat16")]
     assert [line["set"] for line in lines] == ["trained", "control"]
     assert {line["view"] for line in lines} == {"2.content.fp4"}
@@ -246,7 +249,7 @@ def test_the_line_on_massive_activations(fresh: dict[str, Any], peak: float, sai
     rewrite(fresh["scan"], raised)
     tables.run(**fresh)
     assert said in (fresh["tables"] / "scan.md").read_text()
-    first = store.read_json(fresh["measured"])["scan.massive.first_layer"]
+    first = read_json(fresh["measured"])["scan.massive.first_layer"]
     assert first == (None if "none" in said else 1)
 
 
@@ -256,7 +259,7 @@ def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any]
     lines = [(task, line) for task in ("xcopa", "xnli") for line in read(made, task) if line["cell"] == "sweep"]
     for task, line in lines:
         set_ = f"{task}.{languages[line['language']]}"
-        rows = store.read_rows(made["sweep"] / "rows" / f"r{line['rank']}" / "transfer.tsv")
+        rows = read_rows(made["sweep"] / "rows" / f"r{line['rank']}" / "transfer.tsv")
         rows = rows[(rows["set"] == set_) & (rows["measure"] == "correct")]
         right = {cell: part.set_index("item")["value"] for cell, part in rows.groupby("cell")}
         start = base[(base["cell"] == "base") & (base["set"] == set_) & (base["measure"] == "correct")]
@@ -323,7 +326,7 @@ def test_measured_and_headline_are_what_the_tables_say(made: dict[str, Any]) -> 
     line = next(x for x in read(made, "before_after") if (x["set"], x["view"]) == ("trained", "2.mask.nf4"))
     assert measured["align.trained.gain.2.mask.nf4"] == float(line["gain"])
     assert measured["align.trained.before.2.mask.nf4"] == float(line["before"])
-    assert measured["inputs.pairs"] == store.sha256_of(made["pairs"])
+    assert measured["inputs.pairs"] == sha256_of(made["pairs"])
     assert measured["setup.nf4.quant_type"] == "nf4"
     assert all(value is None or isinstance(value, int | float | str) for value in measured.values())
     headline = json.loads(made["headline"].read_text())
@@ -364,11 +367,11 @@ def test_a_missing_sweep_file_or_cell_is_one_line(fresh: dict[str, Any]) -> None
     path = fresh["sweep"] / "rows" / "r4" / "align.tsv"
     kept = path.read_text()
     rewrite(path, lambda rows: rows[rows["cell"] != "r4-s1"])
-    with pytest.raises(store.UserError, match=r"align\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
+    with pytest.raises(UserError, match=r"align\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
         tables.run(**fresh)
     path.write_text(kept)
     (fresh["sweep"] / "train" / "r2.tsv").unlink()
-    with pytest.raises(store.UserError, match=r"r2\.tsv: no rows of rank 2, which sweep\.ranks lists"):
+    with pytest.raises(UserError, match=r"r2\.tsv: no rows of rank 2, which sweep\.ranks lists"):
         tables.run(**fresh)
     assert not fresh["tables"].exists(), "nothing is written by a run that fails"
 
@@ -386,20 +389,20 @@ def test_exactly_the_sweep_of_params_is_read(fresh: dict[str, Any], smoke: Param
 
 def test_missing_rows_and_unequal_items_are_one_line(fresh: dict[str, Any]) -> None:
     rewrite(fresh["align"], lambda rows: rows[rows["item"] != "neno0"])
-    with pytest.raises(store.UserError, match=r"align\.tsv: expected the items of base in trained for main, 1 differ"):
+    with pytest.raises(UserError, match=r"align\.tsv: expected the items of base in trained for main, 1 differ"):
         tables.run(**fresh)
     rewrite(fresh["scan"], lambda rows: rows[rows["measure"] != "bos_norm"])
-    with pytest.raises(store.UserError, match=r"scan\.tsv: .*view 0\.-\.nf4, measure bos_norm, found none"):
+    with pytest.raises(UserError, match=r"scan\.tsv: .*view 0\.-\.nf4, measure bos_norm, found none"):
         tables.run(**fresh)
     rewrite(fresh["scan"], lambda rows: rows.iloc[[0, 0]])
-    with pytest.raises(store.UserError, match="expected one row for base trained"):
+    with pytest.raises(UserError, match="expected one row for base trained"):
         Rows(fresh["scan"])
 
 
 def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, Any]) -> None:
     """lr = 0: every gain is 0, t and McNemar's p are undefined, and nothing is NaN or fails."""
     for name in ("align", "transfer"):
-        rows = store.read_rows(fresh["base_rows"] / f"{name}.tsv")
+        rows = read_rows(fresh["base_rows"] / f"{name}.tsv")
         base = rows[(rows["cell"] == "base") & (rows["set"] != "drift")]
         base.assign(cell="main").to_csv(fresh[name], sep="\t", index=False)
     tables.run(**fresh)

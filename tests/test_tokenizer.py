@@ -13,9 +13,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, GPTNeoXTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tiny import WORDS, write_model
-from tli import store
+from tli.io.errors import CheckFailed, UserError
+from tli.io.structured import write_json
+from tli.measure import embeddings
 from tli.model.tokenizer import NO_BOS, OWN, PREPENDED, prepend_bos, put_bos_first
-from tli.study import embed
 
 BOS, EOS = "<|im_start|>", "<|im_end|>"
 TEXTS = ["mbwa", " dog", "The 12 dogs, right?", "habari  ya\nasubuhi", ""]
@@ -103,7 +104,7 @@ def test_a_class_with_a_post_processor_of_its_own_gives_way(tmp_path: Path) -> N
     """Pythia's and OLMo's class puts no BOS first, whatever tokenizer.json says."""
     core(lambda _: None).save(str(tmp_path / "tokenizer.json"))
     settings = {"tokenizer_class": "GPTNeoXTokenizer", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
-    store.write_json(tmp_path / "tokenizer_config.json", settings)
+    write_json(tmp_path / "tokenizer_config.json", settings)
     write_config(tmp_path, "gpt_neox")
     before = load(tmp_path)
     assert isinstance(before, GPTNeoXTokenizer)
@@ -114,17 +115,17 @@ def test_a_class_with_a_post_processor_of_its_own_gives_way(tmp_path: Path) -> N
 
 
 def write_config(folder: Path, model_type: str) -> None:
-    store.write_json(folder / "config.json", {"model_type": model_type})
+    write_json(folder / "config.json", {"model_type": model_type})
 
 
 def test_without_a_tokenizer_json_one_is_written(tmp_path: Path) -> None:
     """As older checkpoints: vocab.json and merges.txt alone."""
     learnt = json.loads(core(lambda _: None).to_str())["model"]
-    store.write_json(tmp_path / "vocab.json", learnt["vocab"])
+    write_json(tmp_path / "vocab.json", learnt["vocab"])
     lines = ["#version: 0.2", *(" ".join(pair) for pair in learnt["merges"])]
     (tmp_path / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "GPT2Tokenizer", "bos_token": BOS, "eos_token": EOS, "unk_token": "<|endoftext|>"}
-    store.write_json(tmp_path / "tokenizer_config.json", settings)
+    write_json(tmp_path / "tokenizer_config.json", settings)
     write_config(tmp_path, "llama")
     before = load(tmp_path)
     assert put_bos_first(tmp_path) == PREPENDED
@@ -143,12 +144,10 @@ def test_eos_stands_in_where_there_is_no_bos(tmp_path: Path) -> None:
 def test_a_tokenizer_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core(lambda _: None), bos_token=None, eos_token=None)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(
-        store.UserError, match=r"^models/a: tokenizer_config\.json: expected a bos_token or an eos_token"
-    ):
+    with pytest.raises(UserError, match=r"^models/a: tokenizer_config\.json: expected a bos_token or an eos_token"):
         put_bos_first(tmp_path, "models/a")
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(store.UserError, match=r"^models/a: expected a tokenizer, got: .*; choose a model with one$"):
+    with pytest.raises(UserError, match=r"^models/a: expected a tokenizer, got: .*; choose a model with one$"):
         put_bos_first(tmp_path, "models/a")
 
 
@@ -159,11 +158,11 @@ def test_words_are_measured_and_the_harness_scores_with_bos_in_front(tmp_path: P
         tokenizer_object=core(lambda _: processors.ByteLevel()), bos_token=BOS, eos_token=EOS, pad_token=EOS
     )
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(store.CheckFailed, match="expected BOS"):
-        embed.tokens(load(tmp_path), ["mbwa"])
+    with pytest.raises(CheckFailed, match="expected BOS"):
+        embeddings.tokens(load(tmp_path), ["mbwa"])
     prepend_bos(tmp_path)
     changed = load(tmp_path)
-    assert embed.tokens(changed, ["mbwa"])[0][0] == changed.bos_token_id
+    assert embeddings.tokens(changed, ["mbwa"])[0][0] == changed.bos_token_id
     harness = HFLM(pretrained=model, tokenizer=changed, add_bos_token=True, batch_size=1, device="cpu")
     assert harness.tok_encode("mbwa") == changed("mbwa").input_ids
     assert harness.tok_encode("mbwa")[0] == changed.bos_token_id

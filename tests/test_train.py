@@ -14,13 +14,15 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
-from tli import store
-from tli.data.lexicon import Pair
-from tli.model import backbone, lora
-from tli.model.stack import Stack, stacked
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair
+from tli.io.errors import CheckFailed
+from tli.io.structured import write_tsv
+from tli.measure import embeddings
+from tli.model import checkpoint, lora
+from tli.model.batched_lora import Stack, stacked
 from tli.paper.rows import Rows
-from tli.params import Params
-from tli.study import embed, train
+from tli.stages import train
 
 
 def _by_hand(anchors: torch.Tensor, positives: torch.Tensor, margin: float, masked: torch.Tensor) -> float:
@@ -105,14 +107,14 @@ def test_learning_rate_zero_changes_nothing_anywhere(
 ) -> None:
     """lr = 0: the adapter stays as it was drawn, and every embedding at every layer stays the base's, bit for bit."""
     stack, _ = _train(tiny, pairs, params, lr=0.0)
-    fresh = lora.attach(backbone.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
+    fresh = lora.attach(checkpoint.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
     drawn = get_peft_model_state_dict(fresh)
     assert all(torch.equal(tensor, drawn[name]) for name, tensor in stack.tensors(0).items())
     lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     adapted = lora.load(tiny.model, tmp_path / "a")
     words = [pair.swahili for pair in pairs]
-    before = embed.embed(backbone.load(tiny.folder), tiny.tokenizer, words, 4)
-    after = embed.embed(adapted, tiny.tokenizer, words, 4)
+    before = embeddings.embed(checkpoint.load(tiny.folder), tiny.tokenizer, words, 4)
+    after = embeddings.embed(adapted, tiny.tokenizer, words, 4)
     assert all((before.pooled[view] == after.pooled[view]).all() for view in before.pooled)
 
 
@@ -136,7 +138,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_words(
     with stacked(tiny.model, params.lora, 2, [0, 7], reached=2) as stack:
         with torch.no_grad():
             stack.parameters[1][1].fill_(math.nan)
-        with pytest.raises(store.CheckFailed, match=r"and nan at step 1 of \d+, seed 7 \(words: .*m"):
+        with pytest.raises(CheckFailed, match=r"and nan at step 1 of \d+, seed 7 \(words: .*m"):
             train.train(stack, tiny.tokenizer, pairs, params.train)
 
 
@@ -161,9 +163,9 @@ def test_adapters_load_with_pefts_own_class_on_the_whole_model(
     assert loaded.keys() == saved.keys()
     assert all(torch.equal(loaded[name].detach(), saved[name]) for name in saved)
     assert len(saved) == 2 * 2 * 2
-    cut = lora.load(backbone.load(tiny.folder, blocks=2), tmp_path / "a")
+    cut = lora.load(checkpoint.load(tiny.folder, blocks=2), tmp_path / "a")
     words = [pair.english for pair in pairs]
-    found = [embed.embed(model.eval(), tiny.tokenizer, words, 4).pooled["2", "mask"] for model in (whole, cut)]
+    found = [embeddings.embed(model.eval(), tiny.tokenizer, words, 4).pooled["2", "mask"] for model in (whole, cut)]
     assert (found[0] == found[1]).all()
 
 
@@ -182,7 +184,7 @@ def test_rows_sum_a_run_up(params: Params) -> None:
 def test_the_stage_describes_the_adapter_and_the_lengths(
     tiny_quantized: Path, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
-    store.write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
+    write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
     made = {name: tmp_path / name for name in ("adapter", "train.tsv", "log")}
     more = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 3})})  # the first step has lr 0
     train.run(tmp_path / "pairs.tsv", tiny_quantized, *made.values(), more)

@@ -12,16 +12,17 @@ import pytest
 from click.testing import CliRunner
 
 from synthetic import fabricate, named, verdict_files
-from tli import params as parameters
-from tli import store
 from tli.__main__ import main
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.structured import read_json, write_json
 from tli.paper import conclusions, expected, judge, tables, tolerances, verify
 from tli.paper.conclusions import Conclusion
 from tli.paper.expected import Expected
 from tli.paper.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, Rules
 from tli.paper.rows import Measured, load_yaml
 from tli.paper.tolerances import Tolerances
-from tli.params import Params
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = verdict_files(ROOT)
@@ -41,7 +42,7 @@ def values(tmp_path_factory: pytest.TempPathFactory, smoke: Params) -> Measured:
     """What a synthetic run measures."""
     made = fabricate(tmp_path_factory.mktemp("run"), smoke)
     tables.run(**made)
-    measured: Measured = store.read_json(made["measured"])
+    measured: Measured = read_json(made["measured"])
     return measured
 
 
@@ -82,7 +83,7 @@ def verdicts(judged: Judged) -> dict[str, str]:
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
 def test_every_measured_key_is_of_one_kind(path: Path, floors: Tolerances, real: Params) -> None:
-    for key in store.read_json(path):
+    for key in read_json(path):
         assert floors.kind(key, real)
 
 
@@ -92,10 +93,10 @@ def test_every_synthetic_key_is_of_one_kind(values: Measured, floors: Tolerances
 
 
 def test_a_key_of_no_kind_or_of_two_is_one_line(floors: Tolerances, smoke: Params) -> None:
-    with pytest.raises(store.UserError, match=r"expected one measure for the key nothing\.known, got none"):
+    with pytest.raises(UserError, match=r"expected one measure for the key nothing\.known, got none"):
         floors.kind("nothing.known", smoke)
     twice = Tolerances(floors.measures | {"again": floors.measures["cosines"]._replace(name="again")}, {})
-    with pytest.raises(store.UserError, match="got cosines, again"):
+    with pytest.raises(UserError, match="got cosines, again"):
         twice.kind(GAIN, smoke)
 
 
@@ -167,7 +168,7 @@ def test_the_tolerance_is_twice_the_largest_drift(floors: Tolerances, values: Me
 
 
 def test_a_score_without_a_count_is_one_line(floors: Tolerances, smoke: Params) -> None:
-    with pytest.raises(store.UserError, match=r"expected a count under setup\.pairs\.control, got None"):
+    with pytest.raises(UserError, match=r"expected a count under setup\.pairs\.control, got None"):
         floors.tolerance("retrieval.control.after.p1_sw_en.2.mask.nf4", 0.5, {}, smoke)
 
 
@@ -195,7 +196,7 @@ def test_the_committed_tolerances_are_short_and_follow_the_rule() -> None:
 def test_tolerances_that_are_not_of_their_form_are_one_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     text = FILES.tolerances.read_text(encoding="utf-8")
     (tmp_path / "t.yaml").write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(store.UserError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         tolerances.load(tmp_path / "t.yaml")
     assert "\n" not in error.value.message
 
@@ -372,7 +373,7 @@ def test_a_conclusion_may_be_a_difference_at_a_named_view(smoke: Params) -> None
     assert conclusions.value_of(one, {}, smoke) == (None, "not measured")
     named_view = one._replace(keys=("align.trained.gain.{as_described}",))
     assert conclusions.value_of(named_view, {"align.trained.gain.3.mask.nf4": -0.5}, smoke) == (-0.5, "below")
-    with pytest.raises(store.UserError, match=r"expected names of trained_on, .* in braces, got nowhere"):
+    with pytest.raises(UserError, match=r"expected names of trained_on, .* in braces, got nowhere"):
         conclusions.value_of(one._replace(keys=("a.{nowhere}",)), {}, smoke)
 
 
@@ -415,7 +416,7 @@ def test_conclusions_that_are_not_of_their_form_are_one_line(
     tmp_path: Path, smoke: Params, old: str, new: str, message: str
 ) -> None:
     (tmp_path / "c.yaml").write_text(CONCLUSION.replace(old, new))
-    with pytest.raises(store.UserError, match=message):
+    with pytest.raises(UserError, match=message):
         conclusions.load(tmp_path / "c.yaml", smoke)
 
 
@@ -556,7 +557,7 @@ def desk(tmp_path: Path, values: Measured, recorded: Expected, monkeypatch: pyte
     model = parameters.load(root / "params.yaml").model
     under = expected.settings(parameters.load(root / "params.yaml"), values)
     digests = {expected.PARAMETERS: expected.digest(under)}
-    store.write_json(root / "paper" / "expected" / f"{model}.json", Expected(model, under, digests, values)._asdict())
+    write_json(root / "paper" / "expected" / f"{model}.json", Expected(model, under, digests, values)._asdict())
     monkeypatch.chdir(root)
     return root
 
@@ -566,7 +567,7 @@ def checkout(root: Path, values: Measured) -> Path:
     root.mkdir(parents=True)
     shutil.copyfile(SMOKE, root / "params.yaml")
     model = parameters.load(SMOKE).model
-    store.write_json(root / "results" / model / "measured.json", values)
+    write_json(root / "results" / model / "measured.json", values)
     rows = root / "build" / model / "sweep" / "rows" / "r2"
     rows.mkdir(parents=True)
     (rows / "align.tsv").write_text("a row\n")
@@ -582,7 +583,7 @@ def call(*words: str) -> tuple[int, str]:
 def put(root: Path, **changes: Any) -> None:
     """Changes measured values; __ stands for a point."""
     path = next((root / "results").glob("*/measured.json"))
-    store.write_json(path, store.read_json(path) | {key.replace("__", "."): value for key, value in changes.items()})
+    write_json(path, read_json(path) | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def test_the_command_lists_values_and_ends_with_0_where_they_agree(desk: Path) -> None:
@@ -624,9 +625,9 @@ def test_other_base_weights_fail(desk: Path, smoke: Params) -> None:
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"weights")
     path = next((desk / "paper" / "expected").glob("*.json"))
-    raw = store.read_json(path)
+    raw = read_json(path)
     raw["digests"][expected.BASE] = expected.weights(base)
-    store.write_json(path, raw)
+    write_json(path, raw)
     assert call()[0] == 0
     (base / "model.safetensors").write_bytes(b"other weights")
     status, output = call()
@@ -642,12 +643,12 @@ def test_a_missing_run_is_the_user_s_mistake(desk: Path) -> None:
 
 def test_an_expectation_that_was_edited_is_one_line(desk: Path) -> None:
     path = next((desk / "paper" / "expected").glob("*.json"))
-    raw = store.read_json(path)
-    store.write_json(path, raw | {"settings": raw["settings"] | {"lora.rank": 4}})
+    raw = read_json(path)
+    write_json(path, raw | {"settings": raw["settings"] | {"lora.rank": 4}})
     status, output = call()
     assert status == 2
     assert "digests.parameters: expected" in output
-    store.write_json(path, {"values": {}})
+    write_json(path, {"values": {}})
     assert "expected the keys model, settings, digests, values" in call()[1]
 
 

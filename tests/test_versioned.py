@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data import world
-from tli.model import base, shards, versioned
-from tli.params import MicroworldModel
+from tli.config import parameters
+from tli.config.parameters import MicroworldModel
+from tli.data.microworld import world
+from tli.io.errors import UserError
+from tli.io.files import sha256_of
+from tli.io.structured import read_json
+from tli.model import pretrain, shards, versioned
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 KEPT = "kept"
@@ -46,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, settings: MicroworldModel)
     build = folder / "build"
     items = parameters.load(SMOKE).active.benchmarks
     world.run(ROOT / "data" / "pairs.tsv", ROOT / "data" / "world", build / "world", folder / "world.json", items)
-    base.run(build / "world", build / "base", folder / "base.json", settings)
+    pretrain.run(build / "world", build / "base", folder / "base.json", settings)
     call = subprocess.run(
         [sys.executable, ROOT / "tools" / "keep-weights", "build", KEPT, "base.json"],
         cwd=folder,
@@ -98,7 +100,7 @@ def test_the_log_is_that_of_the_training_and_says_where_the_weights_come_from(
     place: Path, settings: MicroworldModel
 ) -> None:
     run(settings)
-    record, log = store.read_json(Path("out/base.json")), store.read_json(Path("base.json"))
+    record, log = read_json(Path("out/base.json")), read_json(Path("base.json"))
     assert record["weights"] == "versioned"
     assert record["tensors_sha256"] == shards.digest_of_all(place / "out" / "base")
     assert record["tensors_sha256"] != log["tensors_sha256"], "those of bfloat16, not of float32"
@@ -109,7 +111,7 @@ def test_the_log_is_that_of_the_training_and_says_where_the_weights_come_from(
 
 def test_twice_gives_the_same_bytes_and_leaves_the_data_alone(place: Path, settings: MicroworldModel) -> None:
     def digests(folder: str) -> dict[str, str]:
-        return {str(path): store.sha256_of(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+        return {str(path): sha256_of(path) for path in sorted(Path(folder).rglob("*")) if path.is_file()}
 
     data = digests(KEPT)
     for path in Path(KEPT).iterdir():
@@ -183,7 +185,7 @@ def test_weights_that_do_not_fit_are_one_line_and_nothing_is_written(
     place: Path, settings: MicroworldModel, spoil: Callable[[], object], message: str
 ) -> None:
     spoil()
-    with pytest.raises(store.UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         run(settings)
     assert "\n" not in caught.value.message
     assert not (place / "out").exists()
@@ -216,7 +218,7 @@ def test_weights_made_by_other_settings_are_one_line(
     schedule = key in type(plan).model_fields
     changes = {"pretraining": plan.model_copy(update={key: value})} if schedule else {key: value}
     named = "pretraining" if schedule else key
-    with pytest.raises(store.UserError, match=rf"params\.yaml: model\.{named}: expected .*, from which .*") as caught:
+    with pytest.raises(UserError, match=rf"params\.yaml: model\.{named}: expected .*, from which .*") as caught:
         run(settings.model_copy(update=changes))
     assert "\n" not in caught.value.message
     assert "model.source to pretrain" in caught.value.message

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tiny import ROOT
-from tli import params as parameters
+from tli.config import parameters
+from tli.config.parameters import Params
 from tli.paper import wording
 from tli.paper.collected import Collected, Heading
-from tli.params import Params
 
 VIEW = "2.mask.nf4"
 SMALL, LARGE = math.log10(1e-9), math.log10(0.4)

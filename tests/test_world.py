@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from tli import params, store
-from tli.data import world
-from tli.data.grammar import TENSES, Clause, Noun, Predicate, conjugate, say
-from tli.data.teller import Teller, World
-from tli.data.vocabulary import KINDS, Vocabulary, read_vocabulary
+from tli.config import parameters
+from tli.data.microworld import world
+from tli.data.microworld.grammar import TENSES, Clause, Noun, Predicate, conjugate, say
+from tli.data.microworld.teller import Teller, World
+from tli.data.microworld.vocabulary import KINDS, Vocabulary, read_vocabulary
+from tli.io.errors import UserError
+from tli.io.structured import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, PAIRS = ROOT / "data/world", ROOT / "data/pairs.tsv"
@@ -63,7 +65,7 @@ AGREEMENT = {
 
 @pytest.fixture(scope="module")
 def settings() -> Any:
-    return params.load(ROOT / "params.yaml").profiles["microworld"].benchmarks
+    return parameters.load(ROOT / "params.yaml").profiles["microworld"].benchmarks
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +237,7 @@ def test_pure_swahili_and_english_do_not_mix_in_items(vocabulary: Vocabulary, it
 
 
 def test_ceilings_lie_between_chance_and_one(built: Path, items: list[dict[str, Any]]) -> None:
-    record = store.read_json(built / "world.json")
+    record = read_json(built / "world.json")
     for name, entry in record["items"].items():
         chance = 1 / 2 if name.startswith("xcopa") else 1 / 3
         assert chance <= entry["ceiling"] <= 1
@@ -289,7 +291,7 @@ def test_a_broken_vocabulary_line_is_named(file: str, line: int, broken: str, me
     lines = (folder / file).read_text().splitlines()
     lines[line - 1] = broken
     (folder / file).write_text("\n".join(lines) + "\n")
-    with pytest.raises(store.UserError, match=r".") as error:
+    with pytest.raises(UserError, match=r".") as error:
         read_vocabulary(folder)
     assert message in error.value.message
     assert "\n" not in error.value.message

@@ -36,18 +36,23 @@ import test_transfer
 from synthetic import fabricate, verdict_files
 from test_transfer import float32 as float32
 from tiny import ROOT, WORDS, write_base
-from tli import store
-from tli.data import prompts
-from tli.data.items import write_items
-from tli.data.lexicon import Pair
-from tli.data.prompts import Source
-from tli.model import backbone, lora, nf4, stack
+from tli.config.parameters import Params
+from tli.data.benchmarks import prompts
+from tli.data.benchmarks.items import write_items
+from tli.data.benchmarks.prompts import Source
+from tli.data.words.lexicon import Pair
+from tli.io.errors import CheckFailed
+from tli.io.rows import Row, write_rows
+from tli.io.structured import read_json, write_tsv
+from tli.measure import embeddings
+from tli.measure import similarity as metrics
+from tli.measure.views import BASE, View, main_cell
+from tli.model import backbone, batched_lora, checkpoint, lora, quantize
 from tli.paper import accuracy, expected, families, judge, layers, resample, similarity, stats, tables, verify
 from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
-from tli.params import Params
-from tli.study import align, embed, metrics, scan, train, transfer
-from tli.study.views import BASE, View, main_cell
+from tli.stages import scan, score, train
+from tli.stages import similarity as similarity_stage
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
@@ -71,7 +76,7 @@ def padding_in_the_mean(_: Any) -> Any:
 
 
 def padding_in_content(_: Any) -> Any:
-    return lambda ids, real, tokenizer: ids != embed.first_token(tokenizer)
+    return lambda ids, real, tokenizer: ids != embeddings.first_token(tokenizer)
 
 
 def bos_in_content(_: Any) -> Any:
@@ -129,7 +134,7 @@ def mean_negative(_: Any) -> Any:
 
 
 def context_scored_too(right: Any) -> Any:
-    def requests(tokenizer: Any, item: Any) -> list[transfer.Request]:
+    def requests(tokenizer: Any, item: Any) -> list[score.Request]:
         return [request._replace(scored=len(request.ids) - 1) for request in right(tokenizer, item)]
 
     return requests
@@ -137,16 +142,22 @@ def context_scored_too(right: Any) -> Any:
 
 WRONG = {
     "the mean takes padding in": Wrong(
-        embed, "pool", padding_in_the_mean, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
+        embeddings,
+        "pool",
+        padding_in_the_mean,
+        test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out,
     ),
     "padding counts as content": Wrong(
-        embed, "content", padding_in_content, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
+        embeddings,
+        "content",
+        padding_in_content,
+        test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out,
     ),
     "BOS is pooled in a content view": Wrong(
-        embed, "content", bos_in_content, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
+        embeddings, "content", bos_in_content, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
     ),
     "FP4 in the place of NF4": Wrong(
-        nf4,
+        quantize,
         "write_checkpoint",
         fp4_for_nf4,
         test_nf4.test_same_bytes_as_transformers_own_quantisation,
@@ -156,7 +167,7 @@ WRONG = {
         backbone, "run", next_layer, test_align.test_what_a_view_is_is_read_off_the_loaded_model
     ),
     "the loss reads the layer before": Wrong(
-        stack,
+        batched_lora,
         "stacked",
         one_block_short,
         test_stack.test_one_adapter_is_pefts_run_bit_for_bit,
@@ -201,7 +212,7 @@ WRONG = {
         test_metrics.test_csls_on_a_worked_example,
     ),
     "the context is scored too": Wrong(
-        transfer, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
+        score, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
     ),
     "cause and effect change places": Wrong(
         prompts,
@@ -307,22 +318,22 @@ SEEN: dict[str, tuple[str, str]] = {
 def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
     """What the lexical tables say of a base that is quantised, trained on twelve pairs, scanned and aligned."""
     for kind, settings in (("nf4", params.quantize.nf4), ("fp4", params.quantize.fp4)):
-        nf4.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
-    store.write_tsv(out / "pairs.tsv", Pair._fields, pairs)
-    cut, settings = backbone.load(out / "quantized" / "nf4", blocks=2), params.train
+        quantize.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
+    write_tsv(out / "pairs.tsv", Pair._fields, pairs)
+    cut, settings = checkpoint.load(out / "quantized" / "nf4", blocks=2), params.train
     hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})
-    with stack.stacked(cut, params.lora, 2, [0], reached=settings.layer) as adapters:
-        train.train(adapters, backbone.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
+    with batched_lora.stacked(cut, params.lora, 2, [0], reached=settings.layer) as adapters:
+        train.train(adapters, checkpoint.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
     lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
-    align.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
-    of_base: list[store.Row] = []
+    similarity_stage.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
+    of_base: list[Row] = []
     for kind in ("nf4", "fp4"):
         folder = out / "quantized" / kind
-        model, tokenizer = backbone.load(folder, head=False), backbone.tokenizer(folder)
-        of_base += align.measure(BASE, pairs, model, tokenizer, params, kind)
-    store.write_rows(out / "base.tsv", of_base)
-    store.write_rows(out / "bfloat16.tsv", [])
+        model, tokenizer = checkpoint.load(folder, head=False), checkpoint.tokenizer(folder)
+        of_base += similarity_stage.measure(BASE, pairs, model, tokenizer, params, kind)
+    write_rows(out / "base.tsv", of_base)
+    write_rows(out / "bfloat16.tsv", [])
     scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "align.tsv")
     measured: Measured = counted(pairs)
     for made in (
@@ -352,10 +363,10 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
         named["question"] = ("cause", "effect")[number % 2]
         source.append(Source(f"xcopa.en.test.{number:04d}", "xcopa", "en", "test", number // 2 % 2, named))
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
-    transfer.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
+    score.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
     folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
-    exam = transfer.prepare(transfer.asked_items(out / "items.jsonl", params), backbone.tokenizer(folder), size)
-    store.write_rows(out / "base.tsv", transfer.measure(BASE, exam, backbone.load(folder)))
+    exam = score.prepare(score.asked_items(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
+    write_rows(out / "base.tsv", score.measure(BASE, exam, checkpoint.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
     accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "transfer.tsv"), counts, params).measured
@@ -371,14 +382,14 @@ def searched(out: Path, params: Params) -> Measured:
     english[:10] = english.mean(axis=0) + 0.3 * rng.normal(size=(10, 16))  # near all others, so that CSLS matters
     english[20:40] = english[40:60]  # one form for two words: ties
     views = [View(*view.split(".")) for view in similarity.grid(params, "nf4", "fp4")]
-    rows: list[store.Row] = []
+    rows: list[Row] = []
     for cell, moved in ((BASE, english), (main_cell(params), english + 0.2 * swahili)):
         both = [
-            embed.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
+            embeddings.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
             for words in (swahili, moved)
         ]
-        rows += align._aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
-    store.write_rows(out / "align.tsv", rows)
+        rows += similarity_stage._aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
+    write_rows(out / "align.tsv", rows)
     return counted(pairs) | similarity.retrieval(Rows(out / "align.tsv"), params).measured
 
 
@@ -402,7 +413,7 @@ def measure(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params:
         if name == "retrieval":
             return searched(out, params)
         tables.run(**rows | {"measured": out / "measured.json"})
-        measured: Measured = store.read_json(out / "measured.json")
+        measured: Measured = read_json(out / "measured.json")
         return measured
 
     return run_of
@@ -448,7 +459,7 @@ def test_verify_sees_a_wrong_implementation(
     wrong = WRONG[name]
     put(wrong.module, wrong.name, wrong.make(getattr(wrong.module, wrong.name)))
     failures = judged(SEEN[name][0], tmp_path).failures
-    with pytest.raises(store.CheckFailed, match=r"^verify: "):
+    with pytest.raises(CheckFailed, match=r"^verify: "):
         verify.finish(failures, "verify")
     figures("wrong implementations that verify sees", 1)
 

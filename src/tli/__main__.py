@@ -17,8 +17,11 @@ from typing import Any, TypeVar
 
 import click
 
-from tli import faults, kept, store, terminal
-from tli import params as parameters
+from tli.config import parameters
+from tli.io import faults, progress, resume
+from tli.io.errors import UserError
+from tli.io.files import MANIFEST
+from tli.io.receipts import last_receipt, write_receipt
 
 # What imports make stays for good: not looked through again and again meanwhile, nor at the end, torch, transformers
 # and PEFT are there, and gone, in two thirds of the time.
@@ -51,7 +54,7 @@ def one_line(path: str) -> Iterator[None]:
     except click.UsageError as error:
         said = " ".join(error.format_message().split()).rstrip(".")
         where = error.ctx.command_path if error.ctx else path
-        raise store.UserError(f"{where}: {said[:1].lower()}{said[1:]}; see `{where} --help`") from None
+        raise UserError(f"{where}: {said[:1].lower()}{said[1:]}; see `{where} --help`") from None
 
 
 class Command(click.Command):
@@ -85,7 +88,7 @@ class InOrder(click.Group):
             line = faults.explain(error, context.invoked_subcommand or "tli")
             if line is None:
                 raise
-            raise store.UserError(line) from error
+            raise UserError(line) from error
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
@@ -126,7 +129,7 @@ def stage(
     Meanwhile no other process writes `out`, and the stage ends when the dvc that runs it ends.
     No stage reaches the network but where `fetches` says that the parameters name a source there.
     """
-    kept.end_with_dvc()
+    resume.end_with_dvc()
     params = loaded(arm)
     threads = str(params.active.compute.threads)
     # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
@@ -148,7 +151,7 @@ def stage(
         gc.freeze()
         gc.set_threshold(*COLLECTED)  # for what may hold tensors
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with kept.lock(out), terminal.stage(_name(), store.last_receipt(out)) as told, store.write_receipt(out, inputs, told.pace):
+    with resume.lock(out), progress.stage(_name(), last_receipt(out)) as told, write_receipt(out, inputs, told.pace):
         yield params
 
 
@@ -178,7 +181,7 @@ def check(out: Path | None, repair: bool) -> None:
     """
     if out is not None:
         if repair:
-            raise store.UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
+            raise UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
         given = click.get_current_context().find_root().obj
         parameters.run(out, changes=given["changes"], model=given["model"])
         return
@@ -196,7 +199,7 @@ def check(out: Path | None, repair: bool) -> None:
 def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
     """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
-        from tli.data import pairs as module
+        from tli.stages import words as module
 
         module.run(pairs_path, out, audit, params, words)
 
@@ -208,7 +211,7 @@ def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
 @metrics_option
 def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
     """Generate the micro-world: a corpus and its items."""
-    from tli.data import world as module
+    from tli.data.microworld import world as module
 
     with stage(out, pairs_path, torch=False) as params:
         module.run(pairs_path, vocabulary, out, metrics, params.active.benchmarks)
@@ -224,8 +227,8 @@ def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
-        from tli.model import base as module
         from tli.model import hub, package, part, versioned
+        from tli.model import pretrain as module
 
         model, manifest = params.active.model, Path(params.fetch.manifest)
         if isinstance(model, parameters.MicroworldModel):
@@ -246,9 +249,9 @@ def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None
 def quantize(base_path: Path, out: Path, rows: Path) -> None:
     """Quantise the base to NF4 and FP4, block by block."""
     with stage(out, base_path / "model.safetensors") as params:
-        from tli.model import nf4
+        from tli.model import quantize as module
 
-        nf4.run(base_path, out, rows, params.quantize, params.active.compute.dtype)
+        module.run(base_path, out, rows, params.quantize, params.active.compute.dtype)
 
 
 @main.command()
@@ -260,7 +263,7 @@ def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
     with stage(
         out, world_path / "items.jsonl", torch=False, fetches=lambda p: p.active.benchmarks.source == "hub"
     ) as params:
-        from tli.data import benchmarks as module
+        from tli.stages import benchmarks as module
 
         module.run(world_path, out, metrics, params)
 
@@ -271,8 +274,8 @@ def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
 @out_option
 def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
     """Measure every layer of the base."""
-    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
-        from tli.study import scan as module
+    with stage(out, pairs_path, quantized / MANIFEST) as params:
+        from tli.stages import scan as module
 
         module.run(pairs_path, quantized, out, params)
 
@@ -285,10 +288,10 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
     """Train the paper's cell, or fetch the author's adapter."""
-    inputs = (pairs_path, quantized / store.MANIFEST)
+    inputs = (pairs_path, quantized / MANIFEST)
     with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
-        from tli.study import author
-        from tli.study import train as module
+        from tli.stages import author
+        from tli.stages import train as module
 
         run = author.run if params.adapter.source == "author" else module.run
         run(pairs_path, quantized, out, rows, log, params)
@@ -301,8 +304,8 @@ def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -
 @out_option
 def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
     """Measure the base: similarity and item scores."""
-    with stage(out, pairs_path, items, quantized / store.MANIFEST) as params:
-        from tli.study import base_rows as module
+    with stage(out, pairs_path, items, quantized / MANIFEST) as params:
+        from tli.stages import base_rows as module
 
         module.run(pairs_path, items, quantized, out, params)
 
@@ -314,8 +317,8 @@ def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None
 @out_option
 def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Measure alignment before and after, pair by pair."""
-    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
-        from tli.study import align as module
+    with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.stages import similarity as module
 
         module.run(pairs_path, quantized, adapter, out, params)
 
@@ -326,8 +329,8 @@ def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @out_option
 def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
     """Train and measure the paper's cell in bfloat16."""
-    with stage(out, pairs_path, quantized / store.MANIFEST) as params:
-        from tli.study import bfloat16 as module
+    with stage(out, pairs_path, quantized / MANIFEST) as params:
+        from tli.stages import bfloat16 as module
 
         module.run(pairs_path, quantized, out, params)
 
@@ -339,8 +342,8 @@ def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
 @out_option
 def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Score the benchmarks' items before and after."""
-    with stage(out, items, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
-        from tli.study import transfer as module
+    with stage(out, items, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.stages import score as module
 
         module.run(items, quantized, adapter, out, params)
 
@@ -352,8 +355,8 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @out_option
 def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Ask for translations by prompt, before and after."""
-    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
-        from tli.study import probe as module
+    with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.stages import translate as module
 
         module.run(pairs_path, quantized, adapter, out, params)
 
@@ -365,8 +368,8 @@ def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @out_option
 def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Lay pairs out in two dimensions, before and after."""
-    with stage(out, pairs_path, quantized / store.MANIFEST, adapter / "adapter_model.safetensors") as params:
-        from tli.study import project as module
+    with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
+        from tli.stages import tsne as module
 
         module.run(pairs_path, quantized, adapter, out, params)
 
@@ -380,8 +383,8 @@ def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None
 @rows_option
 def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | None, out: Path, rows: Path) -> None:
     """Train one rank of the sweep, or one arm of the grid."""
-    with stage(out, pairs_path, quantized / store.MANIFEST, arm=arm) as params:
-        from tli.study import sweep
+    with stage(out, pairs_path, quantized / MANIFEST, arm=arm) as params:
+        from tli.stages import sweep
 
         sweep.run_train(pairs_path, quantized, sweep.folders(params, rank, arm), out, rows, params, arm)
 
@@ -398,8 +401,8 @@ def sweep_eval(
     pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int | None, arm: str | None, out: Path
 ) -> None:
     """Measure one rank of the sweep, or one arm of the grid."""
-    with stage(out, pairs_path, items, quantized / store.MANIFEST, arm=arm) as params:
-        from tli.study import sweep
+    with stage(out, pairs_path, items, quantized / MANIFEST, arm=arm) as params:
+        from tli.stages import sweep
 
         ranks = sweep.folders(params, rank, arm)
         sweep.run_eval(pairs_path, items, quantized, adapters, ranks, out, params, arm)
@@ -414,8 +417,8 @@ def sweep_eval(
 @rows_option
 def bos(base_path: Path, quantized: Path, pairs_path: Path, items: Path, out: Path, rows: Path) -> None:
     """Make the base's BOS state massive, the rest left as is."""
-    with stage(out, base_path / "model.safetensors", quantized / store.MANIFEST, pairs_path, items) as params:
-        from tli.model import bos as module
+    with stage(out, base_path / "model.safetensors", quantized / MANIFEST, pairs_path, items) as params:
+        from tli.model import attention_sink as module
 
         module.run(base_path, quantized, pairs_path, items, out, rows, params)
 
@@ -639,8 +642,8 @@ def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     For each model of the run, or the one of --model, by stage: bytes fetched, stored and held in memory, operations.
     Nothing is fetched for it, and no file written.
     """
+    from tli.cluster import workers
     from tli.ops import plan as module
-    from tli.ops import workers
 
     for params in every_model():
         costs_of = Path("docs") / "costs" / params.model
@@ -661,7 +664,7 @@ def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
     TARGETS: as for `dvc repro`; dvc.yaml if none is given. What dvc would have to run of the sweep becomes jobs, under
     `cluster` of params.yaml (docs/cluster.md). Interrupted, it cancels the jobs that it submitted.
     """
-    from tli.ops import submit as module
+    from tli.cluster import submit as module
 
     module.run(targets or ("dvc.yaml",), loaded(), dry, detach)
 
@@ -673,7 +676,7 @@ def collect(targets: tuple[str, ...]) -> None:
 
     TARGETS: as for `tli submit`. Checks hashes and receipts; `dvc repro` then does the rest.
     """
-    from tli.ops import collect as module
+    from tli.cluster import collect as module
 
     module.run(targets or ("dvc.yaml",), loaded())
 
@@ -753,7 +756,7 @@ def use_code_of_current_folder() -> None:
     if not (code / "tli" / "__main__.py").is_file() or (code / "tli").samefile(Path(__file__).parent):
         return
     if os.environ.get("TLI_CODE") == str(code):
-        raise store.UserError(
+        raise UserError(
             f"tli: expected the code of this folder ({code}), got that of {Path(__file__).parents[1]}; "
             "activate this checkout's own environment"
         )
@@ -769,7 +772,7 @@ def start() -> None:
     """The program `tli`, also as `python -m tli`."""
     try:
         use_code_of_current_folder()
-    except store.UserError as error:
+    except UserError as error:
         error.show()
         sys.exit(error.exit_code)
     main(prog_name="tli")

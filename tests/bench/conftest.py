@@ -12,8 +12,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiny import ROOT, write_base
-from tli import params as parameters
-from tli.model import nf4
+from tli.config import parameters
+from tli.model import quantize
 
 ratios: list[str] = []
 
@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, committed: parameters.Params
     folder, model = tmp_path_factory.mktemp("bench"), committed.active.model
     write_base(folder / "base", model.blocks, model.hidden_size, model.intermediate_size, model.kv_heads)
     compute_dtype = committed.active.compute.dtype
-    nf4.run(folder / "base", folder / "quantized", folder / "rows.tsv", committed.quantize, compute_dtype)
+    quantize.run(folder / "base", folder / "quantized", folder / "rows.tsv", committed.quantize, compute_dtype)
     return folder / "quantized" / "nf4"
 
 

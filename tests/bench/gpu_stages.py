@@ -15,12 +15,13 @@ import shape
 import torch
 
 from tiny import ROOT
-from tli import params as parameters
-from tli.data.lexicon import read_pairs
-from tli.model import backbone
-from tli.model.stack import stacked
-from tli.study import embed, scan, train, transfer, trie
-from tli.study.transfer import Request
+from tli.config import parameters
+from tli.data.words.lexicon import read_pairs
+from tli.measure import embeddings, token_tree
+from tli.model import backbone, checkpoint
+from tli.model.batched_lora import stacked
+from tli.stages import scan, score, train
+from tli.stages.score import Request
 
 PAIRS = ROOT / "data" / "pairs.tsv"
 
@@ -36,11 +37,11 @@ def lines(sequences: list[list[int]], scored: int) -> Iterator[tuple[str, str, d
         yield "stage train", "stage `train`, 390 steps", _measured(_train, folder, chosen, one)
         yield "stage sweep-train", "stage `sweep-train`, five seeds of them", _measured(_train, folder, chosen, five)
         yield "stage scan", "stage `scan`, from disk", _measured(_scan, folder, chosen)
-        model = backbone.load(folder / "nf4")
+        model = checkpoint.load(folder / "nf4")
         torch.nn.init.normal_(model.lm_head.weight, std=0.02)
         asked = [Request(ids, scored) for ids in sequences]
-        planned = transfer.plan(asked, 3, compute.batch_size)
-        transfer.log_likelihoods(model, transfer.plan(asked[: compute.batch_size], 3, compute.batch_size))  # warm
+        planned = score.plan(asked, 3, compute.batch_size)
+        score.log_likelihoods(model, score.plan(asked[: compute.batch_size], 3, compute.batch_size))  # warm
         line = f"stage `transfer`, {len(asked) // 3} items of XNLI's shape"
         yield "stage transfer", line, _measured(_score, model, asked, planned)
 
@@ -55,24 +56,24 @@ def _measured(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any
 
 def _train(folder: Path, chosen: parameters.Params, seeds: Sequence[int]) -> dict[str, Any]:
     pairs = [pair for pair in read_pairs(PAIRS) if pair.set == "trained"]
-    tokenizer, model = backbone.tokenizer(folder / "nf4"), train.frozen(folder / "nf4", chosen, pairs)
+    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), train.frozen(folder / "nf4", chosen, pairs)
     with stacked(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
         train.train(stack, tokenizer, pairs, chosen.train)
     words = [form for pair in pairs for form in (pair.swahili, pair.english)]
-    tokens = sum(map(len, embed.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)
+    tokens = sum(map(len, embeddings.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)
     return {"tokens": tokens, "flop": 4 * chosen.train.layer * shape.BLOCK_PARAMETERS * tokens}
 
 
 def _scan(folder: Path, chosen: parameters.Params) -> dict[str, Any]:
     scan.run(PAIRS, folder, folder / "scan.tsv", chosen)
     words = [form for pair in read_pairs(PAIRS) for form in (pair.swahili, pair.english)]
-    tokens = sum(map(len, embed.tokens(backbone.tokenizer(folder / "nf4"), words)))
+    tokens = sum(map(len, embeddings.tokens(checkpoint.tokenizer(folder / "nf4"), words)))
     return {"tokens": tokens, "flop": 2 * shape.BLOCKS * shape.BLOCK_PARAMETERS * tokens}
 
 
-def _score(model: Any, asked: list[Request], planned: list[transfer.Batch]) -> dict[str, Any]:
-    transfer.log_likelihoods(model, planned)
+def _score(model: Any, asked: list[Request], planned: list[score.Batch]) -> dict[str, Any]:
+    score.log_likelihoods(model, planned)
     sequences, states = [request.ids for request in asked], sum(len(batch.states) for batch in planned)
-    tokens = sum(len(tree.ids) for tree in trie.trees(sequences, len(sequences)))
+    tokens = sum(len(tree.ids) for tree in token_tree.trees(sequences, len(sequences)))
     head = shape.VOCABULARY * shape.HIDDEN
     return {"tokens": tokens, "flop": 2 * shape.BLOCKS * shape.BLOCK_PARAMETERS * tokens + 2 * head * states}

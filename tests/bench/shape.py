@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import BitsAndBytesConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from tiny import ROOT
-from tli import store
-from tli.data.lexicon import read_pairs
+from tli.data.words.lexicon import read_pairs
+from tli.io.files import write_manifest
+from tli.io.structured import write_json
 
 BLOCKS, HIDDEN, MLP, HEADS, KV_HEADS, VOCABULARY = 32, 4096, 14336, 32, 8, 128256
 TOKENS = 64  # so that a word of data/pairs.tsv is five or six tokens with BOS, as under Llama's tokenizer
@@ -91,8 +92,8 @@ def write(folder: Path) -> Path:
     )
     where |= {"model.embed_tokens.weight": "embeddings.safetensors", "lm_head.weight": "head.safetensors"}
     where |= {"model.norm.weight": "norm.safetensors"}
-    store.write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
-    store.write_manifest(folder)
+    write_json(out / "model.safetensors.index.json", {"metadata": {}, "weight_map": where})
+    write_manifest(folder)
     return folder
 
 

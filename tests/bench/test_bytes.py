@@ -11,13 +11,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import hub as loopback
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data import lexicon
-from tli.data.fetch import Repo
+from tli.config import parameters
+from tli.config.parameters import HubModel
+from tli.data.hub.fetch import Repo
+from tli.data.words import lexicon
+from tli.io.files import atomic_dir
 from tli.model import part
 from tli.ops import plan
-from tli.params import HubModel
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_lugha_llama_early_fetches_two_gigabytes_at_most_and_what_the_plan_says(
     whole = sum(loopback.size(content) for content in files.values())
 
     def fetch() -> dict[str, object]:
-        with store.atomic_dir(folder / "base") as out:
+        with atomic_dir(folder / "base") as out:
             return part.fetch_part(Repo("model", model.repo, model.revision), out, manifest, model, words)
 
     with loopback.Hub() as hub:

@@ -16,7 +16,8 @@ from pathlib import Path
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiny import ROOT
-from tli import store
+from tli.io.rows import read_rows
+from tli.io.structured import read_json
 
 BLOCKS = int(os.environ.get("TLI_8B_BLOCKS", "32"))
 CONFIG = {
@@ -77,8 +78,8 @@ def test_quantize_stays_below_the_limit_at_the_real_shape(benchmark: BenchmarkFi
     command = [sys.executable, "-m", "tli", "quantize", str(base), "--out", str(out), "--rows", f"{out}.tsv"]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     benchmark.pedantic(lambda: subprocess.run(command, cwd=ROOT, env=environment, check=True), rounds=1)
-    receipt = store.read_json(f"{out}.receipt.json")
-    rows = store.read_rows(f"{out}.tsv").set_index(["set", "item", "measure"])["value"]
+    receipt = read_json(f"{out}.receipt.json")
+    rows = read_rows(f"{out}.tsv").set_index(["set", "item", "measure"])["value"]
     for kind in ("nf4", "fp4"):
         assert int(rows[kind, "projections", "parameters"]) == BLOCKS * 218_103_808
         assert int(rows[kind, "others", "parameters"]) == 2 * 128256 * 4096 + (2 * BLOCKS + 1) * 4096

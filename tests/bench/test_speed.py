@@ -15,12 +15,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import peft_run
 from tiny import WORDS
-from tli.data.lexicon import Pair
-from tli.data.prompts import Item
-from tli.model import backbone
-from tli.model.stack import stacked
-from tli.params import Params
-from tli.study import train, transfer
+from tli.config.parameters import Params
+from tli.data.benchmarks.prompts import Item
+from tli.data.words.lexicon import Pair
+from tli.model import checkpoint
+from tli.model.batched_lora import stacked
+from tli.stages import score, train
 
 Tell = Callable[[str, str, str], None]
 Noted = Callable[..., None]
@@ -44,7 +44,7 @@ def test_a_cell_of_five_seeds(
     def by_us() -> list[list[float]]:
         model, blocks = train.frozen(cache, committed, pairs), committed.adapted_blocks
         with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
-            trained = train.train(stack, backbone.tokenizer(cache), pairs, settings)
+            trained = train.train(stack, checkpoint.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
 
     losses = benchmark.pedantic(by_us if name == STACKED else by_peft, rounds=3, warmup_rounds=1)
@@ -84,8 +84,8 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    model = backbone.load(cache.parent.parent / "base").float()
-    tokenizer, items = backbone.tokenizer(cache), _items(shape)
+    model = checkpoint.load(cache.parent.parent / "base").float()
+    tokenizer, items = checkpoint.tokenizer(cache), _items(shape)
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=64, device="cpu")
 
     def by_harness() -> list[float]:
@@ -97,7 +97,7 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
         return [value for value, _ in harness.loglikelihood(asked, disable_tqdm=True)]
 
     def by_us() -> list[float]:
-        return transfer.log_likelihoods(model, transfer.prepare(items, tokenizer, 64).batches)
+        return score.log_likelihoods(model, score.prepare(items, tokenizer, 64).batches)
 
     def predictions(scores: Sequence[float]) -> list[int]:
         table = np.reshape(scores, (len(items), -1))
@@ -105,7 +105,7 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
 
     theirs_is = f"lm-eval, {shape}"
     scores = benchmark.pedantic(by_harness if name == "lm-eval" else by_us, rounds=5, warmup_rounds=1)
-    plain = sum(len(request.ids) for item in items for request in transfer.requests(tokenizer, item))
+    plain = sum(len(request.ids) for item in items for request in score.requests(tokenizer, item))
     weights = sum(weight.numel() for weight in model.model.layers.parameters())
     aims = {} if name == "lm-eval" else {"aims": {"times": {theirs_is: 1.5 if shape == "xnli" else 1.0}}}
     noted(SHAPES[shape], f"{name}, {shape}", flop=2 * weights * plain, dtype="float32", **aims)
@@ -113,5 +113,5 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
         theirs = by_harness()
         assert scores == pytest.approx(theirs, abs=5e-4)
         assert predictions(scores) == predictions(theirs)
-        run = sum(batch.trees[0].numel() for batch in transfer.prepare(items, tokenizer, 64).batches)
+        run = sum(batch.trees[0].numel() for batch in score.prepare(items, tokenizer, 64).batches)
         tell(f"scoring, {run} tokens run in place of {plain}", theirs_is, f"{name}, {shape}")

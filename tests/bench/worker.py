@@ -28,13 +28,15 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import shape
 
 from tiny import ROOT
-from tli import params as parameters
-from tli import store
-from tli.data.lexicon import Pair, read_pairs
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.data.words.lexicon import Pair, read_pairs
+from tli.io.rows import read_rows
+from tli.io.structured import write_tsv
+from tli.measure import embeddings
 from tli.model import backbone, checkpoint
-from tli.model.stack import stacked
-from tli.params import Params
-from tli.study import embed, scan, train
+from tli.model.batched_lora import stacked
+from tli.stages import scan, train
 
 LAYER, BATCH, STEPS, WARM_UP, THREADS, SEEDS = 2, 8, 12, 2, 2, 5
 TOKENS_A_WORD = 6  # in the step's batch: 16 words of 6 tokens with BOS, no padding
@@ -56,7 +58,7 @@ def words() -> list[str]:
 
 def tokens(folder: Path, texts: Sequence[str]) -> list[int]:
     """How many tokens each text has, with BOS."""
-    return [len(ids) for ids in embed.tokens(backbone.tokenizer(folder / "nf4"), texts)]
+    return [len(ids) for ids in embeddings.tokens(checkpoint.tokenizer(folder / "nf4"), texts)]
 
 
 def even(folder: Path) -> list[Pair]:
@@ -109,7 +111,7 @@ def together(folder: Path) -> Result:
     backbone.setup(THREADS)
     model, times = train.frozen(folder / "nf4", chosen, pairs), timed_steps()
     with stacked(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as stack:
-        first, *_ = train.train(stack, backbone.tokenizer(folder / "nf4"), pairs, settings)
+        first, *_ = train.train(stack, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
     result = a_step(times, [step.loss for step in first.steps])
     return result | {"seconds": result["seconds"] / SEEDS}
 
@@ -118,7 +120,7 @@ def _train(folder: Path, chosen: Params, pairs: Sequence[Pair]) -> tuple[list[fl
     backbone.setup(THREADS)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
-        store.write_tsv(out / "pairs.tsv", Pair._fields, pairs)
+        write_tsv(out / "pairs.tsv", Pair._fields, pairs)
         times = timed_steps()
         train.run(out / "pairs.tsv", folder, out / "adapter", out / "rows.tsv", out / "log", chosen)
         losses = [
@@ -188,7 +190,7 @@ def streamed(folder: Path) -> Result:
         start = time.perf_counter()
         scan.run(ROOT / "data" / "pairs.tsv", folder, Path(temporary) / "scan.tsv", chosen)
         seconds = time.perf_counter() - start
-        rows = store.read_rows(Path(temporary) / "scan.tsv")
+        rows = read_rows(Path(temporary) / "scan.tsv")
     rows = rows[(rows["set"] == "all") & (rows["measure"] == "cosine_mean") & rows["view"].str.endswith(".mask.nf4")]
     means = [float(value) for value in rows["value"]]
     kept = [*means[: shape.BLOCKS], means[-1]]  # hidden_states[32] of transformers is what follows the final norm
@@ -251,7 +253,8 @@ def offloaded(folder: Path) -> Any:
     """
     place = folder / "bf16"
     if not place.exists():
-        one = backbone.load(folder / "nf4", blocks=1, vocabulary=[0], head=False, weights="dequantized").model.layers[0]
+        first = checkpoint.load(folder / "nf4", blocks=1, vocabulary=[0], head=False, weights="dequantized")
+        one = first.model.layers[0]
         place.mkdir()
         save_file(one.state_dict(), place / "block.safetensors", metadata={"format": "pt"})
     names = checkpoint.Files(place).where
@@ -259,7 +262,7 @@ def offloaded(folder: Path) -> Any:
     del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
-    small = backbone.load(folder / "nf4", blocks=1)
+    small = checkpoint.load(folder / "nf4", blocks=1)
     model.model.embed_tokens, model.lm_head = small.model.embed_tokens, small.lm_head
     model.model.rotary_emb = small.model.rotary_emb
     model.model.norm = torch.nn.RMSNorm(shape.HIDDEN, eps=config.rms_norm_eps, dtype=torch.bfloat16)

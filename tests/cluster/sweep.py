@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from checkout import Checkout, clone
-from tli.ops import cells
+from tli.cluster import cells
 
 T = TypeVar("T")
 WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs

@@ -19,8 +19,8 @@ import pytest
 from sweep import begun, killed_in, process_in, waited
 
 from checkout import Checkout
-from tli import store
-from tli.ops import cells
+from tli.cluster import cells
+from tli.io.structured import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def folder(checkout: Checkout, stage: str) -> Path:
 
 def ids(checkout: Checkout) -> set[str]:
     """The jobs that a checkout has submitted."""
-    return {store.read_json(path)["id"] for path in (checkout.root / cells.FOLDER).glob(f"*/{cells.JOB}")}
+    return {read_json(path)["id"] for path in (checkout.root / cells.FOLDER).glob(f"*/{cells.JOB}")}
 
 
 def parent(pid: int) -> int:
@@ -73,7 +73,7 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     os.kill(runner, signal.SIGKILL)
     killed_in(copy, "sweep-train@microworld-2", signal.SIGKILL)
     waited(lambda: process_in(copy, "sweep-eval@microworld-2"))
-    job = store.read_json(folder(copy, "sweep-eval@microworld-2") / cells.JOB)["id"]
+    job = read_json(folder(copy, "sweep-eval@microworld-2") / cells.JOB)["id"]
     copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
     said = copy("tli", "submit", "--detach")
     assert said.startswith("0 cells to submit"), said
@@ -85,8 +85,8 @@ def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Check
     copy = ready.copied(tmp_path / "project")
     with copy.started("tli", "submit") as running:
         place = waited(lambda: next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*/cell.json"), None))
-        spec = store.read_json(place)
-        store.write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
+        spec = read_json(place)
+        write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
         assert running.wait(300) == 1
     assert cells.finished(folder(copy, "sweep-eval@microworld-2"))
     assert cells.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"

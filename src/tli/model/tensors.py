@@ -18,10 +18,12 @@ from typing import Any, NamedTuple
 import huggingface_hub
 from huggingface_hub import constants
 
-from tli import store, terminal
-from tli.data import pins
-from tli.data.fetch import Repo
-from tli.data.ranges import Range, Remote
+from tli.data.hub import pins
+from tli.data.hub.fetch import Repo
+from tli.data.hub.ranges import Range, Remote
+from tli.io import progress
+from tli.io.errors import CheckFailed
+from tli.io.files import sha256_of
 from tli.model.shards import TensorInfo, digest, headers_of
 
 LONGEST = 100_000_000  # bytes of a header, the library's own bound
@@ -72,7 +74,7 @@ def hold(new: Mapping[str, str], manifest: Path) -> None:
     for _ in range(2):
         for key, got in new.items():
             if known.get(key, got) != got:
-                raise store.CheckFailed(
+                raise CheckFailed(
                     f"{key}: expected SHA-256 {known[key]}, got {got}; run again, or remove that line of {manifest} "
                     "if you know why it differs"
                 )
@@ -90,7 +92,7 @@ def hold_whole(repo: Repo, tensors: Mapping[str, TensorInfo], manifest: Path) ->
     for key, noted in pins.read(manifest).items():
         file, of_shard, name = key.removeprefix(repo.key("")).partition("#")
         if of_shard and name in tensors and tensors[name].file.name == file and (got := digest(tensors[name])) != noted:
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"{manifest}: {key}: expected SHA-256 {noted}, as fetched in part, got {got} in the whole file, whose "
                 "hash is right; remove that line, and do not use what came in parts"
             )
@@ -106,14 +108,14 @@ def stub(remote: Remote, folder: Path, manifest: Path) -> str:
     """
     kept = cache(remote.repo) / f"{remote.name}.header"
     known = pins.read(manifest).get(f"{remote.key}#header")
-    if known is not None and kept.is_file() and store.sha256_of(kept) == known:
+    if known is not None and kept.is_file() and sha256_of(kept) == known:
         data, size = kept.read_bytes(), -1
     else:
         size = remote.size
         start = b"".join(remote.read([Range(0, min(8, size))]))
         length = 8 + int.from_bytes(start, "little")
         if length > min(size, LONGEST):
-            raise store.CheckFailed(
+            raise CheckFailed(
                 f"{remote.key}: expected a safetensors file, got a header of {length} bytes in {size}; choose another"
             )
         data = start + b"".join(remote.read([Range(8, length)]))
@@ -138,12 +140,12 @@ def file_of(repo: Repo, group: str, wanted: Sequence[Wanted], remotes: Mapping[s
         if all(got.get(one.key(repo)) == known[one.key(repo)] for one in wanted):
             return path
         path.unlink()
-        raise store.CheckFailed(f"{path}: not as noted in {manifest}; removed from the cache, run again to fetch it")
+        raise CheckFailed(f"{path}: not as noted in {manifest}; removed from the cache, run again to fetch it")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{group}.") as folder:
         digests: dict[str, str] = {}
         with (Path(folder) / path.name).open("wb") as file:
             file.write(_header(wanted))
-            for one in terminal.progress(wanted, f"fetch {group}"):
+            for one in progress.progress(wanted, f"fetch {group}"):
                 found = hashlib.sha256()
                 for data in remotes[one.info.file.name].read(one.ranges):
                     found.update(data)

@@ -15,7 +15,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.structured import read_json, write_json
 
 PREPENDED, OWN, NO_BOS = "prepended by us", "the tokenizer's own", "EOS, there is no BOS"  # what base.json says
 SAMPLE = "The price of 12 books, in Kiswahili: bei ya vitabu kumi na viwili."  # whose other tokens must stay
@@ -30,7 +31,7 @@ def put_bos_first(folder: Path, where: str | None = None) -> str:
         where: what messages call the folder.
 
     Returns:
-        PREPENDED, OWN, or NO_BOS where EOS stands in for it (study/embed.py).
+        PREPENDED, OWN, or NO_BOS where EOS stands in for it (measure/embeddings.py).
 
     Raises:
         UserError: no tokenizer, or one with neither BOS nor EOS.
@@ -38,7 +39,7 @@ def put_bos_first(folder: Path, where: str | None = None) -> str:
     where = str(folder) if where is None else where
     tokenizer = _load(folder, where)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
-        raise store.UserError(
+        raise UserError(
             f"{where}: {SETTINGS}: expected a bos_token or an eos_token, got neither; choose a model that has one"
         )
     if tokenizer.bos_token_id is None:
@@ -60,7 +61,7 @@ def prepend_bos(folder: Path, where: str | None = None) -> bool:
     bos, ids = before.bos_token_id, _ids(before)
     if bos is None or ids[:1] == [bos]:
         return False
-    settings = store.read_json(folder / SETTINGS, "a tokenizer's settings")
+    settings = read_json(folder / SETTINGS, "a tokenizer's settings")
     # Some classes (GPTNeoXTokenizer) replace the post-processor of tokenizer.json by one of their own.
     plain = settings | {"tokenizer_class": PLAIN_CLASS} | before.special_tokens_map
     _write(folder, _with_bos(folder, before))
@@ -69,7 +70,7 @@ def prepend_bos(folder: Path, where: str | None = None) -> bool:
             _write(folder, plain)
         if _ids(_load(folder, where)) == [bos, *ids]:
             return True
-    raise store.UserError(
+    raise UserError(
         f"{where}: expected a tokenizer that can put BOS ({before.bos_token}) first and keep its other tokens, "
         "got one that does not; choose another model"
     )
@@ -122,7 +123,7 @@ def _write(folder: Path, content: Tokenizer | dict[str, Any]) -> None:
             content.save(str(written))
         else:
             written = Path(temporary) / SETTINGS
-            store.write_json(written, content)
+            write_json(written, content)
         written.replace(folder / written.name)
 
 
@@ -133,7 +134,7 @@ def _load(folder: Path, where: str) -> PreTrainedTokenizerBase:
         )
     except Exception as error:  # whatever transformers and tokenizers make of files that are none
         reason = " ".join(str(error).split())[:200]
-        raise store.UserError(
+        raise UserError(
             f"{where}: expected a tokenizer, got: {reason or type(error).__name__}; choose a model with one"
         ) from None
     return loaded

@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tli import store
+from tli.config.parameters import MicroworldModel
+from tli.io.errors import UserError
+from tli.io.files import atomic_dir, sha256_of
+from tli.io.structured import brief, read_json, write_json
 from tli.model import shards
 from tli.model.tokenizer import put_bos_first
-from tli.params import MicroworldModel
 
 RECIPE = "recipe.json"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -45,25 +47,25 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     recipe = read_recipe(folder)
     for key, value in made_by(settings).items():
         if (got := recipe["model"].get(key)) != value:
-            raise store.UserError(
-                f"params.yaml: model.{key}: expected {store.brief(got)}, from which the weights in {folder} were made, "
-                f"got {store.brief(value)}; set it so, or set model.source to pretrain, which trains anew"
+            raise UserError(
+                f"params.yaml: model.{key}: expected {brief(got)}, from which the weights in {folder} were made, "
+                f"got {brief(value)}; set it so, or set model.source to pretrain, which trains anew"
             )
     corpus_path = world_path / "corpus.txt"
     if not corpus_path.is_file():
-        raise store.UserError(f"{corpus_path}: no such file; run `dvc repro world`")
-    if (corpus := store.sha256_of(corpus_path)) != recipe["corpus_sha256"]:
-        raise store.UserError(
+        raise UserError(f"{corpus_path}: no such file; run `dvc repro world`")
+    if (corpus := sha256_of(corpus_path)) != recipe["corpus_sha256"]:
+        raise UserError(
             f"{corpus_path}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
             f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "
             "pretrain, which trains anew (results differ)"
         )
-    with store.atomic_dir(out) as temporary:
+    with atomic_dir(out) as temporary:
         for name in FILES:
             shutil.copyfile(folder / name, temporary / name)
         bos = put_bos_first(temporary)
     trained = {**recipe["training"], "weights": "versioned", "bos": bos, "tensors_sha256": recipe["tensors_sha256"]}
-    store.write_json(metrics, trained)
+    write_json(metrics, trained)
 
 
 def made_by(settings: MicroworldModel) -> dict[str, Any]:
@@ -80,14 +82,14 @@ def read_recipe(folder: Path) -> Mapping[str, Any]:
     """
     for name in (RECIPE, *FILES):
         if not (folder / name).is_file():
-            raise store.UserError(
+            raise UserError(
                 f"{folder / name}: expected the versioned weights (model.weights), found no such file; "
                 "run `dvc pull data.dvc`"
             )
-    recipe: Mapping[str, Any] = store.read_json(folder / RECIPE, "the weights' recipe")
+    recipe: Mapping[str, Any] = read_json(folder / RECIPE, "the weights' recipe")
     expected, got = recipe.get("tensors_sha256"), shards.digest_of_all(folder)
     if got != expected:
-        raise store.UserError(
+        raise UserError(
             f"{folder / 'model.safetensors'}: expected tensors of SHA-256 {expected} ({RECIPE}), got {got}; "
             "remove data/ and run `dvc pull data.dvc`"
         )

@@ -11,11 +11,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tli import store
+from tli.config.parameters import HubModel, Params
+from tli.io.errors import UserError
+from tli.io.files import atomic_dir, read_text, sha256_of, write_manifest, write_text
+from tli.io.structured import read_json
 from tli.model import card, lora
 from tli.paper import collected
 from tli.paper.collected import Collected
-from tli.params import HubModel, Params
 
 TABLES = ("ranks", "xcopa", "xnli")
 
@@ -28,7 +30,7 @@ def source(rank: int | None, seed: int | None, build: Path, params: Params) -> P
     """
     if rank is None:
         if params.adapter.source == "author":
-            raise store.UserError(
+            raise UserError(
                 "params.yaml: adapter.source: expected trained, got author, whose adapter has no licence to pass it "
                 "on; name a rank of the sweep with --rank"
             )
@@ -37,7 +39,7 @@ def source(rank: int | None, seed: int | None, build: Path, params: Params) -> P
     for name, value, known in (("rank", rank, sweep.ranks), ("seed", chosen, sweep.seeds)):
         if value not in known:
             listed = ", ".join(map(str, known))
-            raise store.UserError(
+            raise UserError(
                 f"--{name}: expected one of the sweep's, {listed}, got {value}; add it to sweep.{name}s and run "
                 "`dvc repro`"
             )
@@ -79,29 +81,29 @@ def run(
     folder = source(rank, seed, build, params)
     for file in (lora.WEIGHTS, lora.SETTINGS, lora.CARD):
         if not (folder / file).is_file():
-            raise store.UserError(f"{folder / file}: no such file; run `dvc repro`, which trains the adapter")
-    said = store.read_text(folder / lora.CARD)
-    listed = store.sha256_of(build / "pairs.tsv")
+            raise UserError(f"{folder / file}: no such file; run `dvc repro`, which trains the adapter")
+    said = read_text(folder / lora.CARD)
+    listed = sha256_of(build / "pairs.tsv")
     if listed not in said:
-        raise store.UserError(
+        raise UserError(
             f"{folder / lora.CARD}: expected training on {build / 'pairs.tsv'} ({listed}), got another list; "
             "run `dvc repro`"
         )
-    settings = store.read_json(folder / lora.SETTINGS)
+    settings = read_json(folder / lora.SETTINGS)
     measured = results(tables, int(settings["r"]), params)
     said = re.sub(rf"(?<=^{card.RESULTS}\n\n)[^\n]*", lambda _: measured, said, count=1, flags=re.M)
     model, revision = params.active.model, None
-    with store.atomic_dir(out) as temporary:
+    with atomic_dir(out) as temporary:
         shutil.copyfile(folder / lora.WEIGHTS, temporary / lora.WEIGHTS)
         shutil.copyfile(folder / lora.SETTINGS, temporary / lora.SETTINGS)
         base = str(settings["base_model_name_or_path"])
         if isinstance(model, HubModel):
-            base, revision = model.repo, str(store.read_json(fetched)["revision"])
+            base, revision = model.repo, str(read_json(fetched)["revision"])
             said = said.replace(f"revision `{model.revision}`", f"revision `{revision}`")
             said = said.replace(f'revision="{model.revision}"', f'revision="{revision}"')
             said = said.replace(f"revision={model.revision}", f"revision={revision}")
             said = said.replace("; `first` is the one noted in fetched.sha256", "")
         lora.settle(temporary, base, revision)
-        store.write_text(temporary / lora.CARD, said)
-        store.write_manifest(temporary)
+        write_text(temporary / lora.CARD, said)
+        write_manifest(temporary)
     return sorted(file.name for file in out.iterdir())

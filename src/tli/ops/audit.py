@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import click
 
-from tli import store
-from tli.data import audit, lexicon
-from tli.data.pairs import read_json
+from tli.data.words import audit, lexicon
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import read_text
 from tli.paper import stats
 from tli.paper.rows import flat, load_yaml
+from tli.stages.words import read_author_list
 
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")
@@ -55,7 +56,7 @@ class Compared(NamedTuple):
 
 def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """(file:line, cells) of every line after the header. UserError where the file is no CSV of these columns."""
-    reader = csv.reader(io.StringIO(store.read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for number, cells in enumerate(reader):
             where = f"{path}:{reader.line_num}"
@@ -185,9 +186,9 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def print_list(path: Path, control: Path | None, batch_size: int) -> None:
     """Prints the audit of a list: a TSV file of both sets, or the trained set's JSON list with the control set's."""
     if path.suffix == ".json":
-        pairs = [*read_json(path, "trained"), *(read_json(control, "control") if control else [])]
+        pairs = [*read_author_list(path, "trained"), *(read_author_list(control, "control") if control else [])]
     elif control:
-        raise store.UserError(f"{path}: a list with a column `set` needs no --control; leave it out")
+        raise UserError(f"{path}: a list with a column `set` needs no --control; leave it out")
     else:
         pairs = lexicon.read_pairs(path)
     lines: dict[str, dict[str, str]] = {}
@@ -214,7 +215,7 @@ def print_compared(path: Path, compared: Sequence[Compared], strict: bool) -> No
     click.echo(f"{path}: {len(compared) - len(wrong)} of {len(compared)} published statistics agree")
     if wrong and strict:
         first = wrong[0]
-        raise store.CheckFailed(
+        raise CheckFailed(
             f"{path}: {first.statistic}: expected {first.published} (published), got {first.recomputed} "
             f"({len(wrong)} such); a file that holds a sample cannot agree"
         )
@@ -237,9 +238,9 @@ def run(
         CheckFailed: `strict`, and a published statistic does not follow from a file (exit 1).
     """
     if control and not pairs:
-        raise store.UserError("audit: --control: expected --pairs beside it, got none; give the trained list")
+        raise UserError("audit: --control: expected --pairs beside it, got none; give the trained list")
     if not (results or pilot or pairs):
-        raise store.UserError("audit: expected a file, got none; give --results, --pilot or --pairs")
+        raise UserError("audit: expected a file, got none; give --results, --pilot or --pairs")
     if pairs:
         print_list(pairs, control, batch_size)
     published = load_yaml(reported)

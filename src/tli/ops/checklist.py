@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tli.params import Params
+from tli.config.parameters import Params
 
 MACHINE = ("machine", "processors", "cpu_capability", "python")  # what a receipt says of where it was written
 
@@ -60,7 +60,7 @@ def _models(params: Params, measured: Mapping[str, Any], tables: str) -> Iterato
     yield Answer(
         "objective",
         f"triplet loss with in-batch hardest negative, margin {train.margin:g}, at layer {train.layer}",
-        "`src/tli/study/train.py`",
+        "`src/tli/stages/train.py`",
     )
     yield Answer(
         "complexity",
@@ -111,7 +111,9 @@ def _results(params: Params, costs: Mapping[str, Any], tables: str) -> Iterator[
         f"each evaluated once, and the base once",
         "`dvc.yaml`",
     )
-    yield Answer("definition of each measure", "in the docstrings, with their sources", "`src/tli/study/metrics.py`")
+    yield Answer(
+        "definition of each measure", "in the docstrings, with their sources", "`src/tli/measure/similarity.py`"
+    )
     yield Answer(
         "central tendency and variation",
         f"means with SD over pairs or seeds, {100 * params.stats.confidence:g} % intervals, paired tests",

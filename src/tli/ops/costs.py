@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.files import write_text
+from tli.io.structured import read_json, write_json
 from tli.ops import checklist
-from tli.params import Params
 
 
 def collect(build: Path) -> dict[str, dict[str, Any]]:
@@ -23,7 +25,7 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
     for path in sorted(build.rglob("*.receipt.json")):
         if path.relative_to(build).parts[0] == "full":
             continue
-        receipt = store.read_json(path)
+        receipt = read_json(path)
         command = receipt["command"]
         while command[0] in ("--set", "--model"):
             command = command[2:]
@@ -39,7 +41,7 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
 
 def grid(build: Path) -> str:
     """What the full grid's last run took, summed over the receipts under `build`/full; nothing where there are none."""
-    receipts = [store.read_json(path) for path in sorted((build / "full").rglob("*.receipt.json"))]
+    receipts = [read_json(path) for path in sorted((build / "full").rglob("*.receipt.json"))]
     if not receipts:
         return ""
     minutes, processor = (sum(receipt[key] for receipt in receipts) / 60 for key in ("seconds", "cpu_seconds"))
@@ -48,9 +50,7 @@ def grid(build: Path) -> str:
 
 def machine(build: Path) -> dict[str, Any]:
     """Processor, Python and torch of the newest receipt that knows them: the stages that load torch do."""
-    receipts = [
-        store.read_json(path) for path in sorted(build.rglob("*.receipt.json"), key=lambda p: p.stat().st_mtime)
-    ]
+    receipts = [read_json(path) for path in sorted(build.rglob("*.receipt.json"), key=lambda p: p.stat().st_mtime)]
     known = [receipt for receipt in receipts if "cpu_capability" in receipt]
     return (
         {key: known[-1][key] for key in checklist.MACHINE} | {"torch": known[-1]["packages"]["torch"]} if known else {}
@@ -65,17 +65,17 @@ def run(build: Path, out: Path, params: Params, tables: str) -> str:
     Raises:
         UserError: neither a receipt nor an earlier costs.json is there.
     """
-    known = store.read_json(out / "costs.json") if (out / "costs.json").exists() else {}
+    known = read_json(out / "costs.json") if (out / "costs.json").exists() else {}
     stages = known.get("stages", {}) | collect(build)
     where = known.get("machine", {}) | machine(build)
     if not stages:
-        raise store.UserError(f"{build}: expected receipts of a run, found none; run `dvc repro` first")
+        raise UserError(f"{build}: expected receipts of a run, found none; run `dvc repro` first")
     total = {
         "minutes": round(sum(stage["seconds"] for stage in stages.values()) / 60, 1),
         "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),
     }
     found = {"total": total, "machine": where, "stages": stages}
-    store.write_json(out / "costs.json", found)
+    write_json(out / "costs.json", found)
     lines = ["# What the last run of each stage cost", "", "| stage | seconds | CPU seconds | peak GiB | threads |"]
     lines.append("|---|---:|---:|---:|---:|")
     for name, stage in stages.items():
@@ -83,8 +83,8 @@ def run(build: Path, out: Path, params: Params, tables: str) -> str:
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
     said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{grid(build)}"
     lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
-    store.write_text(out / "costs.md", "\n".join(lines))
+    write_text(out / "costs.md", "\n".join(lines))
     results = Path("results") / params.model / "measured.json"
-    measured = store.read_json(results) if results.exists() else {}
-    store.write_text(out / "checklist.md", checklist.page(params, found, measured, tables))
+    measured = read_json(results) if results.exists() else {}
+    write_text(out / "checklist.md", checklist.page(params, found, measured, tables))
     return said

@@ -12,11 +12,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tli import store
-from tli.data.released import scored_split
+from tli.config.parameters import HubBenchmarks, HubModel, HubRepo, Params
+from tli.data.benchmarks.released import scored_split
+from tli.io.errors import UserError
+from tli.io.rows import read_rows
+from tli.io.structured import read_json, write_json
 from tli.paper.rows import Measured, Rows
 from tli.paper.scores import CORRECTED, Shown, each, shown
-from tli.params import HubBenchmarks, HubModel, HubRepo, Params
 
 VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
 
@@ -38,9 +40,9 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
     acc is the share of right predictions, acc_stderr = sqrt(sum (x - acc)^2 / (n - 1)) / sqrt(n) over the items.
     """
     if params.active.benchmarks.source == "none":
-        raise store.UserError(f"export: expected scores, got none: {params.model} has no benchmarks")
+        raise UserError(f"export: expected scores, got none: {params.model} has no benchmarks")
     if cell not in rows.cells:
-        raise store.UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; name such a cell")
+        raise UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; name such a cell")
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
@@ -88,7 +90,7 @@ def _config(name: str, one: Shown, version: float | None, params: Params) -> dic
 
 def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
     """Whose scores these are: the model, and the adapter of the cell."""
-    frame = store.read_rows(path)
+    frame = read_rows(path)
     first = frame[frame["cell"] == cell].iloc[0]
     model, settings = params.active.model, params.active.benchmarks
     name = model.repo if isinstance(model, HubModel) else model.title
@@ -108,4 +110,4 @@ def rows_of(cell: str, build: Path) -> Path:
 
 def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:
     """Writes `out` from a row file of `transfer` or `sweep-eval` and the metrics of the stage `benchmarks`."""
-    store.write_json(out, results(Rows(rows), cell, store.read_json(benchmarks), params))
+    write_json(out, results(Rows(rows), cell, read_json(benchmarks), params))

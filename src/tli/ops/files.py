@@ -23,7 +23,8 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tli import store
+from tli.io.errors import CheckFailed
+from tli.io.files import sync
 from tli.ops import hashed
 from tli.ops.hashed import Output, Tree, md5_of
 
@@ -90,7 +91,7 @@ def run(repair: bool = False) -> None:
         advice = "run `dvc repro`, which makes again what had no copy, and then `tli check`"
     if report.findings:
         first, more = report.findings[0], len(report.findings) - 1
-        raise store.CheckFailed(
+        raise CheckFailed(
             f"check: expected {report} as they were written, got {first.path} ({first.got}) and {more} more that are "
             f"not; {advice}"
         )
@@ -234,7 +235,7 @@ def _put(data: Path | bytes, path: Path, md5: str) -> None:
         else:
             new.write_bytes(data)
         if (got := hashed.digest(new).md5) != md5:
-            raise store.CheckFailed(f"{path}: expected a copy of MD5 {md5}, got {got}; run again")
-        store.sync(new)
+            raise CheckFailed(f"{path}: expected a copy of MD5 {md5}, got {got}; run again")
+        sync(new)
         os.replace(new, path)
-    store.sync(path.parent)
+    sync(path.parent)

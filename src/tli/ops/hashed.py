@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.files import MANIFEST, read_text, write_text
+from tli.io.structured import read_yaml
 
 CHUNK = 1 << 20  # bytes read at a time
 NOTED = Path(".dvc", "tmp", "listings")  # by their hash; git and DVC pass it over
@@ -97,7 +99,7 @@ def listing(files: Mapping[Path, str]) -> bytes:
 def note(output: Output, data: bytes) -> None:
     """Keeps the listing of a whole folder, for the day that a file there has changed, and DVC's own listing perhaps."""
     if not (NOTED / output.md5).is_file():
-        store.write_text(NOTED / output.md5, data.decode())
+        write_text(NOTED / output.md5, data.decode())
 
 
 def md5_of(data: bytes) -> str:
@@ -113,17 +115,17 @@ def read() -> Tree:
     from dvc.config import Config, ConfigError
 
     if not Path(".dvc").is_dir():
-        raise store.UserError("check: expected a DVC repository in this folder, got none; change to the checkout")
+        raise UserError("check: expected a DVC repository in this folder, got none; change to the checkout")
     try:
         config = Config(str(Path(".dvc").absolute()))
     except ConfigError as error:
-        raise store.UserError(f".dvc/config: {' '.join(str(error).split())}; restore it from git") from None
+        raise UserError(f".dvc/config: {' '.join(str(error).split())}; restore it from git") from None
     remotes = [_here(Path(remote["url"])) for remote in config["remote"].values() if "://" not in remote["url"]]
     homes = [_here(Path(".dvc", config["cache"].get("dir", "cache"))), *(r for r in remotes if not r.is_absolute())]
     objects, ignored = [one for home in homes for one in _objects(home)], _ignored()
     files = {output: _files(output.path, ignored) for output in _outputs()}
     own = [file for each in files.values() for file in each]
-    sums = dict(_sums(file for file in own if file.name == store.MANIFEST))
+    sums = dict(_sums(file for file in own if file.name == MANIFEST))
     return Tree(homes, objects, files, sums, digests([*own, *(one.path for one in objects)], sums), _tracked())
 
 
@@ -138,13 +140,13 @@ def _outputs() -> Iterator[Output]:
     for lock in (*sorted(Path().glob("*.dvc")), Path("dvc.lock"), Path("full", "dvc.lock")):
         if lock.is_file():
             try:
-                content: Any = YAML(typ="safe").load(store.read_text(lock))
+                content: Any = YAML(typ="safe").load(read_text(lock))
                 stages = {} if lock.suffix == ".dvc" else content["stages"]
                 chosen = _of_the_run(stages) if lock == Path("dvc.lock") else [*stages.values()]
                 parts = [content] if lock.suffix == ".dvc" else chosen
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):
-                raise store.UserError(f"{lock}: expected a lock of DVC, got something else; restore it") from None
+                raise UserError(f"{lock}: expected a lock of DVC, got something else; restore it") from None
             yield from (Output(path, md5, str(lock)) for path, md5 in outs)
 
 
@@ -157,7 +159,7 @@ def _objects(home: Path) -> Iterator[Object]:
 
 def _ignored() -> list[str]:
     """The names that .dvcignore keeps out of every folder's listing."""
-    lines = store.read_text(".dvcignore").splitlines() if Path(".dvcignore").is_file() else []
+    lines = read_text(".dvcignore").splitlines() if Path(".dvcignore").is_file() else []
     return [text for text in map(str.strip, lines) if text and not text.startswith(("#", "/"))]
 
 
@@ -244,6 +246,6 @@ def digest(path: Path, wide: bool = False) -> Digest:
 
 def _of_the_run(stages: dict[str, Any]) -> list[Any]:
     """The stages of dvc.lock without those of models that `models` does not list, whose outputs need not be there."""
-    models = set(store.read_yaml("params.yaml").get("models", [])) if Path("params.yaml").is_file() else set()
+    models = set(read_yaml("params.yaml").get("models", [])) if Path("params.yaml").is_file() else set()
     items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, or `smollm2-16` of a sweep; else empty
     return [stages[name] for name, item in items.items() if not item or {item, item.rpartition("-")[0]} & models]

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.files import write_text
+from tli.io.structured import read_json
 
 Lines = Mapping[str, dict[str, Any]]
 HEADER = ("| | seconds | peak GB | share of the floor | aimed at |", "|---|---:|---:|---:|---|")
@@ -24,7 +26,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
     Raises:
         UserError: no file holds the rates, or two files are of different machines.
     """
-    reports = [store.read_json(path, "a report of pytest-benchmark") for path in measured]
+    reports = [read_json(path, "a report of pytest-benchmark") for path in measured]
     lines = {
         each["extra_info"]["name"]: each["extra_info"]
         for report in reports
@@ -33,11 +35,11 @@ def run(measured: Sequence[Path], out: Path) -> None:
     }
     named = ", ".join(map(str, measured))
     if "rates" not in lines:
-        raise store.UserError(f"{named}: expected the benchmarks of `make bench-8b`, found none; run it")
+        raise UserError(f"{named}: expected the benchmarks of `make bench-8b`, found none; run it")
     here = [report for report in reports if "device" not in report]
     machines = {f"{cpu['brand_raw']}, {cpu['count']} cores" for cpu in (one["machine_info"]["cpu"] for one in here)}
     if len(machines) > 1:
-        raise store.UserError(f"{named}: expected one machine, got {sorted(machines)}; run the benchmarks again on one")
+        raise UserError(f"{named}: expected one machine, got {sorted(machines)}; run the benchmarks again on one")
     commits = dict.fromkeys(f"{one['datetime'][:10]} at commit {one['commit_info']['id'][:12]}" for one in here)
     rates = lines["rates"]
     text = [
@@ -62,7 +64,7 @@ def run(measured: Sequence[Path], out: Path) -> None:
         text += ["", f"## {table}", "", *HEADER, *rows] if rows else []
     if not any(GPU in line["table"] for line in lines.values()):
         text += ["", f"## Training, scan and scoring {GPU}", "", "Not measured yet (`python tests/bench/gpu.py`)."]
-    store.write_text(out, "\n".join([*text, ""]))
+    write_text(out, "\n".join([*text, ""]))
 
 
 def _rows(own: Lines, lines: Lines) -> Iterator[str]:

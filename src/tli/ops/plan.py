@@ -17,14 +17,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli import store
-from tli.data import lexicon
-from tli.params import HubBenchmarks, HubModel, MicroworldBenchmarks, MicroworldModel, PackagedModel, Params
+from tli.config.parameters import HubBenchmarks, HubModel, MicroworldBenchmarks, MicroworldModel, PackagedModel, Params
+from tli.data.words import lexicon
+from tli.io.structured import read_json
 
 FULL, HALF, PACKED = 4.0, 2.0, 0.5 + 4 / 64  # bytes a weight: as fetched, as loaded, in 4 bits
 IMPORTS = 5e8  # bytes of memory that torch and transformers take
 TOKENIZER = 1.7e7  # bytes: tokenizer and configuration, the only files fetched whole where weights come in parts
-SPARE = 1 << 25  # bytes between rows of the embeddings that come along (data/ranges.py)
+SPARE = 1 << 25  # bytes between rows of the embeddings that come along (data/hub/ranges.py)
 ROWS = 1.5  # rows of the embeddings a word form, different tokens counted once
 ALONE, PADDED = 4, 6  # tokens a word form, BOS counted: batches by length, and as training draws them
 ASKED = {"xcopa": (2, 25, 500, 100), "xnli": (3, 45, 2490, 5010)}  # options; tokens of one; items scored, and others
@@ -165,7 +165,7 @@ def _released(params: Params) -> float:
 def minutes(results: Path) -> dict[str, float]:
     """Stage -> minutes of its last run here (`tli costs`), the cells of the sweep together."""
     path, found = results / "costs.json", dict[str, float]()
-    known: dict[str, Any] = store.read_json(path)["stages"] if path.is_file() else {}
+    known: dict[str, Any] = read_json(path)["stages"] if path.is_file() else {}
     for name, stage in known.items():
         short = name.partition("@")[0]
         found[short] = found.get(short, 0.0) + stage["seconds"] / 60

@@ -11,7 +11,10 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.files import read_text, write_text
+from tli.io.receipts import revision
+from tli.io.structured import read_json
 
 
 def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
@@ -27,23 +30,23 @@ def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
         UserError: the file of figures is empty or not of this form, or names a test that is not there.
     """
     counted: dict[str, Counter[str]] = {}
-    for number, line in enumerate(store.read_text(figures).splitlines(), start=1):
+    for number, line in enumerate(read_text(figures).splitlines(), start=1):
         try:
             found = json.loads(line)
             counted.setdefault(found["promise"], Counter())[found["figure"]] += int(found["value"])
         except (ValueError, KeyError, TypeError):
-            raise store.UserError(
+            raise UserError(
                 f"{figures}:{number}: expected an object of promise, figure and value, got {line[:80]}; run `make soak`"
             ) from None
     if not counted:
-        raise store.UserError(f"{figures}: expected the figures of `make soak`, found none; run it")
+        raise UserError(f"{figures}: expected the figures of `make soak`, found none; run it")
     text = [
         "# Reliability",
         "",
         "Written by `make soak`: what holds, the test that would fail if it did not, and how often that test tried."
         " `make test` runs the same tests with fewer tries. What could not be tried is not listed.",
         "",
-        f"Written at commit {store.revision()[:12]}. The locked packages: {store.read_json(audit)['said']}.",
+        f"Written at commit {revision()[:12]}. The locked packages: {read_json(audit)['said']}.",
     ]
     for file in dict.fromkeys(promise.partition("::")[0] for promise in counted):
         module = _parsed(tests.parent / file)
@@ -53,7 +56,7 @@ def run(figures: Path, tests: Path, audit: Path, out: Path) -> None:
                 name = promise.rpartition("::")[2]
                 tried = "; ".join(f"{value:,} {figure}" for figure, value in values.items())
                 text.append(f"| {sentence(module, name, file)} | [{name}](../{file}) | {tried} |")
-    store.write_text(out, "\n".join([*text, ""]))
+    write_text(out, "\n".join([*text, ""]))
 
 
 def sentence(module: ast.Module, name: str, file: str) -> str:
@@ -61,11 +64,11 @@ def sentence(module: ast.Module, name: str, file: str) -> str:
     for node in ast.walk(module):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             return (_first(node) or f"{name.removeprefix('test_').replace('_', ' ').capitalize()}.").replace("|", "\\|")
-    raise store.UserError(f"{file}::{name}: no such test; run `make soak` again")
+    raise UserError(f"{file}::{name}: no such test; run `make soak` again")
 
 
 def _parsed(path: Path) -> ast.Module:
-    return ast.parse(store.read_text(path))
+    return ast.parse(read_text(path))
 
 
 def _first(node: ast.Module | ast.FunctionDef) -> str:

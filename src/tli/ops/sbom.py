@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli import store
+from tli.io.files import read_text, write_text
+from tli.io.structured import write_json
 
 LOCKED = re.compile(r"^([a-z0-9][a-z0-9.-]*)==([^ ;\\\n]+)(?: ; ([^\\\n]*[^\\\n ]))?(?: \\)?\n((?:    .*\n)*)", re.M)
 ROOT = "tli-artifact"
@@ -52,16 +53,16 @@ def run(requirements: Path, torch: Path, out: Path, model: Path = MODEL) -> str:
     """
     packages = [*read(requirements), *read(torch), *read(model), *of_cuda()]
     found = {package.name: licence(package.name) for package in packages}
-    store.write_json(out / "sbom.cdx.json", bom(packages, found))
-    store.write_text(out / "licences.md", page(packages, found))
+    write_json(out / "sbom.cdx.json", bom(packages, found))
+    write_text(out / "licences.md", page(packages, found))
     checked = audit(requirements, torch, model)
-    store.write_json(out / "audit.json", checked)
+    write_json(out / "audit.json", checked)
     return f"{len(packages)} packages; {checked['said']}"
 
 
 def read(path: Path) -> Iterator[Package]:
     """The packages of a locked list, in its order."""
-    for match in LOCKED.finditer(store.read_text(path)):
+    for match in LOCKED.finditer(read_text(path)):
         name, version, marker, rest = match.groups()
         hashes = re.findall(r"--hash=sha256:([0-9a-f]{64})", rest)
         via = re.findall(r"^    #(?: via|  ) +(\S.*)", rest, re.M)

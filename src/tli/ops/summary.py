@@ -13,14 +13,15 @@ from typing import Any
 
 import click
 
-from tli import store, terminal
+from tli.config.parameters import Params
+from tli.io import progress
+from tli.io.structured import read_json
 from tli.paper import collected
 from tli.paper.document import text
 from tli.paper.judge import AGREES, DIFFERS, NONE
 from tli.paper.rows import Measured
 from tli.paper.scores import item_name, language_name
 from tli.paper.similarity import trained_view
-from tli.params import Params
 
 WIDTH = 9  # of the first column
 NAMED = 3  # values that differ and are named
@@ -33,8 +34,8 @@ def page(params: Params, root: Path) -> str:
         UserError: a file of the run is not there.
     """
     results = root / "results" / params.model
-    measured: Measured = store.read_json(results / "measured.json")
-    verdicts = store.read_json(results / "verify.json")
+    measured: Measured = read_json(results / "measured.json")
+    verdicts = read_json(results / "verify.json")
     lines = [
         ("model", _what(params)),
         *_verdicts(verdicts),
@@ -71,7 +72,7 @@ def _list(names: list[str]) -> str:
     if not names:
         return ""
     text = f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"
-    return f" ({click.style(text, fg='red') if terminal.coloured(sys.stdout) else text})"
+    return f" ({click.style(text, fg='red') if progress.coloured(sys.stdout) else text})"
 
 
 def _alignment(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
@@ -117,7 +118,7 @@ def _rank(tables: Path) -> Iterator[tuple[str, str]]:
 
 def _time(costs: Path) -> Iterator[tuple[str, str]]:
     if costs.is_file():
-        total = store.read_json(costs)["total"]
+        total = read_json(costs)["total"]
         said = f"{total['minutes']} minutes in all stages, each by its last run; {total['peak_memory_gib']} GiB at most"
         yield "time", said
 

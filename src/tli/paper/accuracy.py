@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
@@ -20,7 +21,6 @@ from tli.paper.scores import (
     split,
 )
 from tli.paper.similarity import MOMENTS
-from tli.params import Params
 
 CLASSES = {"xcopa": ("first choice", "second choice"), "xnli": ("entailment", "neutral", "contradiction")}
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tli.config.parameters import Params
+from tli.measure.views import View
 from tli.paper import stats
 from tli.paper.cells import Source
 from tli.paper.equivalence import tost
@@ -18,8 +20,6 @@ from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, cell
 from tli.paper.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, trained_view
-from tli.params import Params
-from tli.study.views import View
 
 # measure: how the mean of translations and that of random pairs are called in the rows
 AGAINST_RANDOM = {

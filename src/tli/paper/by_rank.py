@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.cells import Source, by_item, tidy
 from tli.paper.changes import bootstrap
@@ -28,7 +29,6 @@ from tli.paper.scores import (
     split,
 )
 from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
-from tli.params import Params
 
 
 def factor(rank: int, params: Params) -> float:

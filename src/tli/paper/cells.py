@@ -11,14 +11,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tli import store
+from tli.config.parameters import MicroworldModel, Params
+from tli.io.errors import UserError
+from tli.io.structured import nine_digits
 from tli.paper.premises import Premises, of_items
 from tli.paper.resample import Groups
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import SCORING, TASKS, each, item_name, language_name, languages
 from tli.paper.similarity import PAIR_SETS, WAYS, trained_view
 from tli.paper.trend import Key
-from tli.params import MicroworldModel, Params
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -112,7 +113,7 @@ def by_pair(sources: Sequence[Source], set_: str, view: str, measure: str, param
 def _aligned(before: Mapping[str, float], after: Mapping[str, float], rows: Rows) -> Array:
     if before.keys() != after.keys():
         odd = sorted(before.keys() ^ after.keys())
-        raise store.UserError(
+        raise UserError(
             f"{rows.path}: expected the base's items, {len(odd)} differ ({odd[0]} first); run `dvc repro`, which "
             "measures both on one list"
         )
@@ -165,7 +166,7 @@ def scope(note: str) -> list[str]:
 
 def tidy(value: float | None) -> float | None:
     """Nine significant digits, as files keep them: sums of the same flips in another order are shown alike."""
-    return None if value is None else float(store.nine_digits(value))
+    return None if value is None else float(nine_digits(value))
 
 
 def _percent(values: Mapping[T, Array]) -> dict[T, Array]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.calibration import Calibration
 from tli.paper.calibration import calibration as calibrated
@@ -23,7 +24,6 @@ from tli.paper.robustness import Robustness, robustness
 from tli.paper.rows import Measured
 from tli.paper.scores import SCORING, TASKS, item_name, language_name, languages, said_of_items
 from tli.paper.trend import Key
-from tli.params import Params
 
 PIECES = {"english": "source_change", "targets": "target_change", "worst": "worst_change", "gap": "gap_after"}
 

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.measure.views import names
 from tli.paper import stats
 from tli.paper.published import is_published_model, log10_of
 from tli.paper.render import Column, Kind, Table, shown
 from tli.paper.rows import Measured, Value
 from tli.paper.similarity import PAIR_SETS, points
-from tli.params import Params
-from tli.study.views import names
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"
 OTHERWISE, NEEDS = "implemented otherwise", "needs models=[lugha_llama]"
@@ -115,7 +115,7 @@ def _of_the_rest(entry: Mapping[str, Any], keys: Mapping[str, str], measured: Me
 def _of(measured: Measured, key: str) -> Any:
     """A value that a verdict rests on. Raises UserError where it was not measured."""
     if measured.get(key) is None:
-        raise store.UserError(f"claims: expected the value {key}, which was not measured; run `dvc repro`")
+        raise UserError(f"claims: expected the value {key}, which was not measured; run `dvc repro`")
     return measured[key]
 
 

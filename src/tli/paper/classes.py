@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.accuracy import CLASSES
 from tli.paper.cells import Source, Values, by_item, scope, tidy
@@ -14,7 +15,6 @@ from tli.paper.changes import Task, bootstrap, flipped
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured
 from tli.paper.scores import SCORING, item_name, language_name, said_of_items
-from tli.params import Params
 
 
 def table(found: Sequence[Task], sources: Sequence[Source], params: Params) -> Made:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tli import store
+from tli.io.errors import UserError
+from tli.io.files import read_text
 from tli.paper.render import Figure
 
 
@@ -53,7 +54,7 @@ class Collected:
         rows = [*self.rows(**wanted)]
         if len(rows) != 1 or key not in rows[0]:
             cells = ", ".join(f"{name}={text}" for name, text in wanted.items())
-            raise store.UserError(
+            raise UserError(
                 f"table {self.name}: expected one row with {cells} and a column {key}, got {len(rows)} rows; "
                 "run `dvc repro`, which writes the tables again"
             )
@@ -76,8 +77,8 @@ def read(folder: Path) -> Page:
     """
     page = folder / "README.md"
     if not page.is_file():
-        raise store.UserError(f"{page}: expected the tables' page, found no file; run `dvc repro`")
-    opening, *sections = re.split(r"^## ", store.read_text(page), flags=re.M)
+        raise UserError(f"{page}: expected the tables' page, found no file; run `dvc repro`")
+    opening, *sections = re.split(r"^## ", read_text(page), flags=re.M)
     tables = [_table(folder, section) for section in sections if not section.startswith("Figures\n")]
     figures = re.findall(r"^!\[(.*)\]\((.*)\)\n\n(.*)$", sections[-1] if sections else "", re.M)
     return Page(
@@ -102,16 +103,16 @@ def _table(folder: Path, section: str) -> Collected:
     title, caption, grid, *rest = section.strip().split("\n\n")
     link = re.search(r"\[\.csv\]\((.+)\.csv\)", rest[-1])
     if link is None:
-        raise store.UserError(f"{folder / 'README.md'}: {title}: expected links to its files; run `dvc repro`")
+        raise UserError(f"{folder / 'README.md'}: {title}: expected links to its files; run `dvc repro`")
     head, rule, *body = ([_plain(cell) for cell in _cells(line)] for line in grid.splitlines())
     path = folder / f"{link[1]}.csv"
-    keys, *values = csv.reader(store.read_text(path).splitlines())
+    keys, *values = csv.reader(read_text(path).splitlines())
     width = len(head)  # the .csv may have the table's view as one more column
     shape = (len(body), {width})
     if not body:
         shape = (0, set())
     if len(keys) - width not in (0, 1) or (len(values), {len(line) for line in body}) != shape:
-        raise store.UserError(
+        raise UserError(
             f"{path}: expected {width} columns and {len(body)} rows as on the page, got {len(keys)} and {len(values)}; "
             "run `dvc repro`"
         )

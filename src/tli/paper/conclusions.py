@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.structured import brief
 from tli.paper.rows import Measured, Value, load_yaml
 from tli.paper.similarity import points
 from tli.paper.tolerances import Tolerances
-from tli.params import Params
 
 ABOVE, BELOW, WITHIN = "above", "below", "within"
 UNDEFINED, MISSING = "undefined", "not measured"
@@ -63,7 +64,7 @@ def load(path: Path, params: Params) -> list[Conclusion]:
     for entry in raw.get("conclusions") or []:
         name = str(entry.get("name"))
         if entry.keys() - {"borderline"} != {"name", "models", "value", "margin"}:
-            raise store.UserError(
+            raise UserError(
                 f"{path}: {name}: expected the keys name, models, value, margin and perhaps borderline, got "
                 f"{', '.join(entry)}; correct the entry"
             )
@@ -75,21 +76,21 @@ def load(path: Path, params: Params) -> list[Conclusion]:
             conclusions.append(Conclusion(name, keys, margin, why, marked))
     names = [conclusion.name for conclusion in conclusions]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise store.UserError(f"{path}: expected each name once, got {twice[0]!r} twice; rename one")
+        raise UserError(f"{path}: expected each name once, got {twice[0]!r} twice; rename one")
     return conclusions
 
 
 def _margin(margins: Mapping[str, Any], name: str, where: str, params: Params) -> tuple[float, str]:
     """The margin of that name and its reason; `value` is a number, or a key of stats.margins."""
     if name not in margins:
-        raise store.UserError(f"{where}: margin: expected one of {', '.join(margins)}, got {store.brief(name)}")
+        raise UserError(f"{where}: margin: expected one of {', '.join(margins)}, got {brief(name)}")
     value, why = margins[name]["value"], str(margins[name]["why"])
     declared: Mapping[str, float] = params.stats.margins.model_dump()
     if isinstance(value, str) and value in declared:
         value = declared[value]
     if not isinstance(value, int | float) or value <= 0:
-        raise store.UserError(
-            f"{where}: margin: expected a number above 0 or one of {', '.join(declared)}, got {store.brief(value)}"
+        raise UserError(
+            f"{where}: margin: expected a number above 0 or one of {', '.join(declared)}, got {brief(value)}"
         )
     return float(value), why
 
@@ -100,7 +101,7 @@ def resolve(key: str, values: Measured, params: Params) -> str:
     try:
         return key.format_map(names)
     except KeyError as error:
-        raise store.UserError(
+        raise UserError(
             f"paper/conclusions.yaml: {key}: expected names of {', '.join(names)} in braces, got {error.args[0]}"
         ) from None
 
@@ -149,7 +150,7 @@ def tolerance(conclusion: Conclusion, values: Measured, tolerances: Tolerances, 
         key = resolve(pattern, values, params)
         width = tolerances.tolerance(key, values[key], values, params) if key in values else None
         if width is None:
-            raise store.UserError(
+            raise UserError(
                 f"paper/conclusions.yaml: {conclusion.name}: expected a value that is measured and judged, got {key}; "
                 "correct the key or leave the model out"
             )

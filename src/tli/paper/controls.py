@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from tli.config.parameters import Params
+from tli.measure.views import View
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
-from tli.params import Params
-from tli.study.views import View
 
 # how a measure that has one value a set is called, for translations and for random pairs, in the rows
 SCALED = {

@@ -16,14 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import CheckFailed
+from tli.io.files import atomic_dir, atomic_write, write_text
+from tli.io.structured import read_json, write_json
 from tli.paper import collected, published, wording
 from tli.paper.collected import Collected, Page
 from tli.paper.render import Kind, shown, tex_number, tex_text
 from tli.paper.rows import Measured, Value, flat, load_yaml
 from tli.paper.scores import said_of_items
 from tli.paper.similarity import left_out, points
-from tli.params import Params
 
 SOURCES = ("main.typ", "style.typ", "references.bib")
 
@@ -65,9 +67,9 @@ def run(
     """
     runs = [read(tables, results, params) for params in models]
     made = content(runs, load_yaml(reported))
-    with store.atomic_dir(numbers) as folder:
-        store.write_json(folder / "document.json", made)
-        store.write_text(folder / "numbers.tex", macros(made["numbers"]))
+    with atomic_dir(numbers) as folder:
+        write_json(folder / "document.json", made)
+        write_text(folder / "numbers.tex", macros(made["numbers"]))
     compile_pdf(source, numbers / "document.json", pictures(figures, runs), out)
 
 
@@ -79,8 +81,8 @@ def read(tables: Path, results: Path, params: Params) -> Run:
         params=params,
         tables=collected.read(tables / model),
         full=collected.read(full) if full.is_dir() else None,
-        measured=store.read_json(results / model / "measured.json", "measured values by key"),
-        verify=store.read_json(results / model / "verify.json", "verdicts"),
+        measured=read_json(results / model / "measured.json", "measured values by key"),
+        verify=read_json(results / model / "verify.json", "verdicts"),
     )
 
 
@@ -227,10 +229,8 @@ def compile_pdf(source: Path, data: Path, figures: Mapping[str, Path], out: Path
         except typst.TypstError as error:
             where = re.search(r"\w+\.typ:\d+", error.diagnostic)
             message = " ".join(error.message.split())
-            raise store.CheckFailed(
-                f"{source / (where[0] if where else 'main.typ')}: {message}; mend the source"
-            ) from None
-    with store.atomic_write(out) as file:
+            raise CheckFailed(f"{source / (where[0] if where else 'main.typ')}: {message}; mend the source") from None
+    with atomic_write(out) as file:
         cast(TextIO, file).buffer.write(made)
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tli.config.parameters import Params
 from tli.paper import equivalence, stats
 from tli.paper.cells import Array, Outcome, Values
 from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
@@ -19,7 +20,6 @@ from tli.paper.gee import Gee, gee
 from tli.paper.power import detectable_mean
 from tli.paper.resample import Bootstrap, cluster_bootstrap
 from tli.paper.trend import Key, Trend, slope_weights, trend
-from tli.params import Params
 
 TESTS = ("change", "trend", "equivalence", "odds")  # what is corrected together, outcome by outcome
 

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.files import sha256_of
+from tli.io.structured import brief, read_json
 from tli.paper.rows import Measured, Value, flat
-from tli.params import Params
 
 PARAMETERS, BASE, ITEMS = "parameters", "base", "items"
 NAMED_BY_HASH = ("file", "name", "licence")  # of a packaged model, which its sha256 identifies
@@ -73,16 +75,16 @@ def load(path: Path) -> Expected | None:
     """
     if not path.is_file():
         return None
-    raw = store.read_json(path)
+    raw = read_json(path)
     if not isinstance(raw, dict) or raw.keys() != set(Expected._fields):
-        raise store.UserError(
-            f"{path}: expected the keys {', '.join(Expected._fields)}, got {store.brief(raw)}; restore it from git"
+        raise UserError(
+            f"{path}: expected the keys {', '.join(Expected._fields)}, got {brief(raw)}; restore it from git"
         )
     expected = Expected(**raw)
     if expected.digests.get(PARAMETERS) != digest(expected.settings):
-        raise store.UserError(
+        raise UserError(
             f"{path}: digests.parameters: expected {digest(expected.settings)[:12]}…, the hash of its settings, got "
-            f"{store.brief(expected.digests.get(PARAMETERS))}; restore the file from git or run tools/record"
+            f"{brief(expected.digests.get(PARAMETERS))}; restore the file from git or run tools/record"
         )
     return expected
 
@@ -93,13 +95,13 @@ def of_run(folder: Path, params: Params) -> Expected:
     Raises:
         UserError: the folder holds no finished run of the model.
     """
-    measured: Measured = store.read_json(folder / "results" / params.model / "measured.json", "measured values by key")
+    measured: Measured = read_json(folder / "results" / params.model / "measured.json", "measured values by key")
     under, build = settings(params, measured), folder / "build" / params.model
     items = build / "benchmarks" / "items.jsonl"
     digests = {
         PARAMETERS: digest(under),
         BASE: weights(build / "base"),
-        ITEMS: store.sha256_of(items) if items.is_file() else None,
+        ITEMS: sha256_of(items) if items.is_file() else None,
     }
     return Expected(params.model, under, digests, measured)
 
@@ -112,8 +114,8 @@ def weights(base: Path) -> str:
     """
     files = sorted(base.glob("*.safetensors"))
     if not files:
-        raise store.UserError(f"{base}: expected a base model's weights (*.safetensors), got none; run `dvc repro`")
-    lines = "".join(f"{store.sha256_of(path)}  {path.name}\n" for path in files)
+        raise UserError(f"{base}: expected a base model's weights (*.safetensors), got none; run `dvc repro`")
+    lines = "".join(f"{sha256_of(path)}  {path.name}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

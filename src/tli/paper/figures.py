@@ -13,7 +13,9 @@ from typing import Any
 from matplotlib import style
 from matplotlib.figure import Figure as Canvas
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.files import atomic_dir, write_text
+from tli.measure.views import POOLINGS, layers
 from tli.paper import projection, published, stats
 from tli.paper.changes import Drawn
 from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
@@ -21,8 +23,6 @@ from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
-from tli.params import Params
-from tli.study.views import POOLINGS, layers
 
 COSINE_AND_HITS = ("cosine_mean", "p_at_1.sw_en")
 
@@ -41,7 +41,7 @@ def write(
     accuracy.
     """
     made: list[Figure] = []
-    with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
+    with atomic_dir(folder) as into, style.context(["default", STYLE]):
         drawn = {
             "scan": scan_figure(found["scan"], reported, params),
             "before_after": pairs_figure(found["align"], params),
@@ -51,7 +51,7 @@ def write(
         if found["transfer"].sets("correct"):
             drawn["ranks"] = ranks_figure(found["transfer"], sweep, intervals, params)
         for name, (canvas, caption, alt) in drawn.items():
-            store.write_text(into / f"{name}.svg", svg(canvas))
+            write_text(into / f"{name}.svg", svg(canvas))
             made.append(Figure(f"{name}.svg", caption, alt))
     return made
 

@@ -2,16 +2,16 @@
 
 Anisotropy (any two words look alike), what is left of it when the common mean is taken out, how alike the two
 languages' spaces are, in how many directions they spread; and retrieval where a set's own words are the candidates.
-Definitions and sources: study/metrics.py. Feeds the tables `geometry` and `pools`.
+Definitions and sources: measure/similarity.py. Feeds the tables `geometry` and `pools`.
 """
 
 from __future__ import annotations
 
+from tli.config.parameters import Params
+from tli.measure.views import POOLINGS, layers
 from tli.paper.render import Cell, Column, Kind, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, at
-from tli.params import Params
-from tli.study.views import POOLINGS, layers
 
 SCORES = {"p1": ("P@1", "p_at_1"), "p5": ("P@5", "p_at_5"), "mrr": ("MRR", "mrr"), "csls": ("CSLS", "csls_at_1")}
 SHOWN: dict[str, tuple[str, Kind]] = {

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tli import store, terminal
+from tli.config.parameters import Params
+from tli.io import progress
+from tli.io.errors import UserError
+from tli.io.structured import write_json
 from tli.paper import (
     arm_controls,
     arms,
@@ -28,7 +31,6 @@ from tli.paper import (
 )
 from tli.paper.cells import Source
 from tli.paper.rows import Measured, Rows, Sweep, cell
-from tli.params import Params
 
 KINDS = ("align", "transfer")
 
@@ -62,7 +64,7 @@ def run(
     bases: dict[str, list[Source]] = {}
     beside, rank = _beside(each, params), arms.common_rank(params)
     names = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
-    for name, where in terminal.progress(names, "tables full", len(names)):
+    for name, where in progress.progress(names, "tables full", len(names)):
         own = _of_arm(each[name], name)
         if where not in bases:
             bases[where] = starts(folder, where, params)
@@ -106,7 +108,7 @@ def run(
     figured = grid_figures.write(figures_out, summaries, scans, params)
     shown = [one.table for one in made]
     render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
-    store.write_json(measured, values)
+    write_json(measured, values)
 
 
 def _beside(each: Mapping[str, Params], params: Params) -> set[str]:
@@ -173,7 +175,7 @@ def sources(folder: Path, where: str, arm: str, bases: Sequence[Source], params:
             wanted = [cell(rank, seed) for rank in params.sweep.ranks for seed in params.sweep.seeds]
             missing = [name for name in wanted if name not in one.cells]
             if missing:
-                raise store.UserError(
+                raise UserError(
                     f"{one.path}: no rows of {missing[0]}, which arms.{arm} lists; run `dvc repro full/dvc.yaml`"
                 )
         ranks = params.sweep.ranks
@@ -184,7 +186,7 @@ def sources(folder: Path, where: str, arm: str, bases: Sequence[Source], params:
 
 def _rows(path: Path) -> Rows:
     if not path.is_file():
-        raise store.UserError(
+        raise UserError(
             f"{path}: expected the full grid's rows, found no file; run "
             "`dvc exp run -S 'sweep.grid=[full]' full/dvc.yaml`"
         )

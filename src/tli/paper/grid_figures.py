@@ -13,7 +13,9 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.files import atomic_dir, write_text
+from tli.measure.views import POOLINGS, layers
 from tli.paper import stats
 from tli.paper.arms import Arm, common_rank
 from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
@@ -21,8 +23,6 @@ from tli.paper.regime import NAMES, means
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows
 from tli.paper.scores import item_name, language_name, said_of_items
-from tli.params import Params
-from tli.study.views import POOLINGS, layers
 
 MARKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"))
 Drawn = tuple[Canvas, str, str]
@@ -32,7 +32,7 @@ def write(folder: Path, arms: Sequence[Arm], scans: Mapping[str, Sequence[Rows]]
     """Draws every figure into a new folder; returns file names, captions and texts for who cannot see them."""
     scalings = [one for one in arms if len(one.ranks) > 1][: len(MARKS)]
     made: list[Figure] = []
-    with store.atomic_dir(folder) as into, style.context(["default", STYLE]):
+    with atomic_dir(folder) as into, style.context(["default", STYLE]):
         drawn: dict[str, Drawn] = {"bos": bos_figure(scans, params)}
         if scalings:
             drawn = {
@@ -42,7 +42,7 @@ def write(folder: Path, arms: Sequence[Arm], scans: Mapping[str, Sequence[Rows]]
             }
         drawn["arms"] = arms_figure(arms, params)
         for name, (canvas, caption, alt) in drawn.items():
-            store.write_text(into / f"{name}.svg", svg(canvas))
+            write_text(into / f"{name}.svg", svg(canvas))
             made.append(Figure(f"{name}.svg", caption, alt))
     return made
 

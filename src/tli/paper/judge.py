@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.config.parameters import Params
 from tli.paper import conclusions, expected, published, tolerances
 from tli.paper.conclusions import Conclusion, Outcome
 from tli.paper.expected import Expected
 from tli.paper.rows import Measured, Value, load_yaml
 from tli.paper.tolerances import Tolerances
-from tli.params import Params
 
 AGREES, DIFFERS = "agrees", "differs"
 NOT_JUDGED, NONE = "shown, not judged", "no expectation"

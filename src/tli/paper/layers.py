@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tli.config.parameters import Params
+from tli.measure.views import POOLINGS, layers
 from tli.paper import published, stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, left_out, points
-from tli.params import Params
-from tli.study.views import POOLINGS, layers
 
 
 def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:

@@ -5,11 +5,11 @@ The mean of more token states lies closer to any other mean, so that cosine may 
 
 from __future__ import annotations
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import PAIR_SETS, VIEW, at, grid
-from tli.params import Params
 
 SIDES = ("swahili", "english")
 CLASSES = {"single": "two single words", "several": "several words on a side"}

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.files import atomic_dir
+from tli.io.structured import write_tsv
 from tli.paper.render import Cell, Table
 from tli.paper.similarity import trained_view
-from tli.params import Params
 
 Point = Sequence[Cell]
 WITH = {"mask": "BOS in", "content": "BOS out"}
@@ -29,9 +30,9 @@ def write(folder: Path, tables: Sequence[Table], params: Params) -> None:
         "transfer": (("rank", "series", "change", "low", "high"), transfer(known.get("changes"))),
         "alignment": (("rank", "series", "gain", "low", "high"), alignment(known.get("ranks"), params)),
     }
-    with store.atomic_dir(folder) as temporary:
+    with atomic_dir(folder) as temporary:
         for name, (columns, points) in files.items():
-            store.write_tsv(temporary / f"{name}.tsv", columns, [*points])
+            write_tsv(temporary / f"{name}.tsv", columns, [*points])
 
 
 def scan(table: Table | None) -> Iterator[Point]:

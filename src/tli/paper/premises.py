@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
-from tli import store
-from tli.data.items import read_items
-from tli.data.prompts import ANSWERS, CONNECTORS, CORRECTED, Item
+from tli.data.benchmarks.items import read_items
+from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, CORRECTED, Item
+from tli.io.errors import UserError
 
 Premises = Mapping[str, Mapping[str, str]]  # set -> item -> its premise
 
@@ -47,7 +47,7 @@ def read_premises(path: Path) -> dict[str, dict[str, str]]:
         try:
             found.setdefault(f"{item.task}.{item.language}", {})[item.id] = premise(item)
         except ValueError as error:
-            raise store.UserError(f"{path}: {item.id}: {error}; run `dvc repro`, which writes this file") from None
+            raise UserError(f"{path}: {item.id}: {error}; run `dvc repro`, which writes this file") from None
     return found
 
 
@@ -60,7 +60,7 @@ def of_items(premises: Premises, set_: str, items: Mapping[str, float]) -> list[
     task, _, language = set_.partition(".")
     known = premises.get(f"{task.removesuffix(CORRECTED)}.{language}", {})
     if missing := [item for item in items if item not in known]:
-        raise store.UserError(
+        raise UserError(
             f"benchmarks/items.jsonl: expected item {missing[0]} of {set_}, which was scored, found none; "
             "run `dvc repro`"
         )

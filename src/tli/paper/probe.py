@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tli.config.parameters import MicroworldModel, Params
 from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS
-from tli.params import MicroworldModel, Params
 
 SCORES = {"sum": "sum", "mean": "mean a token"}
 TAUGHT = (

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tli.config.parameters import Params
+from tli.measure.views import layers, named, names
 from tli.paper import stats
-from tli.params import Params
-from tli.study.views import layers, named, names
 
 SETS = ("trained", "control")
 PUBLISHED = ("lugha_llama", "lugha_llama_early")  # of the published model, whole or its first blocks

@@ -1,6 +1,7 @@
 """The BOS regime beside the base as it is: what a dominant BOS state does to every layer's cosine, and to training.
 
-In the regime the state of BOS is scaled up from one layer on and every other weight is left as it is (model/bos.py).
+In the regime the state of BOS is scaled up from one layer on and every other weight is left as it is
+(model/attention_sink.py).
 Feeds the full grid's tables `bos` (before any training) and `bos_trained`, and the figure.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tli.config.parameters import Params
+from tli.measure.views import POOLINGS, layers
 from tli.paper import stats
 from tli.paper.cells import Source
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows, cell
 from tli.paper.similarity import interval
-from tli.params import Params
-from tli.study.views import POOLINGS, layers
 
 NAMES = {"plain": "as it is", "bos": "BOS massive"}
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from tli import store
+from tli.io.files import atomic_dir, write_text
+from tli.io.structured import nine_digits
 from tli.paper.rows import Measured
 
 Kind = Literal["text", "count", "similarity", "change", "score", "percent", "points", "number", "t", "p"]
@@ -120,7 +121,7 @@ def to_csv(table: Table) -> str:
     extra = [table.view] if table.view else []
     writer.writerow([*(column.key for column in table.columns), *(["view"] if extra else [])])
     for row in table.cells:
-        cells = ["-" if cell is None else cell if isinstance(cell, str) else store.nine_digits(cell) for cell in row]
+        cells = ["-" if cell is None else cell if isinstance(cell, str) else nine_digits(cell) for cell in row]
         writer.writerow([*cells, *extra])
     return text.getvalue()
 
@@ -240,11 +241,11 @@ def write(folder: Path, intro: Sequence[str], tables: Sequence[Table], figures: 
         intro: the README's opening paragraphs, in Markdown, the title first.
         where: the figures' folder as the README names it.
     """
-    with store.atomic_dir(folder) as made:
+    with atomic_dir(folder) as made:
         for table in tables:
-            store.write_text(made / f"{table.name}.csv", to_csv(table))
-            store.write_text(made / f"{table.name}.md", to_md(table))
-            store.write_text(made / f"{table.name}.tex", to_tex(table))
+            write_text(made / f"{table.name}.csv", to_csv(table))
+            write_text(made / f"{table.name}.md", to_md(table))
+            write_text(made / f"{table.name}.tex", to_tex(table))
         contents = [f"- [{table.title}](#{_anchor(table.title)})" for table in tables]
         parts = [*intro, "\n".join([*contents, "- [Figures](#figures)"])]
         for table in tables:
@@ -253,7 +254,7 @@ def write(folder: Path, intro: Sequence[str], tables: Sequence[Table], figures: 
         parts.append("## Figures")
         for figure in figures:
             parts += [f"![{figure.alt}]({where}/{figure.file})", figure.caption]
-        store.write_text(made / "README.md", "\n\n".join(parts) + "\n")
+        write_text(made / "README.md", "\n\n".join(parts) + "\n")
 
 
 def _anchor(title: str) -> str:

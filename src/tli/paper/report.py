@@ -16,7 +16,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from tli import store
+from tli.io.files import read_text, write_text
+from tli.io.structured import read_json
 from tli.paper import dag
 from tli.paper.collected import Collected, Heading
 from tli.paper.rows import load_yaml
@@ -35,7 +36,7 @@ def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, re
     Raises:
         UserError: the file of a model is missing.
     """
-    runs = [store.read_json(folder / f"{model}.json", "a model's data") for model in models]
+    runs = [read_json(folder / f"{model}.json", "a model's data") for model in models]
     stages = dag.stages(load_yaml(pipeline))
     plots = {written["model"]: written["plots"] for written in runs}
     context = {
@@ -43,14 +44,14 @@ def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, re
         "data": Markup(json.dumps(plots, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")),
         "stages": stages,
         "dag": Markup(dag.draw(stages)),
-        "packages": re.findall(r"^([\w.-]+)==(\S+)", store.read_text(requirements), re.M),
-        "style": Markup(store.read_text(source / "report.css")),
-        "script": Markup(store.read_text(source / "report.js")),
+        "packages": re.findall(r"^([\w.-]+)==(\S+)", read_text(requirements), re.M),
+        "style": Markup(read_text(source / "report.css")),
+        "script": Markup(read_text(source / "report.js")),
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"inline": inline, "grid": grid_of}
-    page_text = environment.from_string(store.read_text(source / "report.html.j2")).render(context)
-    store.write_text(out, page_text + "\n")
+    page_text = environment.from_string(read_text(source / "report.html.j2")).render(context)
+    write_text(out, page_text + "\n")
 
 
 def _shown(written: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tli import store
-from tli.data.items import read_items
-from tli.data.lexicon import item_names, read_pairs
-from tli.data.prompts import Item
+from tli.config.parameters import Params
+from tli.data.benchmarks.items import read_items
+from tli.data.benchmarks.prompts import Item
+from tli.data.words.lexicon import item_names, read_pairs
+from tli.io.files import sha256_of, write_text
+from tli.io.structured import read_json
+from tli.measure.views import per_pair
 from tli.paper import collected, published, wording
 from tli.paper.collected import Collected, Page
 from tli.paper.document import text
 from tli.paper.rows import Rows, flat
 from tli.paper.scores import CORRECTED, item_name, language_name, said_of_items
 from tli.paper.similarity import PAIR_SETS, points, trained_view
-from tli.params import Params
-from tli.study.views import per_pair
 
 MOST_ITEMS = 3000  # of one model in the page, shared evenly by the sets: all of XNLI's languages would take 5 MB
 
@@ -58,7 +59,7 @@ def run(
         "title": params.active.model.title,
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
-        "said": wording.all_sentences(page.tables, over_bases, store.read_json(verify, "verdicts"), params),
+        "said": wording.all_sentences(page.tables, over_bases, read_json(verify, "verdicts"), params),
         "tables": {name: _written(table) for name, table in page.tables.items()},
         "full": {name: _written(table) for name, table in over_bases.items()},
         "full_revision": collected.earlier_revision(grid) if grid else "",
@@ -69,9 +70,9 @@ def run(
             "items": benchmark(items, scored, params),
         },
         "parameters": _parameters(params),
-        "hashes": [(path.as_posix(), store.sha256_of(path)) for path in sources if path.is_file()],
+        "hashes": [(path.as_posix(), sha256_of(path)) for path in sources if path.is_file()],
     }
-    store.write_text(out, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
+    write_text(out, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
 
 
 def _written(table: Collected) -> dict[str, Any]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli import store
-from tli.params import Params
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.rows import read_rows
+from tli.io.structured import read_yaml
 
 Value = float | int | str | None
 Measured = dict[str, Value]  # flat key -> value; None where a statistic is undefined
@@ -26,12 +28,12 @@ class Rows:
             self._add(file)
 
     def _add(self, path: Path) -> None:
-        frame = store.read_rows(path)
+        frame = read_rows(path)
         columns = (frame[column].tolist() for column in ("cell", "set", "view", "measure", "item", "value"))
         for cell, set_, view, measure, item, value in zip(*columns, strict=True):
             items = self._groups.setdefault((cell, set_, view, measure), {})
             if item in items:
-                raise store.UserError(
+                raise UserError(
                     f"{path}: expected one row for {cell} {set_} {item} {view} {measure}, got two; "
                     "remove the file and run `dvc repro`"
                 )
@@ -56,7 +58,7 @@ class Rows:
     def each(self, cell: str, set_: str, view: str, measure: str) -> dict[str, float]:
         """Item -> value. Raises UserError where the file has no such rows."""
         if not self.has(cell, set_, view, measure):
-            raise store.UserError(
+            raise UserError(
                 f"{self.path}: expected rows of cell {cell}, set {set_}, view {view}, measure {measure}, found none; "
                 "run `dvc repro`, which measures them"
             )
@@ -66,7 +68,7 @@ class Rows:
         """One value. Raises UserError where the file has no such row."""
         found = self.each(cell, set_, view, measure)
         if item not in found:
-            raise store.UserError(
+            raise UserError(
                 f"{self.path}: expected item {item} of {cell} {set_} {view} {measure}, got {', '.join([*found][:3])}; "
                 "run `dvc repro`"
             )
@@ -87,7 +89,7 @@ class Rows:
         second = (other or self).each(cells[1], set_, view, measure)
         if first.keys() != second.keys():
             odd = sorted(first.keys() ^ second.keys())
-            raise store.UserError(
+            raise UserError(
                 f"{(other or self).path}: expected the items of {cells[0]} in {set_} for {cells[1]}, {len(odd)} differ "
                 f"({odd[0]} first); run `dvc repro`, which measures both on one list"
             )
@@ -117,11 +119,11 @@ def read_sweep(folder: Path, params: Params) -> Sweep:
 
     def read(path: Path, rank: int, filled: bool = True) -> Rows:
         if not path.is_file():
-            raise store.UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
+            raise UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
         rows = Rows(path)
         for seed in params.sweep.seeds if filled else ():
             if cell(rank, seed) not in rows.cells:
-                raise store.UserError(
+                raise UserError(
                     f"{path}: no rows of {cell(rank, seed)}, though sweep.seeds lists {seed}; run `dvc repro`"
                 )
         return rows
@@ -152,7 +154,7 @@ def flat(value: object, prefix: str = "") -> Measured:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of the project's own that holds a mapping; UserError where it does not."""
-    loaded = store.read_yaml(path, made=True)
+    loaded = read_yaml(path, made=True)
     if not isinstance(loaded, dict):
-        raise store.UserError(f"{path}: expected a mapping, got {type(loaded).__name__}; restore the file from git")
+        raise UserError(f"{path}: expected a mapping, got {type(loaded).__name__}; restore the file from git")
     return loaded

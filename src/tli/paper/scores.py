@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tli.config.parameters import Params
 from tli.paper import stats
 from tli.paper.render import Cell, Column
 from tli.paper.rows import Measured, Rows
-from tli.params import Params
 
 SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
 TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tli.config.parameters import Params
+from tli.measure.views import POOLINGS, View, layers, named, names, per_pair
 from tli.paper import published, stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
-from tli.params import Params
-from tli.study.views import POOLINGS, View, layers, named, names, per_pair
 
 PAIR_SETS = ("trained", "control")
 WAYS = {"sw_en": "sw→en", "en_sw": "en→sw"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from tli.config.parameters import Params
 from tli.paper.cells import Outcome, scope, tidy
 from tli.paper.effects import Effect, verdict
 from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
@@ -15,7 +16,6 @@ from tli.paper.inference import count_bases, ends, equivalences, notes_of, odds,
 from tli.paper.render import Cell, Column, Kind, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
-from tli.params import Params
 
 SHORT = {
     EQUIVALENT: "equivalent",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.files import sha256_of
+from tli.io.structured import read_json, write_json
 from tli.paper import (
     accuracy,
     adapter,
@@ -29,11 +31,8 @@ from tli.paper import (
     similarity,
     summary,
 )
-from tli.paper import (
-    probe as probing,
-)
+from tli.paper import probe as probing
 from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
-from tli.params import Params
 
 
 def run(
@@ -82,11 +81,11 @@ def run(
     found["align"] = Rows(base_rows / "align.tsv", align)
     found["transfer"] = Rows(base_rows / "transfer.tsv", transfer)
     by_seed = read_sweep(sweep, params)
-    worlds, counts = flat(store.read_json(world)), flat(store.read_json(benchmarks))
+    worlds, counts = flat(read_json(world)), flat(read_json(benchmarks))
     ceilings = _ceilings(worlds, counts)
-    of_base = flat(store.read_json(base))
+    of_base = flat(read_json(base))
     parts = {
-        "word pairs": flat(store.read_json(pairs_audit)) | lengths.means(found["train"]),
+        "word pairs": flat(read_json(pairs_audit)) | lengths.means(found["train"]),
         "corpus": {key: value for key, value in worlds.items() if not key.startswith("items.")},
         "base": {key: value for key, value in of_base.items() if key != "bos"},  # which the setup table shows
     }
@@ -126,15 +125,15 @@ def run(
         setup.items(counts, params),
     ]
     made = [one for one in made if one.table.rows]  # those of scores have none where there are no benchmarks
-    values: Measured = {"inputs.pairs": store.sha256_of(pairs)}
+    values: Measured = {"inputs.pairs": sha256_of(pairs)}
     for one in made:
         values |= one.measured
     shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]
     figured = figures.write(figures_out, found, by_seed, drawn, published, params)
     render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
     plots.write(plots_out, shown, params)
-    store.write_json(measured, values)
-    store.write_json(headline, _headline(values, params))
+    write_json(measured, values)
+    write_json(headline, _headline(values, params))
 
 
 def _ceilings(world: Measured, counts: Measured) -> Measured:

@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli import store
+from tli.config.parameters import Params
+from tli.io.errors import UserError
+from tli.io.files import write_text
+from tli.io.structured import brief
 from tli.paper.rows import Measured, Value, load_yaml
-from tli.params import Params
 
 EXACT, SHOWN = "exact", "shown"
 UNITS = (EXACT, SHOWN, "absolute", "relative", "statistic", "items")
@@ -51,7 +53,7 @@ class Tolerances:
         matches = [measure for measure in self.measures.values() if measure.keys.fullmatch(key)]
         if len(matches) != 1:
             names = ", ".join(measure.name for measure in matches) or "none"
-            raise store.UserError(
+            raise UserError(
                 f"paper/tolerances.yaml: measures: expected one measure for the key {key}, got {names}; "
                 "correct the patterns"
             )
@@ -106,18 +108,18 @@ def load(path: Path) -> Tolerances:
     for name, entry in (raw.get("measures") or {}).items():
         unit, floor = entry.get("unit"), entry.get("floor", 0)
         if unit not in UNITS or not isinstance(floor, int | float):
-            raise store.UserError(
+            raise UserError(
                 f"{path}: measures.{name}: expected a unit of {', '.join(UNITS)} and a number as floor, "
-                f"got {store.brief(unit)} and {store.brief(floor)}; correct the entry"
+                f"got {brief(unit)} and {brief(floor)}; correct the entry"
             )
         try:
             measures[name] = Measure(name, re.compile(str(entry.get("keys"))), unit, float(floor))
         except re.error as error:
-            raise store.UserError(f"{path}: measures.{name}.keys: no regular expression: {error}; correct it") from None
+            raise UserError(f"{path}: measures.{name}.keys: no regular expression: {error}; correct it") from None
     drifts: Drifts = {kind: entry.get("drift") or {} for kind, entry in (raw.get("kinds") or {}).items()}
     for kind in drifts:
         if kind.partition(",")[0] not in measures:
-            raise store.UserError(f"{path}: kinds.{kind}: expected a kind of the measures above; run tools/record")
+            raise UserError(f"{path}: kinds.{kind}: expected a kind of the measures above; run tools/record")
     return Tolerances(measures, drifts)
 
 
@@ -188,7 +190,7 @@ def _items(task: str, language: str | None, ending: str, values: Measured, param
 def _count(key: str, values: Measured) -> int:
     count = values.get(key)
     if not isinstance(count, int | float) or count < 1:
-        raise store.UserError(f"tolerances: expected a count under {key}, got {store.brief(count)}; run `dvc repro`")
+        raise UserError(f"tolerances: expected a count under {key}, got {brief(count)}; run `dvc repro`")
     return int(count)
 
 
@@ -239,7 +241,7 @@ def write(path: Path, chosen: Tolerances) -> None:
             for model, by_run in by_model.items()
         )
         lines.append(f'  "{kind}": {{tolerance: {_yaml(chosen.drift_limit(kind))}, drift: {{{models}}}}}')
-    store.write_text(path, HEAD + "\n".join(lines) + "\n")
+    write_text(path, HEAD + "\n".join(lines) + "\n")
 
 
 def _yaml(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tli.config.parameters import Params
 from tli.paper.cells import scope, tidy
 from tli.paper.effects import Effect, verdict
 from tli.paper.inference import count_bases, ends
@@ -16,7 +17,6 @@ from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
 from tli.paper.summary import SHORT, way
-from tli.params import Params
 
 POINTS = "points"
 

@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 
 import click
 
-from tli import params as parameters
-from tli import store
+from tli.config import parameters
+from tli.config.parameters import Params
+from tli.io.errors import CheckFailed, UserError
+from tli.io.files import sha256_of
+from tli.io.structured import read_json, write_json
 from tli.paper import claims, expected, judge, published
 from tli.paper.expected import Expected
 from tli.paper.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, exact
 from tli.paper.render import shown
 from tli.paper.rows import Measured
 from tli.paper.similarity import PAIR_SETS
-from tli.params import Params
 
 LISTED = 20  # reasons to fail that are printed
 
@@ -70,7 +72,7 @@ def run(
     Raises:
         UserError: a file is missing or not of its form (exit 2).
     """
-    values: Measured = store.read_json(measured, "measured values by key")
+    values: Measured = read_json(measured, "measured values by key")
     chosen = judge.rules(files.tolerances, files.conclusions, files.reported, params)
     recorded = expected.load(expected.file_of(files.expected, params))
     judged = judge.judge(values, recorded, chosen, params, strict)
@@ -79,7 +81,7 @@ def run(
     study = claims.study_claims(values, chosen.reported, params)
     listed = [check for check in judged.checks if check.key in published_here or check.verdict == DIFFERS]
     if out is not None:
-        store.write_json(out, _json(judged, listed, published_here, recomputed, study, params))
+        write_json(out, _json(judged, listed, published_here, recomputed, study, params))
     _print_values(judged.checks if every else listed, published_here)
     _print_outcomes(judged)
     _print_claims(recomputed, study)
@@ -109,14 +111,12 @@ def against(folder: Path, files: Files, params: Params, strict: bool = False, ev
         UserError: the other run has other settings; the line names the first that differs.
     """
     measured = Path("results") / params.model / "measured.json"
-    values: Measured = store.read_json(measured, "measured values by key")
-    other: Measured = store.read_json(folder / measured, "measured values by key")
+    values: Measured = read_json(measured, "measured values by key")
+    other: Measured = read_json(folder / measured, "measured values by key")
     theirs = parameters.load(folder / "params.yaml", model=params.model)
     recorded = Expected(params.model, expected.settings(theirs, other), {}, other)
     if setting := expected.difference(recorded.settings, expected.settings(params, values)):
-        raise store.UserError(
-            f"verify --against {folder}: {params.model}: {setting}; compare runs of the same settings"
-        )
+        raise UserError(f"verify --against {folder}: {params.model}: {setting}; compare runs of the same settings")
     chosen = judge.rules(files.tolerances, files.conclusions, files.reported, params)
     judged = judge.judge(values, recorded, chosen, params, strict)
     _print_values(judged.checks if every else [check for check in judged.checks if check.verdict == DIFFERS], {})
@@ -138,7 +138,7 @@ def row_files(folder: Path, params: Params) -> dict[str, Path]:
 def equal_bytes(folder: Path, other: Path, params: Params) -> tuple[int, int]:
     """How many row files are the same in two checkouts, of how many that one of them has."""
     here, there = row_files(folder, params), row_files(other, params)
-    equal = [name for name in here.keys() & there.keys() if store.sha256_of(here[name]) == store.sha256_of(there[name])]
+    equal = [name for name in here.keys() & there.keys() if sha256_of(here[name]) == sha256_of(there[name])]
     return len(equal), len(here.keys() | there.keys())
 
 
@@ -150,7 +150,7 @@ def finish(failures: Sequence[str], where: str) -> None:
         if len(failures) > LISTED:
             click.echo(f"FAILED  … and {len(failures) - LISTED:,} more")
         more = f" ({len(failures) - 1:,} more above)" if len(failures) > 1 else ""
-        raise store.CheckFailed(f"{where}: {failures[0]}{more}")
+        raise CheckFailed(f"{where}: {failures[0]}{more}")
 
 
 def _json(

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tli.config.parameters import Params
 from tli.paper.collected import Collected
 from tli.paper.render import Kind, shown
 from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
-from tli.params import Params
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}
 

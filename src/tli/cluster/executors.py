@@ -1,0 +1,181 @@
+"""What runs the jobs of `tli submit`: Slurm's queue or this machine's cores, through submitit's executors.
+
+submitit writes a job's batch script, catches the signal before the time is up, and asks Slurm to queue the job again.
+It pickles what a job calls: here a class by its name and a path (`Attempts`), read by the Python that submitted them,
+from the copy of the source that was made then. Feeds no table.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit import Job, LocalExecutor, SlurmExecutor
+
+from tli.cluster import cells
+from tli.cluster.attempt import Attempts
+from tli.cluster.cells import Cell
+from tli.config.parameters import Cluster
+from tli.io.structured import read_json, write_json
+
+WARNING = 90  # seconds before the time is up at which a cell is told
+JOBS = cells.FOLDER / "jobs"  # submitit's files and logs
+
+
+class Executor(ABC):
+    """Slurm's queue, or this machine's cores."""
+
+    poll: float  # seconds between two looks
+    grace: float  # seconds for which what a job wrote last may stay unseen here
+
+    def __init__(self, settings: Cluster) -> None:
+        self.settings = settings
+        self.own: dict[str, Job[None]] = {}  # stage -> the job submitted here
+        self.ids: dict[str, str] = {}  # stage -> the id of the job that is at it
+        path = [str(Path.cwd() / cells.source()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.python = shlex.join(["env", f"PYTHONPATH={os.pathsep.join(path)}", sys.executable])
+
+    def submitted(self, cell: Cell, job: Job[None]) -> None:
+        self.own[cell.stage], self.ids[cell.stage] = job, job.job_id
+        note = {"executor": self.settings.executor, "id": job.job_id, "host": socket.gethostname()}
+        write_json(cell.folder / cells.JOB, note | {"log": str(job.paths.stderr)})
+
+    def working(self, found: Sequence[Cell]) -> list[str]:
+        """The stages of those cells that a job, whoever submitted it, is at or is queued for."""
+        notes = {cell.stage: cell.folder / cells.JOB for cell in found}
+        jobs = {stage: read_json(path) for stage, path in notes.items() if path.is_file()}
+        jobs = {stage: note for stage, note in jobs.items() if note["executor"] == self.settings.executor}
+        alive = self.alive([*jobs.values()]) if jobs else set()
+        self.ids = {stage: note["id"] for stage, note in jobs.items() if note["id"] in alive}
+        return [*self.ids]
+
+    @abstractmethod
+    def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
+        """The ids of those jobs, given as in job.json, that are queued or run."""
+
+    @abstractmethod
+    def start(self, todo: Sequence[Cell]) -> None:
+        """Submits cells, or takes them on."""
+
+    def step(self, waiting: Sequence[Cell]) -> bool:
+        """Called at every look: whether there are cells that are yet to be submitted."""
+        return False
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Ends the jobs submitted here."""
+
+
+class Slurm(Executor):
+    """An array of the cells that can start at once, and one behind it, task behind task."""
+
+    poll, grace = 10.0, 90.0
+
+    def start(self, todo: Sequence[Cell]) -> None:
+        for group in _groups(todo, self.ids):
+            ids = [[self.ids[stage] for stage in cell.after if stage in self.ids] for cell in group]
+            array = ids[0][0].partition("_")[0] if ids[0] else ""
+            if not any(ids):
+                self._submit(group, None)
+            elif len(group) > 1 and ids == [[f"{array}_{number}"] for number in range(len(group))]:
+                self._submit(group, f"aftercorr:{array}")
+            else:
+                for cell, own in zip(group, ids, strict=True):
+                    self._submit([cell], f"afterok:{':'.join(own)}" if own else None)
+
+    def _submit(self, group: Sequence[Cell], dependency: str | None) -> None:
+        settings, retries = self.settings, self.settings.retries
+        executor = SlurmExecutor(JOBS, max_num_timeout=retries, python=self.python)
+        # where not only the stage is killed but the process that runs it, the batch script asks for another start, by
+        # the task's name: the number that a task has beside it may be the whole array's too
+        killed = f'[ $code = 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]'
+        own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+        gpus = {"gpus_per_node": settings.gpus} if settings.gpus else {}
+        executor.update_parameters(
+            job_name="tli",
+            time=settings.time,
+            cpus_per_task=settings.cpus,
+            mem=f"{settings.mem}GB",
+            **gpus,
+            partition=settings.partition,
+            account=settings.account,
+            constraint=settings.constraint,
+            dependency=dependency,
+            array_parallelism=settings.at_once,
+            signal_delay_s=WARNING,
+            srun_args=[f"--cpus-per-task={settings.cpus}"],  # which srun does not take from sbatch since Slurm 22.05
+            additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
+            teardown=["code=$?", f"{killed} && scontrol requeue {own}", "exit $code"],
+        )
+        jobs = executor.submit_array([Attempts(cell.folder.resolve()) for cell in group])
+        for cell, job in zip(group, jobs, strict=True):
+            self.submitted(cell, job)
+
+    def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
+        """What squeue lists; all of them where it does not answer, so that none is submitted twice or given up."""
+        call = subprocess.run(["squeue", "--me", "-h", "--array", "-o", "%i"], capture_output=True, text=True)
+        return {note["id"] for note in jobs} if call.returncode else set(call.stdout.split())
+
+    def cancel(self) -> None:
+        if self.own:
+            subprocess.run(["scancel", *(job.job_id for job in self.own.values())], check=False)
+
+
+class Local(Executor):
+    """This machine: as many cells at a time as its cores allow; one where a cell needs a GPU."""
+
+    poll, grace = 0.5, 0.0
+
+    def __init__(self, settings: Cluster) -> None:
+        super().__init__(settings)
+        self.slots = 1 if settings.gpus else max(1, len(os.sched_getaffinity(0)) // settings.cpus)
+        self.starts = Counter[str]()
+        self.todo: dict[str, Cell] = {}
+
+    def start(self, todo: Sequence[Cell]) -> None:
+        """Takes them on; `step` starts one when a core is free and what it reads is there."""
+        self.todo = {cell.stage: cell for cell in todo}
+
+    def step(self, waiting: Sequence[Cell]) -> bool:
+        busy = self.working(waiting)
+        ready = [cell for cell in waiting if cell.stage in self.todo and cell.stage not in busy and self._ready(cell)]
+        for cell in ready[: max(0, self.slots - len(busy))]:
+            executor = LocalExecutor(JOBS, max_num_timeout=self.settings.retries, python=self.python)
+            executor.update_parameters(
+                timeout_min=self.settings.time, signal_delay_s=WARNING, gpus_per_node=self.settings.gpus
+            )
+            self.starts[cell.stage] += 1
+            self.submitted(cell, executor.submit(Attempts(cell.folder.resolve())))
+        return bool(ready)
+
+    def _ready(self, cell: Cell) -> bool:
+        """Whether what it reads is there and it has neither ended nor been started too often."""
+        above = [self.todo[stage].folder for stage in cell.after if stage in self.todo]
+        ended = cells.finished(cell.folder) or cells.failure(cell.folder) is not None
+        return all(map(cells.finished, above)) and not ended and self.starts[cell.stage] <= self.settings.retries
+
+    def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
+        for job in self.own.values():
+            job.done()  # takes note of those that ended
+        here = [Path("/proc", note["id"], "cmdline") for note in jobs if note["host"] == socket.gethostname()]
+        return {path.parent.name for path in here if path.is_file() and b"submitit" in path.read_bytes()}
+
+    def cancel(self) -> None:
+        for job in self.own.values():
+            job.cancel()
+
+
+def _groups(todo: Sequence[Cell], ids: dict[str, str]) -> Iterator[list[Cell]]:
+    """Cells of one command that all wait for others, or all do not; those first that do not."""
+    names = {cell.stage for cell in todo} | ids.keys()
+    kinds = {cell.stage: (bool(names.intersection(cell.after)), cell.kind) for cell in todo}
+    for kind in sorted(set(kinds.values())):
+        yield [cell for cell in todo if kinds[cell.stage] == kind]

@@ -1,0 +1,109 @@
+"""The items' files, JSON lines: the micro-world's as released, and the rendered items that every model is asked.
+
+Every field is checked as it is read, so that a table never rests on a broken item. Feeds every transfer table.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tli.data.benchmarks.prompts import CORRECTED, LABELS, LANGUAGES, QUESTIONS, TEXTS, Item, Source
+from tli.io.errors import UserError
+from tli.io.files import atomic_write, read_text
+from tli.io.structured import parse_json
+
+HALF = "[\ud800-\udfff]"  # half of a character, which JSON can write and no file of text can hold
+UNFIT = rf"[\t\r\n]|{HALF}"
+WORLD_SPLITS = ("dev", "test")
+SPLITS = ("dev", "validation", "test")
+OPTIONS = {**LABELS, f"xcopa{CORRECTED}": LABELS["xcopa"]}  # task of a rendered item -> how many options
+
+
+def read_sources(path: Path) -> list[Source]:
+    """The items as released, every field checked; fields that begin with `world_` are passed over.
+
+    Raises:
+        UserError: path:line of the first bad item: what was expected, what stood there.
+    """
+    sources: list[Source] = []
+    for where, record in _records(path):
+        task = _text(where, record, "task", LABELS)
+        language = _text(where, record, "language", LANGUAGES[task])
+        texts = {name: _text(where, record, name, QUESTIONS if name == "question" else None) for name in TEXTS[task]}
+        known = {"id", "task", "language", "split", "label", *texts}
+        if unknown := [key for key in record if key not in known and not key.startswith("world_")]:
+            raise UserError(f"{where}: {unknown[0]}: expected only {', '.join(sorted(known))}; remove the field")
+        split, label = _text(where, record, "split", WORLD_SPLITS), _label(where, record, LABELS[task])
+        sources.append(Source(record["id"], task, language, split, label, texts))
+    return sources
+
+
+def read_items(path: Path | str) -> list[Item]:
+    """The rendered items that the stage wrote, checked. Raises UserError with path:line."""
+    items: list[Item] = []
+    for where, record in _records(path):
+        if missing := [name for name in Item._fields if name not in record]:
+            raise UserError(f"{where}: {missing[0]}: missing; run `dvc repro`, which writes this file")
+        task, options = _text(where, record, "task", OPTIONS), record["options"]
+        count = OPTIONS[task]
+        if not isinstance(options, list) or len(options) != count or not all(isinstance(o, str) and o for o in options):
+            raise UserError(f"{where}: options: expected {count} texts, got {options!r}; run `dvc repro`")
+        if not isinstance(record["context"], str) or re.search(HALF, "".join([record["context"], *options])):
+            raise UserError(f"{where}: context: expected a text, got {record['context']!r}; run `dvc repro`")
+        language, split = _text(where, record, "language"), _text(where, record, "split", SPLITS)
+        label = _label(where, record, count)
+        items.append(Item(record["id"], task, language, split, label, record["context"], tuple(options)))
+    return items
+
+
+def write_items(path: Path, items: Iterable[Item]) -> None:
+    """One JSON object a line, in the order given; nothing is left of a write that fails."""
+    with atomic_write(path) as file:
+        for item in items:
+            file.write(json.dumps(item._asdict(), ensure_ascii=False) + "\n")
+
+
+def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(path:line, object) of each line; ids are present, without white space, and occur once a task."""
+    lines = read_text(path).split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise UserError(f"{path}:1: expected one JSON object a line, got an empty file; run `dvc repro`")
+    first: dict[tuple[str, str], int] = {}
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}:{number}"
+        record = parse_json(line, where)
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}; mend the line")
+        name = _text(where, record, "id")
+        if re.search(r"\s", name):
+            raise UserError(f"{where}: id: expected no white space, got {name!r}; rename it")
+        key = (str(record.get("task")), name)
+        if key in first:
+            raise UserError(f"{where}: id: {name} stands in line {first[key]} too; give each item its own")
+        first[key] = number
+        yield where, record
+
+
+def _text(where: str, record: Mapping[str, Any], name: str, among: Iterable[str] | None = None) -> str:
+    """The field `name`: a text with something in it, one of `among` where that is given."""
+    if name not in record:
+        raise UserError(f"{where}: {name}: missing; add the field")
+    value = record[name]
+    if not isinstance(value, str) or not value.strip() or re.search(UNFIT, value):
+        raise UserError(f"{where}: {name}: expected a text on one line, got {value!r}; correct the field")
+    if among is not None and value not in among:
+        raise UserError(f"{where}: {name}: expected one of {', '.join(among)}, got {value!r}; correct the field")
+    return value
+
+
+def _label(where: str, record: Mapping[str, Any], count: int) -> int:
+    value = record.get("label")
+    if type(value) is not int or not 0 <= value < count:
+        raise UserError(f"{where}: label: expected 0 to {count - 1}, got {value!r}; correct the field")
+    return value

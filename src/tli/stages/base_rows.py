@@ -1,0 +1,74 @@
+"""What the base itself gives, before any adapter: similarity at every view, and the scores of the items.
+
+An adapter's tables compare with these rows; no value of `lora` or `train` but the layer that the loss reads, which
+chooses the views with a row for every pair, changes them. Stage: base-rows, so that another rank does not measure the
+base again.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tli.config.parameters import MicroworldModel, Params
+from tli.data.benchmarks.prompts import Item
+from tli.data.words.lexicon import read_pairs
+from tli.io import progress, resume
+from tli.io.files import atomic_dir
+from tli.io.rows import join_rows, write_rows
+from tli.measure.views import BASE, Cell
+from tli.model import checkpoint
+from tli.stages import score, similarity
+
+ALIGN, TRANSFER = "align.tsv", "transfer.tsv"
+
+
+def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
+    """The `base-rows` stage: OUT/align.tsv, under NF4 and FP4, and OUT/transfer.tsv, under NF4.
+
+    Scored beside the base, where it is our own: a model of its shape with random weights, as a baseline.
+
+    Raises:
+        UserError: there are items to score and the checkpoint has no head.
+    """
+    pairs, items = read_pairs(pairs_path), score.asked_items(items_path, params)
+    if items:
+        checkpoint.require_head(quantized / "nf4")
+
+    def measure_similarity(quantization: str, path: Path) -> None:
+        folder = quantized / quantization
+        model, tokenizer = checkpoint.load(folder, head=False), checkpoint.tokenizer(folder)
+        write_rows(path, similarity.measure(BASE, pairs, model, tokenizer, params, quantization))
+
+    settings = {
+        "measure": params.measure,
+        "layer": params.train.layer,
+        "compute": params.active.compute,
+        "model": params.active.model,
+    }
+    with resume.pieces(out, (pairs_path, items_path, quantized), **settings) as finished:
+        parts = [
+            finished.piece(f"align-{quantization}", partial(measure_similarity, quantization))
+            for quantization in progress.progress(("nf4", "fp4"), "base-rows")
+        ]
+        scores = finished.piece("transfer", partial(_score, items, quantized / "nf4", params, finished))
+        with atomic_dir(out) as folder:
+            join_rows(folder / ALIGN, parts)
+            join_rows(folder / TRANSFER, [scores])
+
+
+def _score(items: list[Item], folder: Path, params: Params, finished: resume.Kept, path: Path) -> None:
+    """The rows of the base, of the drift by padding, and of the untrained model; none without items."""
+    if not items:
+        return write_rows(path, [])
+    tokenizer, size, model = checkpoint.tokenizer(folder), params.active.compute.batch_size, params.active.model
+    base = checkpoint.load(folder)
+    exam = score.prepare(items, tokenizer, size)
+    rows = score.measure(BASE, exam, base, finished)
+    rows.append(score.drift(items, base, tokenizer, size))
+    if isinstance(model, MicroworldModel):
+        random: nn.Module = score.untrained(folder, model.seed)
+        rows += score.measure(Cell("untrained", "-", 0, str(model.seed)), exam, random.to(base.device), finished)
+    write_rows(path, rows)
