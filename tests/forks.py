@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.__main__ import PORTABLE
+from tli.cli import PORTABLE
 
 LIMIT = 300  # seconds until a stage that takes a few is given up
 STEPS = 5  # from one kept state of pre-training to the next: the smoke parameters have 12 steps in all
@@ -156,7 +156,7 @@ def ended(child: int, after: float | None, number: int) -> int:
 
 def run(asked: dict[str, Any]) -> int:
     """The fork's part: a `tli` command with its words in a file, its changes noted in another."""
-    from tli.__main__ import main
+    from tli.cli import main
 
     said = os.open(asked["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     null = os.open(os.devnull, os.O_RDONLY)

@@ -23,10 +23,11 @@ from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed, UserError
 from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
-from tli.measure import embeddings, views
+from tli.measure import embeddings, pair_rows, views
 from tli.model import backbone, checkpoint, lora
 from tli.model.batched_lora import stacked
-from tli.stages import base_rows, scan, similarity, train
+from tli.stages import base_rows, scan, similarity
+from tli.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})
     cut = checkpoint.load(tiny_quantized / "nf4", blocks=2)
     with stacked(cut, params.lora, 2, [0], reached=2) as stack:
-        train.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
+        loop.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
     lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
     similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
@@ -213,7 +214,7 @@ def test_layer_zero_cannot_move(files: Path) -> None:
 
 def test_a_set_of_one_is_one_clear_line(pairs: list[Pair]) -> None:
     with pytest.raises(UserError, match="expected 2 or more in the set control, got 1"):
-        scan.members(pairs[:13], "control")
+        pair_rows.members(pairs[:13], "control")
 
 
 def _said(rows: Any) -> dict[str, float | str]:

@@ -23,10 +23,11 @@ from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json, write_tsv
-from tli.measure import embeddings
+from tli.measure import embeddings, scoring
 from tli.model import attention_sink, backbone, checkpoint, hub, lora, quantize, supported
 from tli.model.batched_lora import stacked, window_mask
-from tli.stages import scan, score, train
+from tli.stages import scan
+from tli.training import loop
 
 IDS = torch.tensor([[1, 8, 9, 40, 17, 5], [1, 30, 12, 6, 3, 3]])
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -119,7 +120,7 @@ def test_training_is_pefts_own_run(written: SimpleNamespace, pairs: list[Pair], 
     model = checkpoint.load(written.nf4, layer)
     checkpoint.dequantized(model)
     with stacked(model, rank, layer, [3], layer) as stack:
-        (trained,) = train.train(stack, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
+        (trained,) = loop.train(stack, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
         adapter = stack.tensors(0)
     expected = peft_run.run(written.nf4, pairs[:13], rank, settings, layer, seed=3)
     assert [step.loss for step in trained.steps] == expected.losses
@@ -157,8 +158,8 @@ def test_scores_are_those_of_transformers_logits(tmp_path: Path, written: Simple
         Item(str(number), "xcopa", "en", "test", number % 3, f"{context} is", (" here", " right", " the dog"))
         for number, context in enumerate(("the dog", "the cat", "mbwa", "the book"))
     ]
-    exam = score.prepare(items, tokenizer, 64)
-    scores = iter(score.log_likelihoods(checkpoint.load(tmp_path), exam.batches))
+    exam = scoring.prepare(items, tokenizer, 64)
+    scores = iter(scoring.log_likelihoods(checkpoint.load(tmp_path), exam.batches))
     for item in items:
         for option in item.options:
             request = tokenizer(item.context + option, return_tensors="pt").input_ids
@@ -173,9 +174,9 @@ def test_scores_are_those_of_transformers_logits(tmp_path: Path, written: Simple
 def test_an_item_past_the_window_is_refused(tmp_path: Path, model_type: str) -> None:
     write_model(tmp_path, model_type)
     item = Item("0", "xcopa", "en", "test", 0, "the dog is here , the cat is", (" here", " right"))
-    exam = score.prepare([item], checkpoint.tokenizer(tmp_path), 64)
+    exam = scoring.prepare([item], checkpoint.tokenizer(tmp_path), 64)
     with pytest.raises(CheckFailed, match="attention window of 3 tokens"):
-        score.log_likelihoods(checkpoint.load(tmp_path), exam.batches)
+        scoring.log_likelihoods(checkpoint.load(tmp_path), exam.batches)
 
 
 def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(

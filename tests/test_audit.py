@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from scipy import optimize
 
 from tiny import ROOT, SHARED
-from tli.__main__ import main
+from tli.cli import main
 from tli.ops import audit
 from tli.paper import stats
 from tli.paper.rows import load_yaml

@@ -26,7 +26,7 @@ from synthetic import fabricate
 from test_hub import LIES
 from test_transfer import ITEMS
 from tiny import ROOT, WORDS
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.data.benchmarks.items import write_items
 from tli.data.words.lexicon import Pair

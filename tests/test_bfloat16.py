@@ -14,9 +14,10 @@ from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
 from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
+from tli.measure import pair_rows
 from tli.measure.views import BASE
 from tli.model import checkpoint, lora, quantize
-from tli.stages import bfloat16, similarity
+from tli.stages import bfloat16
 
 VIEW = "2.content.fp4"
 
@@ -77,7 +78,7 @@ def test_the_base_is_a_checkpoint_in_bfloat16(
     """The rows are, but for the order of sums, those of the 4-bit checkpoint whose compute dtype is bfloat16."""
     quantize.write_checkpoint(tiny_base, tmp_path / "fp4", "fp4", params.quantize.fp4, "bfloat16")
     model, tokenizer = checkpoint.load(tmp_path / "fp4", head=False), checkpoint.tokenizer(tmp_path / "fp4")
-    expected = pd.DataFrame(similarity.measure(BASE, pairs, model, tokenizer, params, "fp4"))
+    expected = pd.DataFrame(pair_rows.measure(BASE, pairs, model, tokenizer, params, "fp4"))
     found = cosines(read_rows(measured / "bfloat16.tsv"), "base-bfloat16")
     assert (found - cosines(expected, "base")).abs().max() < 0.01
     assert found.std() > 0.05, "pairs differ by more than that"

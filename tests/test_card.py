@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
 from tli.io.files import MANIFEST, check_manifest, sha256_of, write_text
 from tli.io.structured import read_json, write_json, write_tsv
+from tli.measure import scoring
 from tli.model import card, checkpoint, lora
 from tli.ops import adapters
 from tli.paper import tables
-from tli.stages import score
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 
@@ -111,9 +111,9 @@ def test_the_harness_loads_it_by_its_peft_argument(
     ]
     found = [likelihood for likelihood, _ in theirs.loglikelihood(instances, disable_tqdm=True)]
     tokenizer, base = checkpoint.tokenizer(tiny_quantized / "nf4"), checkpoint.load(tiny_quantized / "nf4")
-    asked = score.plan(score.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
-    alone = score.log_likelihoods(in_float32(base), asked)
-    ours = score.log_likelihoods(in_float32(lora.load(base, adapter)), asked)
+    asked = scoring.plan(scoring.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
+    alone = scoring.log_likelihoods(in_float32(base), asked)
+    ours = scoring.log_likelihoods(in_float32(lora.load(base, adapter)), asked)
     assert found == pytest.approx(ours, abs=5e-4)
     assert found != pytest.approx(alone, abs=0.05)
 

@@ -20,7 +20,7 @@ from submitit.core.utils import cloudpickle_dump
 from checkout import Checkout
 from cluster.sweep import begun, killed_in, waited
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.cluster import attempt, cells, submit, workers
 from tli.cluster.attempt import Attempts
 from tli.cluster.cells import Cell

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
-from tli.measure import embeddings
+from tli.measure import embeddings, scoring
+from tli.measure.scoring import Request
 from tli.model import backbone, checkpoint
 from tli.model.batched_lora import stacked
-from tli.stages import score, train
-from tli.stages.score import Request
+from tli.training import loop
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.__main__)
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.cli)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -102,9 +102,9 @@ def test_embeddings_are_the_processor_s_but_for_rounding(tiny_quantized: Path) -
 
 def _trained(folder: Path, pairs: list[Pair], params: Params) -> tuple[list[float], dict[str, Tensor]]:
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 5})
-    model = train.frozen(folder, params, pairs)
+    model = loop.frozen(folder, params, pairs)
     with stacked(model, params.lora, params.adapted_blocks, [0, 1], settings.layer) as stack:
-        first, _ = train.train(stack, checkpoint.tokenizer(folder), pairs, settings)
+        first, _ = loop.train(stack, checkpoint.tokenizer(folder), pairs, settings)
         return [step.loss for step in first.steps], stack.tensors(0)
 
 
@@ -129,9 +129,9 @@ def test_scores_are_the_processor_s_but_for_rounding(tiny_quantized: Path) -> No
     draw = torch.Generator().manual_seed(0)
     starts = [torch.randint(4, 100, (5,), generator=draw).tolist() for _ in range(4)]
     ends = [torch.randint(4, 100, (3,), generator=draw).tolist() for _ in range(3)]
-    planned = score.plan([Request([1, *start, *end], 3) for start in starts for end in ends], 3, 6)
-    there, again = (score.log_likelihoods(checkpoint.load(folder), planned) for _ in range(2))
+    planned = scoring.plan([Request([1, *start, *end], 3) for start in starts for end in ends], 3, 6)
+    there, again = (scoring.log_likelihoods(checkpoint.load(folder), planned) for _ in range(2))
     assert again == there
     backbone.setup(threads=1)
-    here = score.log_likelihoods(checkpoint.load(folder), planned)
+    here = scoring.log_likelihoods(checkpoint.load(folder), planned)
     assert there == pytest.approx(here, abs=LOGITS)

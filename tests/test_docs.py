@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.io.errors import UserError
 

@@ -13,17 +13,17 @@ from lm_eval.utils import make_table
 import harness
 from synthetic import fabricate
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.io.rows import read_rows, write_rows
 from tli.io.structured import read_json
+from tli.measure import scoring
 from tli.measure.views import BASE
 from tli.model import checkpoint
 from tli.ops import export
 from tli.paper.rows import Rows
-from tli.stages import score
 
 TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
 COUNTS: dict[str, Any] = {
@@ -62,7 +62,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     theirs = harness.evaluate(HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4, device="cpu"), *tasks)
     sources = [source for key in TASKS for source in harness.sources(*key, records)]
     items = [prompts.render(source, released=True) for source in sources]
-    write_rows(tmp_path / "rows.tsv", score.measure(BASE, score.prepare(items, tokenizer, 4), model))
+    write_rows(tmp_path / "rows.tsv", scoring.measure(BASE, scoring.prepare(items, tokenizer, 4), model))
     found = export.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
     for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
         assert found[name] == theirs[name], name

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from checkout import Checkout
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.io.files import MANIFEST, write_manifest
 from tli.ops import files, hashed
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from checkout import Checkout, clone
-from tli.__main__ import main
+from tli.cli import main
 from tli.config.parameters import Params, load
 from tli.data.words.lexicon import read_pairs
 from tli.io.files import sha256_of

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tiny import ROOT, SHARED
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.data.words import audit as audits
 from tli.data.words import lexicon
@@ -287,12 +287,12 @@ def test_the_shipped_pairs_are_called_by_their_swahili_forms(shipped: list[Pair]
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=5, max_size=30), st.integers(2, 8), st.integers(0, 99))
 def test_expected_false_negatives_are_what_a_long_training_counts(labels: list[str], size: int, seed: int) -> None:
     """Within five standard errors over 300 epochs, counted as the training loop does."""
-    from tli.stages import train
+    from tli.training import loop, objective
 
     counted = []
     for epoch in range(300):
-        batches = train.epochs(len(labels), size, 1, seed=1000 * seed + epoch)
-        counted.append(sum(int(train.duplicates([labels[i] for i in batch]).sum()) for batch in batches))
+        batches = loop.epochs(len(labels), size, 1, seed=1000 * seed + epoch)
+        counted.append(sum(int(objective.duplicates([labels[i] for i in batch]).sum()) for batch in batches))
     error = statistics.stdev(counted) / math.sqrt(len(counted))
     assert audits.false_negatives(labels, size) == pytest.approx(statistics.fmean(counted), abs=5 * error + 1e-9)
 

@@ -25,11 +25,13 @@ from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import CheckFailed, UserError
 from tli.io.rows import write_rows
 from tli.io.structured import write_tsv
+from tli.measure import pair_rows
 from tli.measure.views import BASE
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import stacked
 from tli.paper.rows import Rows
-from tli.stages import author, similarity, train
+from tli.stages import author, similarity
+from tli.training import loop
 
 Tensors = dict[str, Tensor]
 
@@ -48,7 +50,7 @@ def trained(folder: Path, pairs: list[Pair], params: Params, blocks: int | None)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 4})
     with stacked(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as stack:
         before = stack.tensors(0)
-        run = train.train(stack, tokenizer, pairs, settings)
+        run = loop.train(stack, tokenizer, pairs, settings)
     return before, stack.tensors(0), run
 
 
@@ -168,7 +170,7 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     assert all(torch.equal(state[name], theirs[name]) for name in theirs)
     similarity.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
     base = checkpoint.load(tiny.folder, head=False)
-    measured = similarity.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
+    measured = pair_rows.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
     write_rows(tmp_path / "base.tsv", measured)
     rows = Rows(tmp_path / "base.tsv", tmp_path / "align.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")

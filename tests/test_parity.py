@@ -35,8 +35,8 @@ from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, Item
 from tli.data.microworld import world
 from tli.data.microworld.teller import World
 from tli.data.microworld.vocabulary import read_vocabulary
+from tli.measure import scoring
 from tli.model import checkpoint, quantize
-from tli.stages import score
 
 ALL = os.environ.get("TLI_PARITY") == "all"
 SAMPLE = 8  # items a task and language, spread over the list
@@ -127,9 +127,9 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def ours(model: Any, asked: SimpleNamespace, items: Sequence[Item]) -> list[list[float]]:
     """Each item's log-likelihoods, as the stage `transfer` computes them."""
-    requests = [score.requests(asked.tokenizer, item) for item in items]
+    requests = [scoring.requests(asked.tokenizer, item) for item in items]
     flat = [request for options in requests for request in options]
-    scores = iter(score.log_likelihoods(model, score.plan(flat, asked.tokenizer.pad_token_id, BATCH)))
+    scores = iter(scoring.log_likelihoods(model, scoring.plan(flat, asked.tokenizer.pad_token_id, BATCH)))
     return [[next(scores) for _ in options] for options in requests]
 
 
@@ -240,8 +240,8 @@ def test_what_stands_for_no_context() -> None:
     item = Item("n", "xnli", "en", "test", 0, "", (" A, right? Yes, B",))
     for kind, start in (("llama", "<|begin_of_text|>"), ("qwen", "<|endoftext|>")):
         made = tokenizer(kind, TEXTS)
-        (request,) = score.requests(made, item)
+        (request,) = scoring.requests(made, item)
         assert made.convert_ids_to_tokens(request.ids[0]) == start
         assert request.scored == len(request.ids) - 1
-        (xcopa,) = score.requests(made, item._replace(context="A because", options=(" b.",)))
+        (xcopa,) = scoring.requests(made, item._replace(context="A because", options=(" b.",)))
         assert (made.convert_ids_to_tokens(xcopa.ids[0]) == start) == (kind == "llama"), "only a BOS stands before text"

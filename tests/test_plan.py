@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.data.words import lexicon
 from tli.io.structured import write_json, write_tsv
@@ -108,7 +108,7 @@ def test_it_imports_no_torch_and_opens_no_socket() -> None:
         "import socket, sys\n"
         "def refuse(*_): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from tli.__main__ import main\n"
+        "from tli.cli import main\n"
         "main(['--model', 'lugha_llama_early', 'plan'], standalone_mode=False)\n"
         "heavy = {'torch', 'transformers', 'huggingface_hub', 'numpy', 'pandas'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"

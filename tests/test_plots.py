@@ -18,7 +18,7 @@ from tiny import ROOT
 from tli.config import parameters
 from tli.paper import plots, tables
 from tli.stages import train
-from tli.stages.train import Step
+from tli.training.loop import Step
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")
 DRAWN = {  # title -> curves

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tiny import ROOT
-from tli.__main__ import PORTABLE
+from tli.cli import PORTABLE
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PROGRAM = """

@@ -21,12 +21,12 @@ from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.io.structured import write_tsv
+from tli.measure.scoring import Request
 from tli.measure.views import BASE, main_cell
 from tli.model import checkpoint, lora
 from tli.paper import probe as probing
 from tli.paper.rows import Rows
 from tli.stages import translate
-from tli.stages.score import Request
 
 
 def listed(*lines: str) -> list[Pair]:

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tiny import ROOT
-from tli.__main__ import main
+from tli.cli import main
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 

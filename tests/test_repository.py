@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 import compare
 from tiny import ROOT
-from tli.__main__ import PORTABLE
+from tli.cli import PORTABLE
 
 SOURCE = ROOT / "src"
 FREE = {f"src/tli/{name}.py" for name in ("__main__", "faults", "kept", "params", "store", "terminal")}  # no number
@@ -96,7 +96,7 @@ def closure(paths: set[str]) -> set[str]:
 def command_imports() -> dict[str, set[str]]:
     """Command -> the modules of the project that its function in __main__ imports."""
     found = {}
-    for node in parse("src/tli/__main__.py").body:
+    for node in parse("src/tli/cli.py").body:
         if isinstance(node, ast.FunctionDef):
             for decorator in node.decorator_list:
                 if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "main.command":

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from runs import SMOKE, finished, smoke_models
-from tli.__main__ import main
+from tli.cli import main
 from tli.config.parameters import Params
 from tli.io.structured import read_json, write_json
 from tli.ops import summary

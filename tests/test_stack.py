@@ -18,7 +18,7 @@ from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import Batch, Products, Step, stacked
-from tli.stages import train
+from tli.training import loop
 
 # What together and alone may differ by. Nothing where a row of W x is the same bits whatever rows stand beside it, as
 # measured (docs/decisions.md); but no library promises that, and a bfloat16 state may round the other way.
@@ -41,12 +41,12 @@ def _params(params: Params, **changes: object) -> Params:
 
 def _train(
     folder: Path, pairs: list[Pair], params: Params, seeds: list[int], unpack: bool = True
-) -> tuple[list[train.Trained], list[dict[str, Tensor]]]:
+) -> tuple[list[loop.Trained], list[dict[str, Tensor]]]:
     model, blocks = checkpoint.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
     if unpack:
         checkpoint.dequantized(model)
     with stacked(model, params.lora, blocks, seeds, params.train.layer) as stack:
-        trained = train.train(stack, checkpoint.tokenizer(folder), pairs, params.train)
+        trained = loop.train(stack, checkpoint.tokenizer(folder), pairs, params.train)
     return trained, [stack.tensors(adapter) for adapter in range(len(seeds))]
 
 
@@ -105,7 +105,7 @@ def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pa
             with torch.no_grad():
                 for layer in stack.layers.values():
                     layer.a[1] *= factor
-            runs = train.train(stack, tiny.tokenizer, pairs, changed.train)
+            runs = loop.train(stack, tiny.tokenizer, pairs, changed.train)
         found.append([(run, stack.tensors(adapter)) for adapter, run in enumerate(runs)])
     for adapter, ((run, tensors), (other, moved)) in enumerate(zip(*found, strict=True)):
         assert (run == other) == (adapter != 1)
@@ -126,7 +126,7 @@ def test_the_model_comes_back_as_it_was(tiny: SimpleNamespace, pairs: list[Pair]
     ids = torch.arange(4, 28).reshape(3, 8)
     before, modules = tiny.model(ids).logits, [(name, id(module)) for name, module in tiny.model.named_modules()]
     with stacked(tiny.model, params.lora, 4, [0, 1], reached=2) as stack:
-        train.train(stack, tiny.tokenizer, pairs, params.train)
+        loop.train(stack, tiny.tokenizer, pairs, params.train)
     assert [(name, id(module)) for name, module in tiny.model.named_modules()] == modules
     assert torch.equal(tiny.model(ids).logits, before)
 

@@ -15,10 +15,9 @@ from transformers import LlamaForCausalLM
 from tli.data.benchmarks import items
 from tli.data.benchmarks.prompts import Item
 from tli.io.errors import CheckFailed, UserError
-from tli.measure import token_tree
+from tli.measure import scoring, token_tree
 from tli.measure.views import BASE
 from tli.model import checkpoint
-from tli.stages import score
 
 ITEMS = [
     Item("c1", "xcopa", "en", "test", 0, "the dog is here because", (" the cat is here.", " the bread is water.")),
@@ -40,12 +39,12 @@ def float32(tiny_base: Path) -> SimpleNamespace:
     return SimpleNamespace(model=checkpoint.load(tiny_base).float(), tokenizer=checkpoint.tokenizer(tiny_base))
 
 
-def scored(model: LlamaForCausalLM, asked: list[score.Request], size: int) -> list[float]:
-    return score.log_likelihoods(model, score.plan(asked, 3, size))
+def scored(model: LlamaForCausalLM, asked: list[scoring.Request], size: int) -> list[float]:
+    return scoring.log_likelihoods(model, scoring.plan(asked, 3, size))
 
 
 @torch.no_grad()
-def plainly(model: LlamaForCausalLM, request: score.Request) -> float:
+def plainly(model: LlamaForCausalLM, request: scoring.Request) -> float:
     """The sum by transformers' own forward pass: one sequence, no mask, no batch."""
     ids = torch.tensor(request.ids)
     told = model(input_ids=ids[None], use_cache=False).logits[0, :-1].log_softmax(dim=-1)
@@ -60,7 +59,7 @@ def test_log_likelihoods_equal_the_harness(float32: SimpleNamespace) -> None:
     harness = HFLM(pretrained=float32.model, tokenizer=float32.tokenizer, batch_size=4, device="cpu")
     instances, ours = [], []
     for item in ITEMS:
-        asked = score.requests(float32.tokenizer, item)
+        asked = scoring.requests(float32.tokenizer, item)
         ours += scored(float32.model, asked, 4)
         for number, option in enumerate(item.options):
             instances.append(
@@ -77,7 +76,7 @@ def test_trees_score_as_single_sequences_do(float32: SimpleNamespace) -> None:
     @given(
         st.lists(
             st.lists(st.integers(4, 6), min_size=1, max_size=12).flatmap(
-                lambda ids: st.builds(score.Request, st.just([1, *ids]), st.integers(1, len(ids)))
+                lambda ids: st.builds(scoring.Request, st.just([1, *ids]), st.integers(1, len(ids)))
             ),
             min_size=1,
             max_size=12,
@@ -85,8 +84,8 @@ def test_trees_score_as_single_sequences_do(float32: SimpleNamespace) -> None:
         st.integers(1, 12),
         st.sampled_from(["eager", "sdpa"]),
     )
-    @example([score.Request([1, *ids], 1) for ids in ([4, 5], [4, 5], [4], [5, 4])], 4, "sdpa")
-    def same(asked: list[score.Request], size: int, attention: str) -> None:
+    @example([scoring.Request([1, *ids], 1) for ids in ([4, 5], [4, 5], [4], [5, 4])], 4, "sdpa")
+    def same(asked: list[scoring.Request], size: int, attention: str) -> None:
         float32.model.set_attn_implementation(attention)
         expected = [plainly(float32.model, request) for request in asked]
         assert scored(float32.model, asked, size) == pytest.approx(expected, rel=1e-5, abs=1e-5)
@@ -99,9 +98,9 @@ def test_trees_score_as_single_sequences_do(float32: SimpleNamespace) -> None:
 def test_nothing_runs_or_is_scored_twice() -> None:
     @given(st.lists(st.lists(st.integers(4, 6), min_size=1, max_size=12), min_size=1, max_size=20), st.integers(1, 20))
     def once(sequences: list[list[int]], size: int) -> None:
-        asked = [score.Request([1, *ids], len(ids)) for ids in sequences]
+        asked = [scoring.Request([1, *ids], len(ids)) for ids in sequences]
         nodes, owners = 0, []
-        for batch in score.plan(asked, 3, size):
+        for batch in scoring.plan(asked, 3, size):
             ids, depth, end = batch.trees.tolist()
             real = [row.index(3) if 3 in row else len(row) for row in ids]
             nodes += sum(real)
@@ -142,14 +141,14 @@ def test_a_tree_is_cut_where_least_is_shared_and_where_that_pays(monkeypatch: py
 
 def test_a_window_shorter_than_a_sequence_is_refused(float32: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float32.model.config, "sliding_window", 3, raising=False)
-    assert scored(float32.model, [score.Request([1, 7, 8], 2)], 1)
+    assert scored(float32.model, [scoring.Request([1, 7, 8], 2)], 1)
     with pytest.raises(CheckFailed, match="window of 3 tokens, got one of 4"):
-        scored(float32.model, [score.Request([1, 7, 8, 9], 2)], 1)
+        scored(float32.model, [scoring.Request([1, 7, 8, 9], 2)], 1)
 
 
 def test_a_distribution_sums_to_one(float32: SimpleNamespace) -> None:
     size = float32.model.config.vocab_size
-    scores = scored(float32.model, [score.Request([1, 7, token], 1) for token in range(size)], 64)
+    scores = scored(float32.model, [scoring.Request([1, 7, token], 1) for token in range(size)], 64)
     assert sum(map(math.exp, scores)) == pytest.approx(1.0, abs=1e-4)
 
 
@@ -157,14 +156,14 @@ def test_scores_add_up_over_tokens(float32: SimpleNamespace) -> None:
     """log p(a b | c) = log p(a | c) + log p(b | c a)."""
     both, first, second = scored(
         float32.model,
-        [score.Request([1, 9, 20, 30], 2), score.Request([1, 9, 20], 1), score.Request([1, 9, 20, 30], 1)],
+        [scoring.Request([1, 9, 20, 30], 2), scoring.Request([1, 9, 20], 1), scoring.Request([1, 9, 20, 30], 1)],
         1,
     )
     assert both == pytest.approx(first + second, abs=1e-4)
 
 
 def test_rows_of_an_item(float32: SimpleNamespace) -> None:
-    rows = score.measure(BASE, score.prepare(ITEMS, float32.tokenizer, 8), float32.model)
+    rows = scoring.measure(BASE, scoring.prepare(ITEMS, float32.tokenizer, 8), float32.model)
     for item in ITEMS:
         values = {row.measure: float(row.value) for row in rows if row.item == item.id}
         scores = [values[f"loglik.{number}"] for number in range(len(item.options))]
@@ -176,13 +175,13 @@ def test_rows_of_an_item(float32: SimpleNamespace) -> None:
 
 
 def test_drift_is_measured_and_small_in_float32(float32: SimpleNamespace) -> None:
-    row = score.drift(ITEMS, float32.model, float32.tokenizer, 8)
+    row = scoring.drift(ITEMS, float32.model, float32.tokenizer, 8)
     assert (row.set, row.measure) == ("drift", "padding_drift")
     assert 0 <= float(row.value) < 5e-4
 
 
 def test_the_untrained_model_has_the_bases_shape_and_is_reproducible(tiny_quantized: Path, tiny_base: Path) -> None:
-    first, second = (score.untrained(tiny_quantized / "nf4", seed=0) for _ in range(2))
+    first, second = (scoring.untrained(tiny_quantized / "nf4", seed=0) for _ in range(2))
     assert first.num_parameters() == checkpoint.load(tiny_base).num_parameters()
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from synthetic import fabricate, named, verdict_files
-from tli.__main__ import main
+from tli.cli import main
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError

@@ -44,7 +44,7 @@ from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed
 from tli.io.rows import Row, write_rows
 from tli.io.structured import read_json, write_tsv
-from tli.measure import embeddings
+from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
 from tli.measure.views import BASE, View, main_cell
 from tli.model import backbone, batched_lora, checkpoint, lora, quantize
@@ -53,6 +53,7 @@ from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
 from tli.stages import scan, score, train
 from tli.stages import similarity as similarity_stage
+from tli.training import loop
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
@@ -134,7 +135,7 @@ def mean_negative(_: Any) -> Any:
 
 
 def context_scored_too(right: Any) -> Any:
-    def requests(tokenizer: Any, item: Any) -> list[score.Request]:
+    def requests(tokenizer: Any, item: Any) -> list[scoring.Request]:
         return [request._replace(scored=len(request.ids) - 1) for request in right(tokenizer, item)]
 
     return requests
@@ -323,7 +324,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     cut, settings = checkpoint.load(out / "quantized" / "nf4", blocks=2), params.train
     hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})
     with batched_lora.stacked(cut, params.lora, 2, [0], reached=settings.layer) as adapters:
-        train.train(adapters, checkpoint.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
+        loop.train(adapters, checkpoint.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
     lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
     similarity_stage.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
@@ -331,7 +332,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     for kind in ("nf4", "fp4"):
         folder = out / "quantized" / kind
         model, tokenizer = checkpoint.load(folder, head=False), checkpoint.tokenizer(folder)
-        of_base += similarity_stage.measure(BASE, pairs, model, tokenizer, params, kind)
+        of_base += pair_rows.measure(BASE, pairs, model, tokenizer, params, kind)
     write_rows(out / "base.tsv", of_base)
     write_rows(out / "bfloat16.tsv", [])
     scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "align.tsv")
@@ -365,8 +366,8 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
     score.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
     folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
-    exam = score.prepare(score.asked_items(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
-    write_rows(out / "base.tsv", score.measure(BASE, exam, checkpoint.load(folder)))
+    exam = scoring.prepare(scoring.asked_items(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
+    write_rows(out / "base.tsv", scoring.measure(BASE, exam, checkpoint.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
     accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "transfer.tsv"), counts, params).measured
@@ -388,7 +389,7 @@ def searched(out: Path, params: Params) -> Measured:
             embeddings.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
             for words in (swahili, moved)
         ]
-        rows += similarity_stage._aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
+        rows += pair_rows.aggregates(cell, pairs, *both, views, params.measure.random_seeds)
     write_rows(out / "align.tsv", rows)
     return counted(pairs) | similarity.retrieval(Rows(out / "align.tsv"), params).measured
 

@@ -308,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="where the JSON goes")
     parser.add_argument("--tiny", action="store_true", help="a small model on the processor, to see that it runs")
     asked = parser.parse_args(arguments)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.__main__)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.cli)
     device = "cpu" if asked.tiny else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         parser.error("expected a CUDA device, found none; --tiny runs it on the processor")

@@ -17,11 +17,12 @@ import torch
 from tiny import ROOT
 from tli.config import parameters
 from tli.data.words.lexicon import read_pairs
-from tli.measure import embeddings, token_tree
+from tli.measure import embeddings, scoring, token_tree
+from tli.measure.scoring import Request
 from tli.model import backbone, checkpoint
 from tli.model.batched_lora import stacked
-from tli.stages import scan, score, train
-from tli.stages.score import Request
+from tli.stages import scan
+from tli.training import loop
 
 PAIRS = ROOT / "data" / "pairs.tsv"
 
@@ -40,8 +41,8 @@ def lines(sequences: list[list[int]], scored: int) -> Iterator[tuple[str, str, d
         model = checkpoint.load(folder / "nf4")
         torch.nn.init.normal_(model.lm_head.weight, std=0.02)
         asked = [Request(ids, scored) for ids in sequences]
-        planned = score.plan(asked, 3, compute.batch_size)
-        score.log_likelihoods(model, score.plan(asked[: compute.batch_size], 3, compute.batch_size))  # warm
+        planned = scoring.plan(asked, 3, compute.batch_size)
+        scoring.log_likelihoods(model, scoring.plan(asked[: compute.batch_size], 3, compute.batch_size))  # warm
         line = f"stage `transfer`, {len(asked) // 3} items of XNLI's shape"
         yield "stage transfer", line, _measured(_score, model, asked, planned)
 
@@ -56,9 +57,9 @@ def _measured(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any
 
 def _train(folder: Path, chosen: parameters.Params, seeds: Sequence[int]) -> dict[str, Any]:
     pairs = [pair for pair in read_pairs(PAIRS) if pair.set == "trained"]
-    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), train.frozen(folder / "nf4", chosen, pairs)
+    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.frozen(folder / "nf4", chosen, pairs)
     with stacked(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
-        train.train(stack, tokenizer, pairs, chosen.train)
+        loop.train(stack, tokenizer, pairs, chosen.train)
     words = [form for pair in pairs for form in (pair.swahili, pair.english)]
     tokens = sum(map(len, embeddings.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)
     return {"tokens": tokens, "flop": 4 * chosen.train.layer * shape.BLOCK_PARAMETERS * tokens}
@@ -71,8 +72,8 @@ def _scan(folder: Path, chosen: parameters.Params) -> dict[str, Any]:
     return {"tokens": tokens, "flop": 2 * shape.BLOCKS * shape.BLOCK_PARAMETERS * tokens}
 
 
-def _score(model: Any, asked: list[Request], planned: list[score.Batch]) -> dict[str, Any]:
-    score.log_likelihoods(model, planned)
+def _score(model: Any, asked: list[Request], planned: list[scoring.Batch]) -> dict[str, Any]:
+    scoring.log_likelihoods(model, planned)
     sequences, states = [request.ids for request in asked], sum(len(batch.states) for batch in planned)
     tokens = sum(len(tree.ids) for tree in token_tree.trees(sequences, len(sequences)))
     head = shape.VOCABULARY * shape.HIDDEN

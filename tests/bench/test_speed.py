@@ -18,9 +18,10 @@ from tiny import WORDS
 from tli.config.parameters import Params
 from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
+from tli.measure import scoring
 from tli.model import checkpoint
 from tli.model.batched_lora import stacked
-from tli.stages import score, train
+from tli.training import loop
 
 Tell = Callable[[str, str, str], None]
 Noted = Callable[..., None]
@@ -42,9 +43,9 @@ def test_a_cell_of_five_seeds(
         return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
     def by_us() -> list[list[float]]:
-        model, blocks = train.frozen(cache, committed, pairs), committed.adapted_blocks
+        model, blocks = loop.frozen(cache, committed, pairs), committed.adapted_blocks
         with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
-            trained = train.train(stack, checkpoint.tokenizer(cache), pairs, settings)
+            trained = loop.train(stack, checkpoint.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
 
     losses = benchmark.pedantic(by_us if name == STACKED else by_peft, rounds=3, warmup_rounds=1)
@@ -97,7 +98,7 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
         return [value for value, _ in harness.loglikelihood(asked, disable_tqdm=True)]
 
     def by_us() -> list[float]:
-        return score.log_likelihoods(model, score.prepare(items, tokenizer, 64).batches)
+        return scoring.log_likelihoods(model, scoring.prepare(items, tokenizer, 64).batches)
 
     def predictions(scores: Sequence[float]) -> list[int]:
         table = np.reshape(scores, (len(items), -1))
@@ -105,7 +106,7 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
 
     theirs_is = f"lm-eval, {shape}"
     scores = benchmark.pedantic(by_harness if name == "lm-eval" else by_us, rounds=5, warmup_rounds=1)
-    plain = sum(len(request.ids) for item in items for request in score.requests(tokenizer, item))
+    plain = sum(len(request.ids) for item in items for request in scoring.requests(tokenizer, item))
     weights = sum(weight.numel() for weight in model.model.layers.parameters())
     aims = {} if name == "lm-eval" else {"aims": {"times": {theirs_is: 1.5 if shape == "xnli" else 1.0}}}
     noted(SHAPES[shape], f"{name}, {shape}", flop=2 * weights * plain, dtype="float32", **aims)
@@ -113,5 +114,5 @@ def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: T
         theirs = by_harness()
         assert scores == pytest.approx(theirs, abs=5e-4)
         assert predictions(scores) == predictions(theirs)
-        run = sum(batch.trees[0].numel() for batch in score.prepare(items, tokenizer, 64).batches)
+        run = sum(batch.trees[0].numel() for batch in scoring.prepare(items, tokenizer, 64).batches)
         tell(f"scoring, {run} tokens run in place of {plain}", theirs_is, f"{name}, {shape}")

@@ -37,6 +37,7 @@ from tli.measure import embeddings
 from tli.model import backbone, checkpoint
 from tli.model.batched_lora import stacked
 from tli.stages import scan, train
+from tli.training import loop, objective
 
 LAYER, BATCH, STEPS, WARM_UP, THREADS, SEEDS = 2, 8, 12, 2, 2, 5
 TOKENS_A_WORD = 6  # in the step's batch: 16 words of 6 tokens with BOS, no padding
@@ -109,9 +110,9 @@ def together(folder: Path) -> Result:
     chosen, pairs = params("dequantized"), even(folder)
     settings = chosen.train.model_copy(update={"epochs": STEPS * BATCH // len(pairs)})
     backbone.setup(THREADS)
-    model, times = train.frozen(folder / "nf4", chosen, pairs), timed_steps()
+    model, times = loop.frozen(folder / "nf4", chosen, pairs), timed_steps()
     with stacked(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as stack:
-        first, *_ = train.train(stack, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
+        first, *_ = loop.train(stack, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
     result = a_step(times, [step.loss for step in first.steps])
     return result | {"seconds": result["seconds"] / SEEDS}
 
@@ -159,7 +160,7 @@ def by_peft(blocks: int | None, folder: Path) -> Result:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=chosen.train.lr, weight_decay=chosen.train.weight_decay)
     pairs, times, losses = even(folder), timed_steps(), []
-    order = train.epochs(len(pairs), BATCH, STEPS * BATCH // len(pairs), chosen.train.seed)
+    order = loop.epochs(len(pairs), BATCH, STEPS * BATCH // len(pairs), chosen.train.seed)
     for batch in order:
         texts = [pairs[index].swahili for index in batch] + [pairs[index].english for index in batch]
         inputs = tokenizer(texts, padding=True, return_tensors="pt")
@@ -167,7 +168,7 @@ def by_peft(blocks: int | None, folder: Path) -> Result:
         states = model(**inputs, output_hidden_states=True).hidden_states[LAYER]
         mask = inputs["attention_mask"].unsqueeze(-1)
         anchors, positives = ((states * mask).sum(dim=1) / mask.sum(dim=1)).chunk(2)
-        loss, *_ = train.triplet(anchors.float(), positives.float(), chosen.train.margin)
+        loss, *_ = objective.triplet(anchors.float(), positives.float(), chosen.train.margin)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

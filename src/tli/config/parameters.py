@@ -159,8 +159,7 @@ class Project(Section):
 
 
 class Bos(Section):
-    """The BOS regime (model/attention_sink.py): from hidden_states[layer] on, the BOS state is `ratio` times the others in
-    norm."""
+    """The BOS regime (model/attention_sink.py): from layer `layer` on, BOS has `ratio` times the norm of others."""
 
     layer: Annotated[int, Field(ge=2)]
     ratio: Annotated[float, Field(gt=1)]

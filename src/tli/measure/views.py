@@ -73,3 +73,8 @@ BASE = Cell("base", "-", 0, "-")
 def main_cell(params: Params) -> Cell:
     """The paper's own cell: the committed rank and seed."""
     return Cell("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
+
+
+def sweep_cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
+    """The name under which a rank and a seed stand in every row: `r8-s3`; without an arm, the arm is the scaling."""
+    return Cell(f"r{rank}-s{seed}", arm or params.lora.scaling, rank, str(seed))

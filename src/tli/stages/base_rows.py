@@ -18,12 +18,9 @@ from tli.data.words.lexicon import read_pairs
 from tli.io import progress, resume
 from tli.io.files import atomic_dir
 from tli.io.rows import join_rows, write_rows
+from tli.measure import pair_rows, scoring
 from tli.measure.views import BASE, Cell
 from tli.model import checkpoint
-from tli.stages import score, similarity
-
-ALIGN, TRANSFER = "align.tsv", "transfer.tsv"
-
 
 def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
     """The `base-rows` stage: OUT/align.tsv, under NF4 and FP4, and OUT/transfer.tsv, under NF4.
@@ -33,14 +30,14 @@ def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: 
     Raises:
         UserError: there are items to score and the checkpoint has no head.
     """
-    pairs, items = read_pairs(pairs_path), score.asked_items(items_path, params)
+    pairs, items = read_pairs(pairs_path), scoring.asked_items(items_path, params)
     if items:
         checkpoint.require_head(quantized / "nf4")
 
     def measure_similarity(quantization: str, path: Path) -> None:
         folder = quantized / quantization
         model, tokenizer = checkpoint.load(folder, head=False), checkpoint.tokenizer(folder)
-        write_rows(path, similarity.measure(BASE, pairs, model, tokenizer, params, quantization))
+        write_rows(path, pair_rows.measure(BASE, pairs, model, tokenizer, params, quantization))
 
     settings = {
         "measure": params.measure,
@@ -55,8 +52,8 @@ def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: 
         ]
         scores = finished.piece("transfer", partial(_score, items, quantized / "nf4", params, finished))
         with atomic_dir(out) as folder:
-            join_rows(folder / ALIGN, parts)
-            join_rows(folder / TRANSFER, [scores])
+            join_rows(folder / pair_rows.FILE, parts)
+            join_rows(folder / scoring.FILE, [scores])
 
 
 def _score(items: list[Item], folder: Path, params: Params, finished: resume.Kept, path: Path) -> None:
@@ -65,10 +62,10 @@ def _score(items: list[Item], folder: Path, params: Params, finished: resume.Kep
         return write_rows(path, [])
     tokenizer, size, model = checkpoint.tokenizer(folder), params.active.compute.batch_size, params.active.model
     base = checkpoint.load(folder)
-    exam = score.prepare(items, tokenizer, size)
-    rows = score.measure(BASE, exam, base, finished)
-    rows.append(score.drift(items, base, tokenizer, size))
+    exam = scoring.prepare(items, tokenizer, size)
+    rows = scoring.measure(BASE, exam, base, finished)
+    rows.append(scoring.drift(items, base, tokenizer, size))
     if isinstance(model, MicroworldModel):
-        random: nn.Module = score.untrained(folder, model.seed)
-        rows += score.measure(Cell("untrained", "-", 0, str(model.seed)), exam, random.to(base.device), finished)
+        random: nn.Module = scoring.untrained(folder, model.seed)
+        rows += scoring.measure(Cell("untrained", "-", 0, str(model.seed)), exam, random.to(base.device), finished)
     write_rows(path, rows)

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.rows import Row, write_rows
-from tli.measure import embeddings
+from tli.measure import embeddings, pair_rows
 from tli.measure.views import BASE, Cell, View, main_cell, names
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import stacked
-from tli.stages import similarity, train
+from tli.training import loop
 
 DTYPE = "bfloat16"
 
@@ -57,7 +57,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
         adapter = Path(temporary) / "adapter"
         model = rounded(loaded("nf4"))
         with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
-            train.train(stack, tokenizer, [pair for pair in pairs if pair.set == "trained"], params.train)
+            loop.train(stack, tokenizer, [pair for pair in pairs if pair.set == "trained"], params.train)
             lora.save(stack.tensors(0), params.lora, params.adapted_blocks, adapter, (quantized / "nf4").as_posix())
         base = rows(_named(BASE), loaded(view.quantization))
         tuned = rows(_named(main_cell(params)), lora.load(loaded(view.quantization), adapter, merge=True))
@@ -68,7 +68,7 @@ def measure(cell: Cell, pairs: Sequence[Pair], model: nn.Module, folder: Path, v
     """cosine and random_cosine of each pair at `view`."""
     tokenizer, size = checkpoint.tokenizer(folder), params.active.compute.batch_size
     swahili, english = (embeddings.embed(model, tokenizer, [pair[side] for pair in pairs], size) for side in (0, 1))
-    return [*similarity.pair_rows(cell, pairs, swahili, english, [view])]
+    return [*pair_rows.each_pair(cell, pairs, swahili, english, [view])]
 
 
 def rounded(model: nn.Module) -> PreTrainedModel:

@@ -18,14 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io import progress
-from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.measure import similarity
 from tli.measure.embeddings import Embedded, by_layer, content, tokens, vocabulary
-from tli.measure.views import BASE, POOLINGS, Cell, View, layers
+from tli.measure.pair_rows import SETS, members, norm_rows
+from tli.measure.views import BASE, POOLINGS, View, layers
 from tli.model import backbone, checkpoint
-
-SETS = ("trained", "control", "all")
 
 
 def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
@@ -73,25 +71,6 @@ def rows(
             true = np.arange(len(pairs))
             for way, table in (("sw_en", matrix), ("en_sw", matrix.T)):
                 yield row("all", "-", view, f"p_at_1.{way}", similarity.precision_at(similarity.ranks(table, true), 1))
-
-
-def norm_rows(cell: Cell, swahili: Embedded, english: Embedded, names: Sequence[str]) -> Iterator[Row]:
-    """Per layer, over both languages' words: mean norms of the BOS state and of content states, the BOS state's peak.
-
-    bos_peak is the largest |activation| of the BOS state, bos_peak_dimension where it stands, median_magnitude the
-    median |activation| of the layer (`embed.Massive`).
-    """
-    for layer in names:
-        both = (swahili.massive[layer], english.massive[layer])
-        peak = max(both, key=lambda found: found.magnitude)
-        for measure, value in {
-            "bos_norm": (swahili.bos_norm[layer] + english.bos_norm[layer]) / 2,
-            "content_norm": (swahili.content_norm[layer] + english.content_norm[layer]) / 2,
-            "bos_peak": peak.magnitude,
-            "bos_peak_dimension": peak.dimension,
-            "median_magnitude": (both[0].median + both[1].median) / 2,
-        }.items():
-            yield Row(*cell, "all", "-", str(View(layer, "-", "nf4")), measure, value)
 
 
 @torch.no_grad()
@@ -146,15 +125,3 @@ def _rope(parameters: Mapping[str, Any]) -> str:
     if "rope_type" in parameters:
         return str(parameters["rope_type"])
     return ", ".join(f"{layer} {each['rope_type']}" for layer, each in sorted(parameters.items())) or "unknown"
-
-
-def members(pairs: Sequence[Pair], set_: str) -> np.ndarray:
-    """Indices of the pairs of a set: `trained`, `control`, or `all`.
-
-    Raises:
-        UserError: fewer than two pairs, of which no random pairing can be made.
-    """
-    chosen = np.array([index for index, pair in enumerate(pairs) if set_ in ("all", pair.set)], dtype=np.int64)
-    if len(chosen) < 2:
-        raise UserError(f"word pairs: expected 2 or more in the set {set_}, got {len(chosen)}; add pairs to it")
-    return chosen

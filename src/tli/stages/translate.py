@@ -24,9 +24,9 @@ from tli.data.words.lexicon import Pair, key, read_pairs
 from tli.io import progress
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
+from tli.measure.scoring import Request, log_likelihoods, plan, requests
 from tli.measure.views import BASE, Cell, main_cell
 from tli.model import checkpoint, lora
-from tli.stages.score import Request, log_likelihoods, plan, requests
 
 # One form for every profile: the micro-world's own dictionary lines, `mbwa = mbwa, dog`, the only one that the embedded
 # base has read; other models learn it from the examples. (A line break would be an unknown token to the embedded base.)
