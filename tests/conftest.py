@@ -20,7 +20,8 @@ from stages import Stages
 from tiny import ROOT, WORDS, write_base
 from tli.config import parameters
 from tli.data.words.lexicon import Pair
-from tli.model import backbone, checkpoint, quantize
+from tli.model import backbone, checkpoint
+from tli.stages import quantize
 
 # No deadlines, which only measure the machine; the same examples in CI each time, new ones elsewhere.
 settings.register_profile("tli", deadline=None, derandomize="CI" in os.environ)

@@ -24,7 +24,7 @@ from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json, write_tsv
 from tli.measure import embeddings, scoring
-from tli.model import attention_sink, backbone, checkpoint, hub, lora, quantize, supported
+from tli.model import attention_sink, backbone, checkpoint, four_bit, hub, lora, supported
 from tli.model.batched_lora import stacked, window_mask
 from tli.stages import scan
 from tli.training import loop
@@ -40,7 +40,7 @@ def written(
     """A tiny model of each type: its folder in float32, its NF4 cache, the model itself."""
     folder = tmp_path_factory.mktemp(request.param)
     model = write_model(folder / "base", request.param)
-    quantize.write_checkpoint(folder / "base", folder / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    four_bit.write_checkpoint(folder / "base", folder / "nf4", "nf4", params.quantize.nf4, "bfloat16")
     return SimpleNamespace(type=request.param, base=folder / "base", nf4=folder / "nf4", model=model)
 
 
@@ -183,7 +183,7 @@ def test_the_bos_regime_is_refused_where_its_neurons_would_not_fit(
     tmp_path: Path, pairs: list[Pair], params: Params
 ) -> None:
     write_model(tmp_path / "base", "gemma3_text", intermediate_size=128)
-    quantize.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    four_bit.write_checkpoint(tmp_path / "base", tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
     write_tsv(tmp_path / "pairs.tsv", Pair._fields, pairs)
     write_items(tmp_path / "items.jsonl", [Item("0", "xcopa", "en", "test", 0, "the dog", (" here", " right"))])
     with pytest.raises(UserError, match=r"config\.json: hidden_act: expected silu, .*, got None; choose"):

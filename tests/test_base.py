@@ -13,11 +13,11 @@ import torch
 from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from tli.config import parameters
-from tli.data.microworld import world
 from tli.io.errors import CheckFailed
 from tli.io.files import manifest_of
 from tli.io.structured import read_json
 from tli.model import pretrain
+from tli.stages import microworld
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = SimpleNamespace(
@@ -40,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     committed = parameters.load(ROOT / "params.yaml", model="microworld").active.benchmarks
     settings = committed.model_copy(update={"documents": 3000})
-    world.run(ROOT / "data/pairs.tsv", ROOT / "data/world", folder / "world", folder / "world.json", settings)
+    microworld.run(ROOT / "data/pairs.tsv", ROOT / "data/world", folder / "world", folder / "world.json", settings)
     for name in ("first", "second"):
         pretrain.run(folder / "world", folder / name, folder / f"{name}.json", SETTINGS)
     return folder

@@ -16,7 +16,7 @@ from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
 from tli.measure import pair_rows
 from tli.measure.views import BASE
-from tli.model import checkpoint, lora, quantize
+from tli.model import checkpoint, four_bit, lora
 from tli.stages import bfloat16
 
 VIEW = "2.content.fp4"
@@ -76,7 +76,7 @@ def test_the_base_is_a_checkpoint_in_bfloat16(
     measured: Path, tiny_base: Path, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
     """The rows are, but for the order of sums, those of the 4-bit checkpoint whose compute dtype is bfloat16."""
-    quantize.write_checkpoint(tiny_base, tmp_path / "fp4", "fp4", params.quantize.fp4, "bfloat16")
+    four_bit.write_checkpoint(tiny_base, tmp_path / "fp4", "fp4", params.quantize.fp4, "bfloat16")
     model, tokenizer = checkpoint.load(tmp_path / "fp4", head=False), checkpoint.tokenizer(tmp_path / "fp4")
     expected = pd.DataFrame(pair_rows.measure(BASE, pairs, model, tokenizer, params, "fp4"))
     found = cosines(read_rows(measured / "bfloat16.tsv"), "base-bfloat16")

@@ -16,8 +16,9 @@ from tiny import MODEL_TYPES, write_model
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json
-from tli.model import backbone, checkpoint, lora, quantize
+from tli.model import backbone, checkpoint, lora
 from tli.model.checkpoint import Dequantized, Rows
+from tli.stages import quantize
 
 IDS = torch.tensor([[1, 8, 9, 40], [1, 30, 3, 3]])
 BLOCKS = 4

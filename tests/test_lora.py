@@ -30,7 +30,8 @@ from tli.measure.views import BASE
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import stacked
 from tli.paper.rows import Rows
-from tli.stages import author, similarity
+from tli.stages import similarity
+from tli.stages import train as train_stage
 from tli.training import loop
 
 Tensors = dict[str, Tensor]
@@ -145,7 +146,7 @@ def fetched(
             params=changed,
         )
         write_tsv(made.pairs, Pair._fields, pairs)
-        author.run(made.pairs, tiny.folder.parent, made.out, made.rows, made.log, changed)
+        train_stage.fetch_author(made.pairs, tiny.folder.parent, made.out, made.rows, made.log, changed)
         return made
 
     return run

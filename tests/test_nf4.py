@@ -18,7 +18,8 @@ from tli.io.errors import CheckFailed, UserError
 from tli.io.files import check_manifest, manifest_of
 from tli.io.rows import Row, read_rows
 from tli.io.structured import read_json, write_json
-from tli.model import backbone, checkpoint, lora, quantize, shards
+from tli.model import backbone, checkpoint, four_bit, lora, shards
+from tli.stages import quantize
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
@@ -27,7 +28,7 @@ def test_same_bytes_as_transformers_own_quantisation(
     tiny_base: Path, tmp_path: Path, kind: str, double_quant: bool
 ) -> None:
     settings = FourBit(load_dtype="bfloat16", double_quant=double_quant)
-    quantize.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings, "bfloat16")
+    four_bit.write_checkpoint(tiny_base, tmp_path / "ours", kind, settings, "bfloat16")
     theirs = LlamaForCausalLM.from_pretrained(
         tiny_base,
         dtype=torch.bfloat16,
@@ -54,7 +55,7 @@ def test_in_float32_the_codes_are_the_same_and_what_is_not_packed_is_rounded_ali
     settings = FourBit(load_dtype="bfloat16", double_quant=False)
     found: dict[str, dict[str, torch.Tensor]] = {"bfloat16": {}, "float32": {}}
     for dtype, tensors in found.items():
-        quantize.write_checkpoint(tiny_base, tmp_path / dtype, "nf4", settings, dtype)
+        four_bit.write_checkpoint(tiny_base, tmp_path / dtype, "nf4", settings, dtype)
         for shard in (tmp_path / dtype).glob("*.safetensors"):
             tensors |= load_file(shard)
     for name, tensor in found["bfloat16"].items():
@@ -100,7 +101,7 @@ def test_evidence_is_read_off_the_loaded_modules(tiny_quantized: Path) -> None:
 
 def test_the_wrong_type_is_refused(tiny_quantized: Path) -> None:
     with pytest.raises(CheckFailed, match=r"expected 28 projections of type nf4, got 28 of fp4"):
-        quantize.inspect(tiny_quantized / "fp4", "nf4")
+        four_bit.inspect(tiny_quantized / "fp4", "nf4")
 
 
 def test_gradients_survive_an_evaluation_pass(tiny_quantized: Path, params: Params) -> None:
@@ -178,7 +179,7 @@ def test_a_classifier_s_checkpoint_with_an_old_index_loads_whole(
     save_file(tensors | {"score.weight": torch.zeros(2, 64)}, base / "model.safetensors", metadata={"format": "pt"})
     listed = dict.fromkeys([name for name in tensors if name != "lm_head.weight"], "model.safetensors")
     write_json(base / "model.safetensors.index.json", {"metadata": {}, "weight_map": listed})
-    quantize.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
+    four_bit.write_checkpoint(base, tmp_path / "nf4", "nf4", params.quantize.nf4, "bfloat16")
     checkpoint.require_head(tmp_path / "nf4")
     model = checkpoint.load(tmp_path / "nf4")
     assert type(model) is LlamaForCausalLM
@@ -262,10 +263,10 @@ def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
     for threads in (1, 2):
         torch.set_num_threads(threads)
         try:
-            found = quantize._stored(name, info, kind, settings, compute)
+            found = four_bit._stored(name, info, kind, settings, compute)
         finally:
             torch.set_num_threads(1)
-        assert list(found) == list(expected) == list(quantize._keys(name, kind, settings, compute))
+        assert list(found) == list(expected) == list(four_bit._keys(name, kind, settings, compute))
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
@@ -275,7 +276,7 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
 ) -> None:
     """Six shards of each kind; the run is cut off before it writes the next one, or (12) as it reads what it wrote."""
     out, rows, written = tmp_path / "q", tmp_path / "rows.tsv", list[Path]()
-    save, inspect = quantize.save_file, quantize.inspect
+    save, inspect = four_bit.save_file, four_bit.inspect
 
     def save_until(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
         if len(written) == after:
@@ -288,8 +289,8 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
             raise KeyboardInterrupt
         return inspect(folder, kind)
 
-    monkeypatch.setattr(quantize, "save_file", save_until)
-    monkeypatch.setattr(quantize, "inspect", inspect_until)
+    monkeypatch.setattr(four_bit, "save_file", save_until)
+    monkeypatch.setattr(four_bit, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
         quantize.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]

@@ -36,7 +36,8 @@ from tli.data.microworld import world
 from tli.data.microworld.teller import World
 from tli.data.microworld.vocabulary import read_vocabulary
 from tli.measure import scoring
-from tli.model import checkpoint, quantize
+from tli.model import checkpoint
+from tli.stages import quantize
 
 ALL = os.environ.get("TLI_PARITY") == "all"
 SAMPLE = 8  # items a task and language, spread over the list

@@ -30,7 +30,7 @@ from tli.data.hub.ranges import Range
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import atomic_dir
 from tli.measure import embeddings, views
-from tli.model import checkpoint, lora, part, quantize, shards, supported
+from tli.model import checkpoint, four_bit, lora, part, shards, supported
 from tli.model.hub import fetch_checkpoint
 
 LLAMA = Repo("model", "o/llama", "1" * 40)
@@ -177,10 +177,10 @@ def test_the_cut_model_has_the_whole_model_s_states(
         world.hub.add("model", repo.name, loopback.files(written), repo.revision)
     _, out = world.fetch(repo=repo, shape=settings(written))
     folders = {"part": out, "whole": written}
-    four_bit = parameters.load(ROOT / "params.yaml").quantize
+    by_kind = parameters.load(ROOT / "params.yaml").quantize
     for name, kind in itertools.product([*folders], ("nf4", "fp4")):
         folders[f"{name}-{kind}"] = world.folder / f"{name}-{kind}"
-        quantize.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(four_bit, kind), "bfloat16")
+        four_bit.write_checkpoint(folders[name], folders[f"{name}-{kind}"], kind, getattr(by_kind, kind), "bfloat16")
     for kind in ("", "-nf4", "-fp4"):
         cut, whole = (checkpoint.load(folders[f"{name}{kind}"]) for name in ("part", "whole"))
         tokenizer = checkpoint.tokenizer(folders[f"part{kind}"])

@@ -22,11 +22,11 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tiny import ROOT
 from tli.config import parameters
 from tli.config.parameters import MicroworldModel
-from tli.data.microworld import world
 from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.structured import read_json
 from tli.model import pretrain, shards, versioned
+from tli.stages import microworld
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 KEPT = "kept"
@@ -47,7 +47,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, settings: MicroworldModel)
     shutil.copyfile(SMOKE, folder / "params.yaml")
     build = folder / "build"
     items = parameters.load(SMOKE).active.benchmarks
-    world.run(ROOT / "data" / "pairs.tsv", ROOT / "data" / "world", build / "world", folder / "world.json", items)
+    microworld.run(ROOT / "data" / "pairs.tsv", ROOT / "data" / "world", build / "world", folder / "world.json", items)
     pretrain.run(build / "world", build / "base", folder / "base.json", settings)
     call = subprocess.run(
         [sys.executable, ROOT / "tools" / "keep-weights", "build", KEPT, "base.json"],

@@ -18,6 +18,7 @@ from tli.data.microworld.teller import Teller, World
 from tli.data.microworld.vocabulary import KINDS, Vocabulary, read_vocabulary
 from tli.io.errors import UserError
 from tli.io.structured import read_json
+from tli.stages import microworld
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, PAIRS = ROOT / "data/world", ROOT / "data/pairs.tsv"
@@ -77,7 +78,7 @@ def vocabulary() -> Vocabulary:
 def built(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The committed default, whole."""
     out = tmp_path_factory.mktemp("world")
-    world.run(PAIRS, VOCABULARY, out / "world", out / "world.json", settings)
+    microworld.run(PAIRS, VOCABULARY, out / "world", out / "world.json", settings)
     return out
 
 
@@ -249,7 +250,7 @@ def test_ceilings_lie_between_chance_and_one(built: Path, items: list[dict[str, 
 def test_a_seed_gives_the_same_bytes_and_another_seed_others(settings: Any, tmp_path: Path) -> None:
     small = settings.model_copy(update={"documents": 500})
     for name, chosen in (("a", small), ("b", small), ("c", small.model_copy(update={"seed": 1}))):
-        world.run(PAIRS, VOCABULARY, tmp_path / name, tmp_path / f"{name}.json", chosen)
+        microworld.run(PAIRS, VOCABULARY, tmp_path / name, tmp_path / f"{name}.json", chosen)
     for file in ("corpus.txt", "items.jsonl"):
         first, again, other = ((tmp_path / name / file).read_bytes() for name in "abc")
         assert first == again

@@ -47,7 +47,7 @@ from tli.io.structured import read_json, write_tsv
 from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
 from tli.measure.views import BASE, View, main_cell
-from tli.model import backbone, batched_lora, checkpoint, lora, quantize
+from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
 from tli.paper import accuracy, expected, families, judge, layers, resample, similarity, stats, tables, verify
 from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
@@ -158,7 +158,7 @@ WRONG = {
         embeddings, "content", bos_in_content, test_backbone.test_mask_pooling_has_bos_in_and_content_pooling_has_it_out
     ),
     "FP4 in the place of NF4": Wrong(
-        quantize,
+        four_bit,
         "write_checkpoint",
         fp4_for_nf4,
         test_nf4.test_same_bytes_as_transformers_own_quantisation,
@@ -319,7 +319,7 @@ SEEN: dict[str, tuple[str, str]] = {
 def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
     """What the lexical tables say of a base that is quantised, trained on twelve pairs, scanned and aligned."""
     for kind, settings in (("nf4", params.quantize.nf4), ("fp4", params.quantize.fp4)):
-        quantize.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
+        four_bit.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
     write_tsv(out / "pairs.tsv", Pair._fields, pairs)
     cut, settings = checkpoint.load(out / "quantized" / "nf4", blocks=2), params.train
     hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})

@@ -183,7 +183,9 @@ def check(out: Path | None, repair: bool) -> None:
         if repair:
             raise UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
         given = click.get_current_context().find_root().obj
-        parameters.run(out, changes=given["changes"], model=given["model"])
+        from tli.stages import check as module
+
+        module.run(out, changes=given["changes"], model=given["model"])
         return
     from tli.ops import files
 
@@ -211,7 +213,7 @@ def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
 @metrics_option
 def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
     """Generate the micro-world: a corpus and its items."""
-    from tli.data.microworld import world as module
+    from tli.stages import microworld as module
 
     with stage(out, pairs_path, torch=False) as params:
         module.run(pairs_path, vocabulary, out, metrics, params.active.benchmarks)
@@ -227,19 +229,9 @@ def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
-        from tli.model import hub, package, part, versioned
-        from tli.model import pretrain as module
+        from tli.stages import base as module
 
-        model, manifest = params.active.model, Path(params.fetch.manifest)
-        if isinstance(model, parameters.MicroworldModel):
-            build = versioned.run if model.source == "versioned" else module.run
-            build(world_path, out, metrics, model)
-        elif isinstance(model, parameters.PackagedModel):
-            package.run(out, metrics, model)
-        elif model.whole:
-            hub.run(out, metrics, model, manifest)
-        else:
-            part.run(words, out, metrics, model, manifest)
+        module.run(world_path, words, out, metrics, params)
 
 
 @main.command()
@@ -249,7 +241,7 @@ def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None
 def quantize(base_path: Path, out: Path, rows: Path) -> None:
     """Quantise the base to NF4 and FP4, block by block."""
     with stage(out, base_path / "model.safetensors") as params:
-        from tli.model import quantize as module
+        from tli.stages import quantize as module
 
         module.run(base_path, out, rows, params.quantize, params.active.compute.dtype)
 
@@ -290,11 +282,9 @@ def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -
     """Train the paper's cell, or fetch the author's adapter."""
     inputs = (pairs_path, quantized / MANIFEST)
     with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
-        from tli.stages import author
         from tli.stages import train as module
 
-        run = author.run if params.adapter.source == "author" else module.run
-        run(pairs_path, quantized, out, rows, log, params)
+        module.run(pairs_path, quantized, out, rows, log, params)
 
 
 @main.command("base-rows")

@@ -13,7 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from tiny import ROOT, write_base
 from tli.config import parameters
-from tli.model import quantize
+from tli.stages import quantize
 
 ratios: list[str] = []
 

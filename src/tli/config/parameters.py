@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tli.io.errors import UserError
-from tli.io.files import write_text
 from tli.io.structured import brief, parse_yaml, read_yaml
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -715,18 +714,3 @@ def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
             f"{where}: expected at most {params.highest_rank} (the smallest width of "
             f"{', '.join(params.lora.targets)} in {params.model}), got {max(ranks)}; set a lower rank"
         )
-
-
-def run(
-    out: Path, path: Path | str = "params.yaml", changes: Mapping[str, Any] | None = None, model: str | None = None
-) -> Params:
-    """The `check` stage: loads `path` for each of its models and writes a constant, on which every stage depends.
-
-    Args:
-        model: a key of `profiles`, checked beside them.
-    """
-    params = load(path, changes, model=model)
-    for listed in params.models:
-        load(path, changes, model=listed)
-    write_text(out, "params.yaml is valid\n")
-    return params

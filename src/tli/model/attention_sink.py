@@ -33,7 +33,7 @@ from tli.io.errors import CheckFailed, UserError
 from tli.io.files import atomic_dir
 from tli.io.rows import Row, write_rows
 from tli.io.structured import read_json, write_json
-from tli.model import backbone, checkpoint, quantize
+from tli.model import backbone, checkpoint, four_bit
 
 ADDED = 64  # neurons a block, all but one zero: a whole chunk of the 4-bit types, so that no other weight packs anew
 QUIET = 24.0  # -g x of the token nearest to BOS: silu there is e^-24 of what it is at BOS
@@ -88,11 +88,11 @@ def run(
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config = read_json(base / "config.json", "a model's configuration")
         write_json(folder / "config.json", config | {"intermediate_size": config["intermediate_size"] + ADDED})
-        for file in quantize.TOKENIZER_FILES:
+        for file in four_bit.TOKENIZER_FILES:
             if (base / file).exists():
                 shutil.copy(base / file, folder / file)
         with tempfile.TemporaryDirectory() as temporary:
-            quantize.write_checkpoint(
+            four_bit.write_checkpoint(
                 folder, Path(temporary) / "nf4", "nf4", params.quantize.nf4, params.active.compute.dtype
             )
             edited = checkpoint.load(Path(temporary) / "nf4")

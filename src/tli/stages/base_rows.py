@@ -22,6 +22,7 @@ from tli.measure import pair_rows, scoring
 from tli.measure.views import BASE, Cell
 from tli.model import checkpoint
 
+
 def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
     """The `base-rows` stage: OUT/align.tsv, under NF4 and FP4, and OUT/transfer.tsv, under NF4.
 

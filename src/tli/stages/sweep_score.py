@@ -6,7 +6,6 @@ tables.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -16,16 +15,10 @@ from transformers import PreTrainedModel
 from tli.config.parameters import Params
 from tli.data.words.lexicon import read_pairs
 from tli.io import progress, resume
-from tli.io.errors import UserError
-from tli.io.files import atomic_dir
-from tli.io.rows import Row, join_rows, write_rows
+from tli.io.rows import join_rows, write_rows
 from tli.measure import pair_rows, scoring
 from tli.measure.views import Cell, sweep_cell
-from tli.model import card, checkpoint, lora
-from tli.model.batched_lora import stacked
-from tli.training import loop
-
-
+from tli.model import checkpoint, lora
 
 
 def run(
@@ -57,7 +50,7 @@ def _measure(
     *,
     every_layer: bool,
 ) -> None:
-    """Alignment and transfer rows of the model with each sweep_cell's adapter; an arm's at every layer (paper/regime.py)."""
+    """Alignment and transfer rows of the model with each cell's adapter; an arm's at every layer (paper/regime.py)."""
     pairs, items = read_pairs(pairs_path), scoring.asked_items(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel

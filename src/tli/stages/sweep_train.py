@@ -10,21 +10,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from transformers import PreTrainedModel
-
 from tli.config.parameters import Params
-from tli.data.words.lexicon import read_pairs
-from tli.io import progress, resume
-from tli.io.errors import UserError
+from tli.io import resume
 from tli.io.files import atomic_dir
 from tli.io.rows import Row, join_rows, write_rows
-from tli.measure import pair_rows, scoring
-from tli.measure.views import Cell, sweep_cell
+from tli.measure.views import sweep_cell
 from tli.model import card, checkpoint, lora
 from tli.model.batched_lora import stacked
 from tli.training import loop
-
-
 
 
 def run(
@@ -64,5 +57,3 @@ def run(
             for rank, place in ranks.items():
                 shutil.copytree(made[rank] / "adapters", temporary / place, dirs_exist_ok=True)
         join_rows(rows, [piece / "train.tsv" for piece in made.values()])
-
-

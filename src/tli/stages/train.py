@@ -1,32 +1,59 @@
 """Targeted Lexical Injection: early-layer LoRA trained on word pairs (stage: train).
 
-For a batch of pairs (a_i, p_i), with e the pooled hidden_states[layer] of a word and s_ij = cos(e(a_i), e(p_j)):
-    loss = mean_i max(0, margin + max_{j != i} s_ij - s_ii)
-The anchor is Swahili; its negatives are the other English words of the batch (2506.15415, section 3.2). Feeds the
-before/after, retrieval and transfer tables through the adapter, and the training curves.
+The objective stands in training/objective.py, the loop in training/loop.py. Feeds the before/after, retrieval and
+transfer tables through the adapter, and the training curves.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from tli.config.parameters import Params
+from tli.data.hub.fetch import fetch_url
 from tli.data.words.lexicon import SIDES, Pair, item_names, read_pairs
 from tli.io.files import atomic_dir
 from tli.io.rows import Row, write_rows
 from tli.io.structured import nine_digits
 from tli.measure import embeddings
-from tli.measure.views import BASE, main_cell
+from tli.measure.views import BASE, View, main_cell
 from tli.model import card, checkpoint, lora
 from tli.model.batched_lora import stacked
 from tli.training.loop import Step, frozen, rows, train, trained_pairs
 
 
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
-    """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive."""
+    """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive.
+
+    Where `adapter.source` is `author`, the author's adapter is taken instead of one trained here.
+    """
+    make = fetch_author if params.adapter.source == "author" else train_here
+    make(pairs_path, quantized, out, rows_path, log, params)
+
+
+def fetch_author(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
+    """Fetches the author's adapter by its git blob id, checks it, writes it to `out`.
+
+    Its training had no seed, so that only these weights can give the published means after training. There are no
+    losses, so `log` stays without curves.
+    """
+    folder, blob, train_ = quantized / "nf4", params.author.adapter, params.train
+    with tempfile.TemporaryDirectory() as temporary:
+        file = fetch_url(f"{params.author.url}/{blob.path}", Path(temporary) / lora.WEIGHTS, git_blob=blob.git_blob)
+        parameters = lora.adopt(file, folder, params.lora, out, card.page(params, None, pairs_path, quantized))
+    view = str(View(str(train_.layer), train_.pooling, "nf4"))
+    found = [Row(*main_cell(params), "trained", "-", view, "trainable_parameters", parameters)]
+    found += described(out, params)
+    found += lengths(checkpoint.tokenizer(folder), read_pairs(pairs_path))
+    write_rows(rows_path, found)
+    write_curves(log, [])
+
+
+def train_here(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
+    """Trains the paper's cell and writes its adapter, rows and curves."""
     folder = quantized / "nf4"
     pairs, tokenizer = trained_pairs(pairs_path), checkpoint.tokenizer(folder)
     model = frozen(folder, params, pairs)

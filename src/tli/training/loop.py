@@ -1,4 +1,4 @@
-"""The training loop."""
+"""Trains adapters on word pairs: batches, optimiser and schedule, and what each step saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The triplet objective of Targeted Lexical Injection."""
+"""The triplet objective of Targeted Lexical Injection (2506.15415, section 3.2).
+
+For a batch of pairs (a_i, p_i), with e the pooled hidden_states[layer] of a word and s_ij = cos(e(a_i), e(p_j)):
+
+    loss = mean_i max(0, margin + max_{j != i} s_ij - s_ii)
+
+The anchor a_i is Swahili; its negatives are the other English words of the batch.
+"""
 
 from __future__ import annotations
 

@@ -13,20 +13,16 @@ sentences. `ceiling_drawn` is the accuracy of the same rule on the labels that w
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.config.parameters import HubBenchmarks, MicroworldBenchmarks, NoBenchmarks
+from tli.config.parameters import MicroworldBenchmarks
 from tli.data.microworld.grammar import Clause, Language, say
 from tli.data.microworld.teller import Teller, World, generic
-from tli.data.microworld.vocabulary import read_vocabulary
 from tli.data.words import lexicon
-from tli.io.files import atomic_dir, write_text
-from tli.io.structured import nine_digits, write_json
+from tli.io.structured import nine_digits
 
 LANGUAGES: tuple[Language, Language] = ("en", "sw")
 CONNECTORS = {"en": {"cause": "because", "effect": "therefore"}, "sw": {"cause": "kwa sababu", "effect": "kwa hiyo"}}
@@ -177,37 +173,6 @@ def ceiling(records: Sequence[dict[str, Any]]) -> tuple[float, float]:
     best = [max(range(len(r["world_p"])), key=r["world_p"].__getitem__) for r in records]
     expected = sum(r["world_p"][k] for r, k in zip(records, best, strict=True)) / len(records)
     return expected, sum(r["label"] == k for r, k in zip(records, best, strict=True)) / len(records)
-
-
-def run(
-    pairs_path: Path,
-    vocabulary_path: Path,
-    out: Path,
-    metrics: Path,
-    settings: MicroworldBenchmarks | HubBenchmarks | NoBenchmarks,
-) -> None:
-    """The `world` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
-
-    Where the benchmarks are others or none there is no micro-world: `out` holds a note that says so, `metrics` nothing.
-
-    Raises:
-        UserError: a broken line of the vocabulary or of the word pairs.
-    """
-    if not isinstance(settings, MicroworldBenchmarks):
-        why = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
-        with atomic_dir(out) as folder:
-            write_text(folder / "none.txt", f"The benchmarks of this profile {why}; no micro-world is made.\n")
-        write_json(metrics, {})
-        return
-    pairs = lexicon.read_pairs(pairs_path)
-    world = World(read_vocabulary(vocabulary_path), settings.held_out, random.Random(f"{settings.seed}:held-out"))
-    documents = list(corpus(world, pairs, settings, random.Random(f"{settings.seed}:corpus")))
-    records = list(items(world, settings))
-    with atomic_dir(out) as folder:
-        write_text(folder / "corpus.txt", "".join(f"{text}\n" for _, text in documents))
-        write_text(folder / "items.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records))
-        write_text(folder / "verbs.txt", "".join(f"{form}\n" for form in world.vocabulary.verb_forms()))
-    write_json(metrics, summary(world, documents, records))
 
 
 def summary(world: World, documents: Sequence[tuple[str, str]], records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -26,11 +26,10 @@ from torch import Tensor
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from tli.config.parameters import FourBit, Quantize
+from tli.config.parameters import FourBit
 from tli.io import progress, resume
 from tli.io.errors import CheckFailed, UserError
-from tli.io.files import atomic_dir, write_manifest
-from tli.io.rows import Row, write_rows
+from tli.io.rows import Row
 from tli.io.structured import read_json, write_json
 from tli.model import checkpoint, shards, supported
 from tli.model.shards import TensorInfo
@@ -40,19 +39,6 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 ROWS = 256  # of a matrix in full precision at a time: whole chunks of 64 values, whatever the row's length
 ROUNDED = "rounded_to"  # where the index says to which dtype the weights were rounded before packing
 EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
-
-
-def run(base: Path, out: Path, rows: Path, quantize: Quantize, compute: Dtype) -> None:
-    """The `quantize` stage: OUT/nf4 and OUT/fp4 with a manifest, and the evidence of both as rows."""
-    evidence: list[Row] = []
-    _held(base)  # refused before anything is kept
-    with resume.pieces(out, [base], quantize=quantize, compute=compute) as finished:
-        with atomic_dir(out) as folder:
-            for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
-                write_checkpoint(base, folder / kind, kind, settings, compute, finished)
-                evidence += inspect(folder / kind, kind)
-            write_manifest(folder)
-        write_rows(rows, evidence)
 
 
 def write_checkpoint(
@@ -77,7 +63,7 @@ def write_checkpoint(
     Raises:
         UserError: `base` holds no safetensors file, or lacks a tensor of its architecture, other than a head.
     """
-    held = _held(base)
+    held = layout(base)
     out.mkdir(parents=True)
     index: dict[str, str] = {}
     for shard, tensors in progress.progress(_shards(held).items(), f"quantize {kind}"):
@@ -119,7 +105,7 @@ def _link(piece: Path, file: Path) -> None:
         shutil.copyfile(piece, file)
 
 
-def _held(folder: Path) -> dict[str, TensorInfo]:
+def layout(folder: Path) -> dict[str, TensorInfo]:
     """Tensor name -> where it lies, of all that belongs to a language model and stands in the shards' own headers.
 
     The index beside them does not count: it may be older than a shard (as the published model's is). A classifier's
@@ -240,7 +226,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         CheckFailed: a tensor is missing, a module was loaded with another quantisation type than `kind`, or a
             projection was left unpacked.
     """
-    held, model = _held(folder), _architecture(folder)
+    held, model = layout(folder), _architecture(folder)
     config, blocks = model.config, model.config.num_hidden_layers
     found: list[Projection] = []
     for number in range(blocks):
