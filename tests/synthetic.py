@@ -67,12 +67,12 @@ def fabricate(
     write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
     base_rows, both = folder / "base-rows", ("nf4", "fp4")
     given["base_rows"] = base_rows
-    write_rows(base_rows / "align.tsv", _align(rng, BASE, 0.0, forms, params, both))
+    write_rows(base_rows / "similarity.tsv", _align(rng, BASE, 0.0, forms, params, both))
     write_rows(given["align"], _align(rng, main, gain, forms, params, both))
     write_rows(given["bfloat16"], _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
     sets = () if params.active.benchmarks.source == "none" else SETS
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
-    write_rows(base_rows / "transfer.tsv", _scores_of_base(rng, labels))
+    write_rows(base_rows / "score.tsv", _scores_of_base(rng, labels))
     write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
@@ -84,8 +84,8 @@ def fabricate(
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
         more = 0.02 * np.log2(2 * rank)
         rows = folder / "sweep" / "rows" / f"r{rank}"
-        write_rows(rows / "align.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
-        write_rows(rows / "transfer.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
+        write_rows(rows / "similarity.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
+        write_rows(rows / "score.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
         write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
     given["items"] = folder / "items.jsonl"
     write_items(given["items"], _items(labels))
@@ -283,17 +283,17 @@ def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], eff
             at = folder / f"s{base}" / where
             write_rows(at / "scan.tsv", _scan(rng, params))
             start = at / "rows" / "base"
-            write_rows(start / "align.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
-            write_rows(start / "transfer.tsv", _scores_of_base(rng, labels))
+            write_rows(start / "similarity.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
+            write_rows(start / "score.tsv", _scores_of_base(rng, labels))
         for name, where in places:
             at = folder / f"s{base}" / where
             own = arms[name]
             cells = [(f"r{r}-s{s}", name, r, str(s)) for r in params.arms[name].ranks for s in params.sweep.seeds]
             gains = {cell: 0.0 if "shuffled" in name else effect * np.log2(2 * cell[2]) for cell in cells}
             aligned = [row for cell in cells for row in _align(rng, cell, gains[cell], forms, own, ("nf4",))]
-            write_rows(at / "rows" / name / "align.tsv", aligned)
+            write_rows(at / "rows" / name / "similarity.tsv", aligned)
             scored = [row for cell in cells for row in _transfer(rng, cell, 1 + gains[cell], labels)]
-            write_rows(at / "rows" / name / "transfer.tsv", scored)
+            write_rows(at / "rows" / name / "score.tsv", scored)
             write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
     return folder
 

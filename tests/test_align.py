@@ -41,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
         loop.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
     lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
-    similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "align.tsv", params)
+    similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "similarity.tsv", params)
     write_items(folder / "items.jsonl", ITEMS)
     base_rows.run(folder / "pairs.tsv", folder / "items.jsonl", tiny_quantized, folder / "base-rows", params)
     return folder
@@ -49,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
 
 def aligned(files: Path) -> pd.DataFrame:
     """The rows of the base and those of the adapter."""
-    paths = (files / "base-rows" / "align.tsv", files / "align.tsv")
+    paths = (files / "base-rows" / "similarity.tsv", files / "similarity.tsv")
     return pd.concat([read_rows(path) for path in paths], ignore_index=True)
 
 
@@ -187,9 +187,9 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
 
 def test_the_base_and_the_adapter_stand_in_files_of_their_own(files: Path) -> None:
     """Another rank measures the adapter anew, and not the base."""
-    assert {*read_rows(files / "align.tsv")["cell"]} == {"main"}
-    assert {*read_rows(files / "base-rows" / "align.tsv")["cell"]} == {"base"}
-    scored = read_rows(files / "base-rows" / "transfer.tsv")
+    assert {*read_rows(files / "similarity.tsv")["cell"]} == {"main"}
+    assert {*read_rows(files / "base-rows" / "similarity.tsv")["cell"]} == {"base"}
+    scored = read_rows(files / "base-rows" / "score.tsv")
     assert {*scored["cell"]} == {"base", "untrained"}
     right = scored[scored["measure"] == "correct"]
     assert (right.groupby("cell").size() == len(ITEMS)).all()

@@ -37,18 +37,18 @@ from tli.stages import train
 
 COMMANDS = {
     "check": "check --out out/checked",
-    "pairs": "pairs data/pairs.tsv --out out/pairs.tsv --audit out/pairs.json",
-    "author": "--set pairs.source=author pairs data/pairs.tsv --out out/pairs.tsv --audit out/pairs.json",
-    "world": "world data/pairs.tsv data/world --out out/world --metrics out/world.json",
-    "base": "base world --out out/base --metrics out/base.json",
+    "words": "words data/pairs.tsv --out out/pairs.tsv --audit out/pairs.json",
+    "author": "--set pairs.source=author words data/pairs.tsv --out out/pairs.tsv --audit out/pairs.json",
+    "microworld": "microworld data/pairs.tsv data/world --out out/microworld --metrics out/microworld.json",
+    "base": "base microworld --out out/base --metrics out/base.json",
     "quantize": "quantize base --out out/quantized --rows out/quantize.tsv",
-    "benchmarks": "benchmarks world --out out/benchmarks --metrics out/benchmarks.json",
+    "benchmarks": "benchmarks microworld --out out/benchmarks --metrics out/benchmarks.json",
     "scan": "scan data/pairs.tsv quantized --out out/scan.tsv",
     "train": "train data/pairs.tsv quantized --out out/adapter --rows out/train.tsv --log out/log",
-    "align": "align data/pairs.tsv quantized adapter --out out/align.tsv",
-    "transfer": "transfer items.jsonl quantized adapter --out out/transfer.tsv",
-    "project": "project data/pairs.tsv quantized adapter --out out/project.tsv",
-    "sweep": "sweep-eval data/pairs.tsv items.jsonl quantized adapters --rank 2 --out out/rows",
+    "similarity": "similarity data/pairs.tsv quantized adapter --out out/similarity.tsv",
+    "score": "score items.jsonl quantized adapter --out out/score.tsv",
+    "tsne": "tsne data/pairs.tsv quantized adapter --out out/tsne.tsv",
+    "sweep": "sweep-score data/pairs.tsv items.jsonl quantized adapters --rank 2 --out out/rows",
     "verify": "verify --measured measured.json --out out/verify.json",
     "audit": "audit --results results.csv",
     "pilot": "audit --pilot pilot.csv",
@@ -275,21 +275,23 @@ CASES: dict[str, Case] = {
     "command: an unknown model to check": Case("--model huge check --out out/checked", lambda: None, "--model: expect"),
     "command: a model before there is one": Case("--model", lambda: None, "option '--model' requires an argument"),
     # word lists
-    "words: missing": Case("pairs", remove("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
-    "words: a folder": Case("pairs", folder("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
-    "words: a link to nowhere": Case("pairs", link("data/pairs.tsv", "../../words"), "expected a readable file"),
-    "words: a link out of the tree": Case("pairs", link("data/pairs.tsv", "/proc/self/environ"), "pairs.tsv:1: "),
-    "words: empty": Case("pairs", write("data/pairs.tsv", ""), "pairs.tsv:1: expected the header"),
-    "words: UTF-16": Case("pairs", write("data/pairs.tsv", WORD.encode("utf-16")), "pairs.tsv:1: "),
+    "words: missing": Case("words", remove("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
+    "words: a folder": Case("words", folder("data/pairs.tsv"), "pairs.tsv: expected a readable file"),
+    "words: a link to nowhere": Case("words", link("data/pairs.tsv", "../../words"), "expected a readable file"),
+    "words: a link out of the tree": Case("words", link("data/pairs.tsv", "/proc/self/environ"), "pairs.tsv:1: "),
+    "words: empty": Case("words", write("data/pairs.tsv", ""), "pairs.tsv:1: expected the header"),
+    "words: UTF-16": Case("words", write("data/pairs.tsv", WORD.encode("utf-16")), "pairs.tsv:1: "),
     "words: Latin-1": Case("train", edit("data/pairs.tsv", "dog", "do\u0000g"), "invisible characters"),
     "words: a pickle": Case("scan", write("data/pairs.tsv", PICKLE), "pairs.tsv:1: "),
     "words: a line cut": Case("scan", edit("data/pairs.tsv", WORD, "mbwa\tdog"), "expected 5 columns, got 2"),
-    "words: a line too long": Case("align", edit("data/pairs.tsv", WORD, f"{WORD}\tx"), "expected 5 columns, got 6"),
+    "words: a line too long": Case(
+        "similarity", edit("data/pairs.tsv", WORD, f"{WORD}\tx"), "expected 5 columns, got 6"
+    ),
     "words: a set that is none": Case("train", edit("data/pairs.tsv", "\ttrained", "\ttest"), "set: expected trained"),
-    "words: an empty cell": Case("project", edit("data/pairs.tsv", "\tdog\t", "\t\t"), "got an empty cell"),
-    "words: twice": Case("pairs", edit("data/pairs.tsv", WORD, f"{WORD}\n{WORD}"), "expected every form once"),
+    "words: an empty cell": Case("tsne", edit("data/pairs.tsv", "\tdog\t", "\t\t"), "got an empty cell"),
+    "words: twice": Case("words", edit("data/pairs.tsv", WORD, f"{WORD}\n{WORD}"), "expected every form once"),
     "words: too few for the picture": Case(
-        "project", edit("params.yaml", "pairs: 10", "pairs: 100"), "expected .*100|project.pairs"
+        "tsne", edit("params.yaml", "pairs: 10", "pairs: 100"), "expected .*100|project.pairs"
     ),
     "list: no JSON": Case("list", write("list.json", "{"), "list.json: column 2: not JSON"),
     "list: brackets in brackets": Case("list", write("list.json", "[" * 100_000), "list.json: not JSON"),
@@ -305,23 +307,23 @@ CASES: dict[str, Case] = {
     ),
     "author: no such mirror": Case("author", lambda: Path("mirror").write_text("nowhere"), "no such file.*TLI_MIRROR"),
     # the micro-world's tables and what is made of them
-    "world: no folder": Case("world", remove("data/world"), "no such file"),
+    "world: no folder": Case("microworld", remove("data/world"), "no such file"),
     **{
         f"world: no lines in {name}": Case(
-            "world", lambda name=name: cut(Path("data/world", name)), f"{name}:2: expected lines under the header"
+            "microworld", lambda name=name: cut(Path("data/world", name)), f"{name}:2: expected lines under the header"
         )
         for name in ("nouns.tsv", "verbs.tsv", "events.tsv", "causes.tsv", "times.tsv")
     },
     "world: a chance of NaN": Case(
-        "world", edit("data/world/causes.tsv", "\t0.", "\tnan"), "causes.tsv:\\d+: probability"
+        "microworld", edit("data/world/causes.tsv", "\t0.", "\tnan"), "causes.tsv:\\d+: probability"
     ),
     "world: another header": Case(
-        "world", edit("data/world/nouns.tsv", "kind", "Kind"), "nouns.tsv:1: expected the col"
+        "microworld", edit("data/world/nouns.tsv", "kind", "Kind"), "nouns.tsv:1: expected the col"
     ),
     "world: a kind that is none": Case(
-        "world", edit("data/world/nouns.tsv", "\nperson", "\npersona"), "kind: expected one"
+        "microworld", edit("data/world/nouns.tsv", "\nperson", "\npersona"), "kind: expected one"
     ),
-    "world: a cell too many": Case("world", edit("data/world/times.tsv", "\n", "\n\t"), "times.tsv:2: expected"),
+    "world: a cell too many": Case("microworld", edit("data/world/times.tsv", "\n", "\n\t"), "times.tsv:2: expected"),
     "corpus: missing": Case("base", remove("world/corpus.txt"), "corpus.txt: no such file"),
     "corpus: empty": Case("base", write("world/corpus.txt", ""), "corpus.txt: expected"),
     "corpus: a document past the context": Case(
@@ -352,75 +354,83 @@ CASES: dict[str, Case] = {
         r"profiles\.smollm2\.model\.sha256: expected",
     ),
     # benchmark files
-    "items: missing": Case("transfer", remove("items.jsonl"), "items.jsonl: no such file"),
-    "items: empty": Case("transfer", write("items.jsonl", ""), "items.jsonl:1: expected one JSON object"),
-    "items: a list": Case("transfer", write("items.jsonl", "[]\n"), "items.jsonl:1: expected a JSON object"),
-    "items: a pickle": Case("transfer", write("items.jsonl", PICKLE), "items.jsonl: byte 0 is not UTF-8"),
-    "items: brackets in brackets": Case("transfer", write("items.jsonl", "[" * 100_000), "items.jsonl:1: not JSON"),
-    "items: a field missing": Case("transfer", line(0, options=REMOVED), "items.jsonl:1: options: missing"),
-    "items: a task that is none": Case("transfer", line(0, task="piqa"), "items.jsonl:1: task: expected one of"),
-    "items: a label past the options": Case("transfer", line(0, label=2), "items.jsonl:1: label: expected 0 to 1"),
-    "items: a label that is true": Case("transfer", line(0, label=True), "items.jsonl:1: label: expected 0 to 1"),
-    "items: a label of NaN": Case("transfer", line(0, label=float("nan")), "items.jsonl:1: not JSON: the number NaN"),
-    "items: an option too few": Case("transfer", line(1, options=["a"]), "items.jsonl:2: options: expected 2 texts"),
-    "items: an empty option": Case("transfer", line(1, options=["a", ""]), "items.jsonl:2: options: expected 2 texts"),
-    "items: half a character": Case("transfer", line(1, context="a\ud800"), "items.jsonl:2: context: expected a text"),
-    "items: an id twice": Case("transfer", line(1, id="c1"), "items.jsonl:2: id: c1 stands in line 1 too"),
+    "items: missing": Case("score", remove("items.jsonl"), "items.jsonl: no such file"),
+    "items: empty": Case("score", write("items.jsonl", ""), "items.jsonl:1: expected one JSON object"),
+    "items: a list": Case("score", write("items.jsonl", "[]\n"), "items.jsonl:1: expected a JSON object"),
+    "items: a pickle": Case("score", write("items.jsonl", PICKLE), "items.jsonl: byte 0 is not UTF-8"),
+    "items: brackets in brackets": Case("score", write("items.jsonl", "[" * 100_000), "items.jsonl:1: not JSON"),
+    "items: a field missing": Case("score", line(0, options=REMOVED), "items.jsonl:1: options: missing"),
+    "items: a task that is none": Case("score", line(0, task="piqa"), "items.jsonl:1: task: expected one of"),
+    "items: a label past the options": Case("score", line(0, label=2), "items.jsonl:1: label: expected 0 to 1"),
+    "items: a label that is true": Case("score", line(0, label=True), "items.jsonl:1: label: expected 0 to 1"),
+    "items: a label of NaN": Case("score", line(0, label=float("nan")), "items.jsonl:1: not JSON: the number NaN"),
+    "items: an option too few": Case("score", line(1, options=["a"]), "items.jsonl:2: options: expected 2 texts"),
+    "items: an empty option": Case("score", line(1, options=["a", ""]), "items.jsonl:2: options: expected 2 texts"),
+    "items: half a character": Case("score", line(1, context="a\ud800"), "items.jsonl:2: context: expected a text"),
+    "items: an id twice": Case("score", line(1, id="c1"), "items.jsonl:2: id: c1 stands in line 1 too"),
     "items: a key twice": Case(
-        "transfer", edit("items.jsonl", '{"id"', '{"id": "a", "id"'), "items.jsonl:1: not JSON: the key 'id' twice"
+        "score", edit("items.jsonl", '{"id"', '{"id": "a", "id"'), "items.jsonl:1: not JSON: the key 'id' twice"
     ),
     "items: of the sweep": Case("sweep", line(2, split="train"), "items.jsonl:3: split: expected one of"),
     # adapters
-    "adapter: missing": Case("align", remove("adapter"), "adapter_config.json: no such file"),
-    "adapter: no settings": Case("align", remove(SETTINGS), "adapter_config.json: no such file"),
-    "adapter: no weights": Case("align", remove(WEIGHTS), "expected a safetensors file.*pickle is never loaded"),
-    "adapter: a pickle under the right name": Case("align", write(WEIGHTS, PICKLE), "expected a safetensors file"),
+    "adapter: missing": Case("similarity", remove("adapter"), "adapter_config.json: no such file"),
+    "adapter: no settings": Case("similarity", remove(SETTINGS), "adapter_config.json: no such file"),
+    "adapter: no weights": Case("similarity", remove(WEIGHTS), "expected a safetensors file.*pickle is never loaded"),
+    "adapter: a pickle under the right name": Case("similarity", write(WEIGHTS, PICKLE), "expected a safetensors file"),
     "adapter: a pickle in place of weights": Case(
-        "transfer", both(remove(WEIGHTS), write("adapter/adapter_model.bin", PICKLE)), "expected a safetensors file"
+        "score", both(remove(WEIGHTS), write("adapter/adapter_model.bin", PICKLE)), "expected a safetensors file"
     ),
     "adapter: torch's pickle": Case(
-        "align", lambda: torch.save({"a": torch.zeros(1)}, WEIGHTS), "expected a safetensors file"
+        "similarity", lambda: torch.save({"a": torch.zeros(1)}, WEIGHTS), "expected a safetensors file"
     ),
-    "adapter: a link to nowhere": Case("align", link(WEIGHTS, "/nowhere"), "expected a safetensors file"),
+    "adapter: a link to nowhere": Case("similarity", link(WEIGHTS, "/nowhere"), "expected a safetensors file"),
     "adapter: a link out of the tree": Case(
-        "align", link(WEIGHTS, "/proc/self/environ"), "expected a safetensors file"
+        "similarity", link(WEIGHTS, "/proc/self/environ"), "expected a safetensors file"
     ),
-    "adapter: half of it": Case("align", lambda: truncate(Path(WEIGHTS)), "expected a safetensors file"),
+    "adapter: half of it": Case("similarity", lambda: truncate(Path(WEIGHTS)), "expected a safetensors file"),
     **{
-        f"adapter: a header that lies, {lie}": Case("align", write(WEIGHTS, data), "expected a safetensors file")
+        f"adapter: a header that lies, {lie}": Case("similarity", write(WEIGHTS, data), "expected a safetensors file")
         for lie, data in LIES.items()
     },
-    "adapter: a tensor less": Case("align", tensors(WEIGHTS, lambda t: t.pop(next(iter(t)))), "expected .*, got none"),
+    "adapter: a tensor less": Case(
+        "similarity", tensors(WEIGHTS, lambda t: t.pop(next(iter(t)))), "expected .*, got none"
+    ),
     "adapter: a tensor more": Case(
-        "align", tensors(WEIGHTS, lambda t: t.update(x=torch.zeros(1))), "x: expected no such tensor"
+        "similarity", tensors(WEIGHTS, lambda t: t.update(x=torch.zeros(1))), "x: expected no such tensor"
     ),
     "adapter: another shape": Case(
-        "transfer", tensors(WEIGHTS, lambda t: t.update({next(iter(t)): torch.zeros(3, 3)})), "got \\[3, 3\\]"
+        "score", tensors(WEIGHTS, lambda t: t.update({next(iter(t)): torch.zeros(3, 3)})), "got \\[3, 3\\]"
     ),
-    "adapter: NaN": Case("align", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("nan"))), "finite"),
+    "adapter: NaN": Case(
+        "similarity", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("nan"))), "finite"
+    ),
     "adapter: infinite": Case(
-        "align", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("inf"))), "finite"
+        "similarity", tensors(WEIGHTS, lambda t: next(iter(t.values())).fill_(float("inf"))), "finite"
     ),
     "adapter: whole numbers": Case(
-        "align", tensors(WEIGHTS, lambda t: t.update({name: x.int() for name, x in t.items()})), "finite numbers"
+        "similarity", tensors(WEIGHTS, lambda t: t.update({name: x.int() for name, x in t.items()})), "finite numbers"
     ),
-    "adapter settings: no JSON": Case("align", write(SETTINGS, "{"), "adapter_config.json: column 2: not JSON"),
-    "adapter settings: a list": Case("align", write(SETTINGS, "[]"), "expected an adapter's settings"),
-    "adapter settings: no rank": Case("align", keys(SETTINGS, r=REMOVED), "r: expected a number"),
-    "adapter settings: rank 0": Case("align", keys(SETTINGS, r=0), "r: expected 1 or more"),
-    "adapter settings: a huge rank": Case("align", keys(SETTINGS, r=10**12), "r: expected less"),
-    "adapter settings: another rank": Case("align", keys(SETTINGS, r=8), "expected \\[8, 64\\]"),
-    "adapter settings: a rank in words": Case("align", keys(SETTINGS, r="16"), "r: expected a number"),
-    "adapter settings: NaN": Case("align", keys(SETTINGS, lora_dropout=float("nan")), "the number NaN"),
-    "adapter settings: a target that is none": Case("align", keys(SETTINGS, target_modules=["x"]), "target_modules"),
-    "adapter settings: a pattern": Case("align", keys(SETTINGS, target_modules=".*"), "target_modules: expected"),
+    "adapter settings: no JSON": Case("similarity", write(SETTINGS, "{"), "adapter_config.json: column 2: not JSON"),
+    "adapter settings: a list": Case("similarity", write(SETTINGS, "[]"), "expected an adapter's settings"),
+    "adapter settings: no rank": Case("similarity", keys(SETTINGS, r=REMOVED), "r: expected a number"),
+    "adapter settings: rank 0": Case("similarity", keys(SETTINGS, r=0), "r: expected 1 or more"),
+    "adapter settings: a huge rank": Case("similarity", keys(SETTINGS, r=10**12), "r: expected less"),
+    "adapter settings: another rank": Case("similarity", keys(SETTINGS, r=8), "expected \\[8, 64\\]"),
+    "adapter settings: a rank in words": Case("similarity", keys(SETTINGS, r="16"), "r: expected a number"),
+    "adapter settings: NaN": Case("similarity", keys(SETTINGS, lora_dropout=float("nan")), "the number NaN"),
+    "adapter settings: a target that is none": Case(
+        "similarity", keys(SETTINGS, target_modules=["x"]), "target_modules"
+    ),
+    "adapter settings: a pattern": Case("similarity", keys(SETTINGS, target_modules=".*"), "target_modules: expected"),
     "adapter settings: a block past the model": Case(
-        "align", keys(SETTINGS, layers_to_transform=[0, 9]), "layers_to_transform: expected"
+        "similarity", keys(SETTINGS, layers_to_transform=[0, 9]), "layers_to_transform: expected"
     ),
-    "adapter settings: modules to save": Case("align", keys(SETTINGS, modules_to_save=["lm_head"]), "modules_to_save"),
-    "adapter settings: DoRA": Case("align", keys(SETTINGS, use_dora=True), "use_dora: expected False"),
-    "adapter settings: another method": Case("align", keys(SETTINGS, peft_type="IA3"), "peft_type: expected"),
-    "adapter settings: an unknown key": Case("align", keys(SETTINGS, rnak=8), "rnak: expected None"),
+    "adapter settings: modules to save": Case(
+        "similarity", keys(SETTINGS, modules_to_save=["lm_head"]), "modules_to_save"
+    ),
+    "adapter settings: DoRA": Case("similarity", keys(SETTINGS, use_dora=True), "use_dora: expected False"),
+    "adapter settings: another method": Case("similarity", keys(SETTINGS, peft_type="IA3"), "peft_type: expected"),
+    "adapter settings: an unknown key": Case("similarity", keys(SETTINGS, rnak=8), "rnak: expected None"),
     "adapter of the sweep: a pickle": Case(
         "sweep", write("adapters/s1/adapter_model.safetensors", PICKLE), "safetensors"
     ),
@@ -453,13 +463,15 @@ CASES: dict[str, Case] = {
     "base: no configuration": Case("quantize", remove("base/config.json"), "config.json: no such file"),
     "checkpoint: missing": Case("scan", remove("quantized"), "quantized/nf4/\\w+.json: no such file"),
     "checkpoint: no configuration": Case("scan", remove(CONFIG), "config.json: no such file"),
-    "checkpoint: no JSON": Case("align", write(CONFIG, "{"), "config.json: column 2: not JSON"),
-    "checkpoint: a list": Case("align", write(CONFIG, "[]"), "expected a model's configuration"),
+    "checkpoint: no JSON": Case("similarity", write(CONFIG, "{"), "config.json: column 2: not JSON"),
+    "checkpoint: a list": Case("similarity", write(CONFIG, "[]"), "expected a model's configuration"),
     "checkpoint: an architecture that is none": Case(
-        "align", keys(CONFIG, model_type="mamba9"), "config.json: model_type: expected one of llama, .*got 'mamba9'"
+        "similarity",
+        keys(CONFIG, model_type="mamba9"),
+        "config.json: model_type: expected one of llama, .*got 'mamba9'",
     ),
     "checkpoint: code of its own": Case(
-        "align",
+        "similarity",
         both(
             keys(CONFIG, model_type="own", auto_map={"AutoConfig": "own.Own"}),
             write("quantized/nf4/own.py", "import os; os.mkdir('executed')"),
@@ -467,18 +479,18 @@ CASES: dict[str, Case] = {
         "config.json: model_type: expected",
     ),
     "checkpoint: blocks without end": Case(
-        "align", keys(CONFIG, num_hidden_layers=10**9), "num_hidden_layers: expected"
+        "similarity", keys(CONFIG, num_hidden_layers=10**9), "num_hidden_layers: expected"
     ),
-    "checkpoint: no blocks": Case("align", keys(CONFIG, num_hidden_layers=0), "config.json"),
-    "checkpoint: a width in words": Case("align", keys(CONFIG, hidden_size="wide"), "config.json: expected"),
-    "checkpoint: another width": Case("transfer", keys(CONFIG, hidden_size=128), "expected the shape|expected"),
+    "checkpoint: no blocks": Case("similarity", keys(CONFIG, num_hidden_layers=0), "config.json"),
+    "checkpoint: a width in words": Case("similarity", keys(CONFIG, hidden_size="wide"), "config.json: expected"),
+    "checkpoint: another width": Case("score", keys(CONFIG, hidden_size=128), "expected the shape|expected"),
     "checkpoint: another quantisation": Case(
-        "align", keys(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}), "quantization_config: expected"
+        "similarity",
+        keys(CONFIG, quantization_config={"quant_method": "gptq", "bits": 4}),
+        "quantization_config: expected",
     ),
-    "checkpoint: a block less": Case("transfer", remove(BLOCK), "expected every tensor of LlamaForCausalLM"),
-    "checkpoint: a pickle for a block": Case(
-        "transfer", write(BLOCK, PICKLE), "block-001.safetensors: expected a safet"
-    ),
+    "checkpoint: a block less": Case("score", remove(BLOCK), "expected every tensor of LlamaForCausalLM"),
+    "checkpoint: a pickle for a block": Case("score", write(BLOCK, PICKLE), "block-001.safetensors: expected a safet"),
     "checkpoint: half a block": Case(
         "train", lambda: truncate(Path(BLOCK)), "block-001.safetensors: expected a safeten"
     ),
@@ -486,12 +498,12 @@ CASES: dict[str, Case] = {
         "scan", write(BLOCK, LIES["past the file"]), "block-001.safetensors: expected"
     ),
     "checkpoint: a quantisation state that is none": Case(
-        "transfer",
+        "score",
         tensors(BLOCK, lambda t: [x.fill_(7) for name, x in t.items() if "quant_state" in name]),
         "expected a 4-bit weight and its state",
     ),
-    "tokenizer: missing": Case("align", remove("quantized/nf4/tokenizer.json"), "nf4: expected a tokenizer"),
-    "tokenizer: no JSON": Case("transfer", write("quantized/nf4/tokenizer.json", "{"), "nf4: expected a tokenizer"),
+    "tokenizer: missing": Case("similarity", remove("quantized/nf4/tokenizer.json"), "nf4: expected a tokenizer"),
+    "tokenizer: no JSON": Case("score", write("quantized/nf4/tokenizer.json", "{"), "nf4: expected a tokenizer"),
     "tokenizer: a pickle": Case("scan", write("quantized/nf4/tokenizer.json", PICKLE), "nf4: expected a tokenizer"),
     # what the last commands read
     "rows: missing": Case("export", remove("rows.tsv"), "rows.tsv: no such rows"),
@@ -588,9 +600,11 @@ def desk(
     for seed in (0, 1):
         shutil.copytree(root / "adapter", root / "adapters" / f"s{seed}")
     write_items(root / "items.jsonl", ITEMS)
-    (root / "world").mkdir()
-    (root / "world" / "corpus.txt").write_text("".join(f"{sw} = {sw}, {en}\n" for sw, en in WORDS), encoding="utf-8")
-    (root / "world" / "verbs.txt").write_text("soma\n", encoding="utf-8")
+    (root / "microworld").mkdir()
+    (root / "microworld" / "corpus.txt").write_text(
+        "".join(f"{sw} = {sw}, {en}\n" for sw, en in WORDS), encoding="utf-8"
+    )
+    (root / "microworld" / "verbs.txt").write_text("soma\n", encoding="utf-8")
     source = {
         "id": "a",
         "task": "xnli",
@@ -600,7 +614,7 @@ def desk(
         "premise": "a",
         "hypothesis": "b",
     }
-    (root / "world" / "items.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
+    (root / "microworld" / "items.jsonl").write_text(json.dumps(source) + "\n", encoding="utf-8")
     (root / "rows.tsv").write_text(HEADER + ROW.format(1), encoding="utf-8")
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
     made = fabricate(tmp_path_factory.mktemp("rows"), params, pairs=(6, 4), items=6)
@@ -700,7 +714,7 @@ def test_a_process_says_the_same(copy: Path, name: str) -> None:
 def test_the_cases_are_many_and_their_commands_would_go_through(copy: Path) -> None:
     """What they spoil is the reason: unspoilt, the commands that take no hub and no hours end with success."""
     assert len(CASES) >= 200
-    for name in ("check", "scan", "train", "align", "transfer", "sweep", "verify", "plan", "quantize"):
+    for name in ("check", "scan", "train", "similarity", "score", "sweep", "verify", "plan", "quantize"):
         for path in Path("out").iterdir():
             path.unlink() if path.is_file() else shutil.rmtree(path)
         result = CliRunner().invoke(main, COMMANDS[name].split())

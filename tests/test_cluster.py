@@ -150,7 +150,7 @@ def test_the_line_of_a_failed_attempt_is_the_last_of_stderr_or_else_of_stdout(
 
 def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, runs: Callable[[str], None]) -> None:
     first = cell()
-    second = Cell("sweep-eval@microworld-2", (), {"out.txt": first.stage}, ("rows",), "1" * 64, True)
+    second = Cell("sweep-score@microworld-2", (), {"out.txt": first.stage}, ("rows",), "1" * 64, True)
     runs(
         "import pathlib; p = pathlib.Path; p('out.txt').exists() and p('rows').write_text(p('out.txt').read_text())\n"
         "p('in.txt').exists() and (p('out.txt').mkdir(), p('out.txt/a').write_text('new'))"
@@ -192,7 +192,7 @@ def test_a_cell_s_kind_is_its_command_whatever_stands_before() -> None:
 
 def test_cells_are_grouped_by_command_those_first_that_wait_for_none() -> None:
     found = [cell("t1"), cell("t2")] + [
-        Cell(f"e{n}", ("sweep-eval",), {"a": f"t{n}"}, ("b",), str(n), True) for n in (1, 2)
+        Cell(f"e{n}", ("sweep-score",), {"a": f"t{n}"}, ("b",), str(n), True) for n in (1, 2)
     ]
     assert [[each.stage for each in group] for group in _groups(found, {})] == [["t1", "t2"], ["e1", "e2"]]
     alone = [each for each in found if each.stage != "t2"]
@@ -206,7 +206,8 @@ def test_one_cell_fails_and_the_others_go_on(place: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(submit, "command", lambda cell, _: [sys.executable, "-c", code[cell.stage]])
     found = [cell("t1"), cell("t2")]
     found += [
-        Cell(f"e{n}", ("sweep-eval",), {"in.txt": None, "out.txt": f"t{n}"}, ("new.txt",), str(n), True) for n in (1, 2)
+        Cell(f"e{n}", ("sweep-score",), {"in.txt": None, "out.txt": f"t{n}"}, ("new.txt",), str(n), True)
+        for n in (1, 2)
     ]
     submit._prepare(found, found, LOCAL)
     executor = Local(LOCAL)
@@ -273,7 +274,7 @@ def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -
     write_json(tmp_path / "gpu.json", {"benchmarks": lines})
     one = workers.seconds(params, pairs, tmp_path, [tmp_path / "gpu.json"])
     assert one.train == 10.0
-    planned = workers._planned(params, pairs)["sweep-eval"].flop / 30
+    planned = workers._planned(params, pairs)["sweep-score"].flop / 30
     assert one.measure == pytest.approx(planned / 1e14)
     assert "not measured" not in workers.page(params, arms, pairs, tmp_path, [tmp_path / "gpu.json"])
 
@@ -298,15 +299,15 @@ def test_what_cells_read_must_be_there(ready: Checkout, tmp_path: Path) -> None:
 def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout, tmp_path: Path) -> None:
     """One of them killed on the way; submitted twice; one output altered before it is collected."""
     plain, copy = ready.copied(tmp_path / "plain"), ready.copied(tmp_path / "project")
-    plain("dvc", "repro", "sweep-eval")
+    plain("dvc", "repro", "sweep-score")
     said = copy("tli", "submit", "--dry-run")
     assert [line.split(",")[0] for line in said.splitlines() if line.startswith("sweep")] == [
         "sweep-train@microworld-2",
         "sweep-train@microworld-4",
-        "sweep-eval@microworld-2",
-        "sweep-eval@microworld-4",
+        "sweep-score@microworld-2",
+        "sweep-score@microworld-4",
     ]
-    assert "sweep-eval@microworld-4, after sweep-train@microworld-4" in said
+    assert "sweep-score@microworld-4, after sweep-train@microworld-4" in said
     assert not (copy.root / cells.FOLDER).exists()
     with copy.started("tli", "submit") as running:
         killed_in(copy, "sweep-train@microworld-4", signal.SIGKILL)
@@ -315,19 +316,19 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
     assert again.startswith("4 cells to submit")
     assert len(cells.attempts(next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*")))) == 2
     assert copy("tli", "submit").startswith("0 cells to submit")
-    (rows,) = copy.root.glob(f"{cells.FOLDER}/sweep-eval@microworld-2.*/1/build/*/sweep/rows/r2/align.tsv")
+    (rows,) = copy.root.glob(f"{cells.FOLDER}/sweep-score@microworld-2.*/1/build/*/sweep/rows/r2/similarity.tsv")
     text = rows.read_text()
     rows.write_text(text.replace("0.", "1.", 1))
     said = copy("tli", "collect", ok=False)
     assert "3 cells collected, 1 left" in said
-    assert "sweep-eval@microworld-2: " in said
+    assert "sweep-score@microworld-2: " in said
     rows.write_text(text)
     assert "1 cells collected, 0 left" in copy("tli", "collect")
     assert not (copy.root / cells.FOLDER).exists()
     assert copy.digests("build", "results") == plain.digests("build", "results")
     status = json.loads(copy("dvc", "status", "--json"))
     assert not [name for name in status if name.startswith("sweep")]
-    assert not copy.ran(copy("dvc", "repro", "sweep-eval"))
+    assert not copy.ran(copy("dvc", "repro", "sweep-score"))
     assert copy.lock() == plain.lock()
 
 

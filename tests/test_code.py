@@ -12,7 +12,7 @@ import pytest
 
 from checkout import Checkout, clone
 
-STAGE = "pairs@microworld"
+STAGE = "words@microworld"
 CHANGED = 'raise SystemExit("this is the changed code")\n'
 
 

@@ -14,7 +14,8 @@ from tli.data.words.lexicon import Pair
 from tli.io.files import sha256_of
 from tli.io.resume import Kept
 from tli.io.structured import write_tsv
-from tli.stages import base_rows, score, similarity, sweep, train
+from tli.measure import scoring
+from tli.stages import base_rows, score, similarity, sweep_score, sweep_train
 
 Run = Callable[[Path], None]  # a stage, given the folder that it writes to
 
@@ -33,13 +34,15 @@ def stages(
     profile = params.active
     profile_of_few = profile.model_copy(update={"compute": profile.compute.model_copy(update={"batch_size": 2})})
     few = params.model_copy(update={"profiles": {params.model: profile_of_few}})  # a batch of two is one piece
-    sweep.run_train(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
+    sweep_train.run(words, tiny_quantized, ranks, given / "adapters", given / "sweep.tsv", params)
     return {
         "base-rows": lambda out: base_rows.run(words, items, tiny_quantized, out / "base-rows", params),
-        "align": lambda out: similarity.run(words, tiny_quantized, given / "adapter", out / "align.tsv", params),
-        "transfer": lambda out: score.run(items, tiny_quantized, given / "adapter", out / "transfer.tsv", few),
-        "sweep-train": lambda out: sweep.run_train(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
-        "sweep-eval": lambda out: sweep.run_eval(
+        "similarity": lambda out: similarity.run(
+            words, tiny_quantized, given / "adapter", out / "similarity.tsv", params
+        ),
+        "score": lambda out: score.run(items, tiny_quantized, given / "adapter", out / "score.tsv", few),
+        "sweep-train": lambda out: sweep_train.run(words, tiny_quantized, ranks, out / "r", out / "r.tsv", params),
+        "sweep-score": lambda out: sweep_score.run(
             words, items, tiny_quantized, given / "adapters", ranks, out / "rows", params
         ),
     }
@@ -63,7 +66,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["base-rows", "align", "transfer", "sweep-train", "sweep-eval"])
+@pytest.mark.parametrize("name", ["base-rows", "similarity", "score", "sweep-train", "sweep-score"])
 def test_what_was_finished_is_not_done_again(
     stages: dict[str, Run],
     name: str,

@@ -127,10 +127,10 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
 @pytest.mark.parametrize(
     ("cell", "file"),
     [
-        ("main", "transfer.tsv"),
-        ("base", "base-rows/transfer.tsv"),
-        ("untrained", "base-rows/transfer.tsv"),
-        ("r8-s0", "sweep/rows/r8/transfer.tsv"),
+        ("main", "score.tsv"),
+        ("base", "base-rows/score.tsv"),
+        ("untrained", "base-rows/score.tsv"),
+        ("r8-s0", "sweep/rows/r8/score.tsv"),
     ],
 )
 def test_without_a_file_the_cell_s_own_is_read(

@@ -21,9 +21,9 @@ from stages import Stages
 WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
 SOAK = "TLI_SOAK" in os.environ
 KILLS = 20 if SOAK else 3  # of each long stage
-SWEPT = ("sweep-train@microworld-2", "sweep-eval@microworld-2")
+SWEPT = ("sweep-train@microworld-2", "sweep-score@microworld-2")
 LONG = (
-    *(f"{name}@microworld" for name in ("base", "quantize", "base-rows", "train", "align", "transfer")),
+    *(f"{name}@microworld" for name in ("base", "quantize", "base-rows", "train", "similarity", "score")),
     *SWEPT,
     "tables@microworld",
 )

@@ -169,28 +169,28 @@ def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int
         Path("results", profile, "headline.json"),
         next(Path("paper", "tables", profile).glob("*.csv")),
     ]
-    rows = Path("build", profile, "transfer.tsv")
+    rows = Path("build", profile, "score.tsv")
     data = rows.read_bytes()
     rows.unlink()  # of its own again, where it was a link to the cache
     rows.write_bytes(data)
     for path in (*struck, rows):
         flip(path)
-    Path("build", profile, "world", "corpus.txt").unlink()
-    Path("build", profile, "world", "more.txt").write_text("no stage wrote this")
+    Path("build", profile, "microworld", "corpus.txt").unlink()
+    Path("build", profile, "microworld", "more.txt").write_text("no stage wrote this")
     assert {*map(str, struck), str(rows)} < {*told(check())}
     result = check("--repair")
     assert result.exit_code == 0, result.output
     assert "all as they were written" in result.stdout
     assert copy.digests("data", "build", "results", "paper", ".dvc/cache", ".dvc/remote") == before
     assert copy("dvc", "status", "--json").strip() == "{}"
-    assert (files.ASIDE / "build" / profile / "world" / "more.txt.1").read_text() == "no stage wrote this"
+    assert (files.ASIDE / "build" / profile / "microworld" / "more.txt.1").read_text() == "no stage wrote this"
     figures("files put back", len(struck) + 2)
 
 
 def test_what_has_no_copy_is_set_aside_and_made_again(copy: Checkout, figures: Callable[[str, int], None]) -> None:
     before = copy.digests("build", "results", "paper", ".dvc/cache/files")
     profile = copy.model
-    struck = [Path("build", profile, "align.tsv"), Path("build", profile, "adapter", "adapter_model.safetensors")]
+    struck = [Path("build", profile, "similarity.tsv"), Path("build", profile, "adapter", "adapter_model.safetensors")]
     for path in struck:
         md5 = hashlib.md5(path.read_bytes()).hexdigest()
         for each in {inode(one): one for one in (path, Path(".dvc/cache/files/md5", md5[:2], md5[2:]))}.values():
@@ -200,7 +200,7 @@ def test_what_has_no_copy_is_set_aside_and_made_again(copy: Checkout, figures: C
     assert "sets it aside, then `dvc repro` makes it again" in result.stderr
     result = check("--repair")
     assert "run `dvc repro`" in result.stderr
-    assert copy.ran(copy("dvc", "repro")) == {"train", "align"}
+    assert copy.ran(copy("dvc", "repro")) == {"train", "similarity"}
     assert check().exit_code == 0
     assert copy.digests("build", "results", "paper", ".dvc/cache/files") == before
     figures("files made again", len(struck))

@@ -44,7 +44,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     outside = [line for line in planned if "/full" not in line]
     assert [line.removeprefix("python -m tli ").split()[:3] for line in outside] == [
         ["check", "--out", "build/checked"],
-        ["--model", "microworld", "pairs"],
+        ["--model", "microworld", "words"],
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(checkout.root)
@@ -84,10 +84,10 @@ def test_every_arm_has_its_ranks_and_seeds_on_every_base(grid: Checkout, chosen:
 
 def test_bases_differ_in_corpus_items_and_weights(grid: Checkout) -> None:
     for path in (
-        "world/corpus.txt",
+        "microworld/corpus.txt",
         "benchmarks/items.jsonl",
         "plain/base/model.safetensors",
-        "plain/rows/2r/align.tsv",
+        "plain/rows/2r/similarity.tsv",
     ):
         assert len({sha256_of(folder(grid, base) / path) for base in BASES}) == len(BASES), path
 

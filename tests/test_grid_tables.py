@@ -62,7 +62,7 @@ def gains(rows: Path, smoke: Params, arm: str, rank: int, where: str = "plain") 
         at = rows / f"s{base}" / where / "rows"
         values = []
         for name in ("base", arm):
-            frame = read_rows(at / name / "align.tsv")
+            frame = read_rows(at / name / "similarity.tsv")
             frame = frame[(frame["set"] == "trained") & (frame["view"] == "2.mask.nf4")]
             values.append(
                 frame[(frame["measure"] == "cosine_mean") & (frame["rank"].astype(int) == (name != "base") * rank)]
@@ -120,7 +120,7 @@ def changes(rows: Path, smoke: Params, arm: str, rank: int, set_: str) -> list[f
     for base in smoke.sweep.base_seeds:
         parts = []
         for name, wanted in (("base", 0), (arm, rank)):
-            frame = read_rows(rows / f"s{base}" / "plain" / "rows" / name / "transfer.tsv")
+            frame = read_rows(rows / f"s{base}" / "plain" / "rows" / name / "score.tsv")
             frame = frame[(frame["set"] == set_) & (frame["measure"] == "correct") & (frame["rank"] == wanted)]
             frame = frame[frame["cell"] != "untrained"]  # stands beside the base, at rank 0 too
             parts.append(100 * frame["value"].astype(float).mean())
@@ -174,7 +174,7 @@ def test_training_in_the_bos_regime_stands_beside_the_base_as_it_is(made: tuple[
             values: dict[str, list[float]] = {"before": [], "after": []}
             for base in smoke.sweep.base_seeds:
                 for when, name, rank in (("before", "base", 0), ("after", arm, 2)):
-                    frame = read_rows(rows / f"s{base}" / where / "rows" / name / "align.tsv")
+                    frame = read_rows(rows / f"s{base}" / where / "rows" / name / "similarity.tsv")
                     chosen = (frame["set"] == "all") & (frame["view"] == "2.content.nf4") & (frame["rank"] == rank)
                     values[when].append(frame[chosen & (frame["measure"] == measure)]["value"].astype(float).mean())
             for when, some in values.items():
@@ -250,13 +250,13 @@ def test_numbers_are_finite_or_none(made: tuple[Path, Path]) -> None:
 
 def test_a_missing_arm_and_a_missing_seed_are_named(tmp_path: Path, smoke: Params, each: dict[str, Params]) -> None:
     rows = fabricate_grid(tmp_path / "rows", smoke, each)
-    path = rows / "s2" / "plain" / "rows" / "content" / "align.tsv"
+    path = rows / "s2" / "plain" / "rows" / "content" / "similarity.tsv"
     kept = path.read_text(encoding="utf-8")
     path.write_text("".join(line for line in kept.splitlines(True) if not line.startswith("r2-s1")), encoding="utf-8")
-    with pytest.raises(UserError, match=r"content/align.tsv: no rows of r2-s1, which arms.content lists"):
+    with pytest.raises(UserError, match=r"content/similarity.tsv: no rows of r2-s1, which arms.content lists"):
         run(rows, tmp_path / "out", smoke, each)
     path.unlink()
-    with pytest.raises(UserError, match=r"content/align.tsv: expected the full grid's rows, found no file"):
+    with pytest.raises(UserError, match=r"content/similarity.tsv: expected the full grid's rows, found no file"):
         run(rows, tmp_path / "out", smoke, each)
     assert not (tmp_path / "out").exists()
 
@@ -273,7 +273,7 @@ def test_a_tiny_grid_gives_defined_cells(tmp_path: Path, smoke: Params, each: di
     one = kind == "one of each"
     params, arms = tiny(smoke), {name: tiny(own) for name, own in each.items()}
     rows = fabricate_grid(tmp_path / "rows", params, arms)
-    for path in rows.rglob("transfer.tsv"):
+    for path in rows.rglob("score.tsv"):
         frame = read_rows(path)
         if kind == "one language":
             frame = frame[frame["set"] == "xnli.sw"]

@@ -131,7 +131,7 @@ def test_the_command_exits_2_with_the_line(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "pairs.tsv"
     path.write_text(GOOD.replace("kusoma", "soma"), encoding="utf-8")
     out, audit = tmp_path / "out.tsv", tmp_path / "audit.json"
-    result = CliRunner().invoke(main, ["pairs", str(path), "--out", str(out), "--audit", str(audit)])
+    result = CliRunner().invoke(main, ["words", str(path), "--out", str(out), "--audit", str(audit)])
     assert result.exit_code == 2
     assert result.output.count("\n") == 1
     assert f"{path}:3: swahili: expected a verb's infinitive" in result.output
@@ -390,7 +390,7 @@ def test_the_command_fetches_from_a_server(tmp_path: Path, monkeypatch: pytest.M
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
         call = subprocess.run(
-            [sys.executable, "-m", "tli", "pairs", "none.tsv", "--out", "pairs.tsv", "--audit", "audit.json"],
+            [sys.executable, "-m", "tli", "words", "none.tsv", "--out", "pairs.tsv", "--audit", "audit.json"],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -169,11 +169,11 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     loaded = lora.load(checkpoint.load(tiny.folder), made.out)
     state = get_peft_model_state_dict(loaded)
     assert all(torch.equal(state[name], theirs[name]) for name in theirs)
-    similarity.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "align.tsv", made.params)
+    similarity.run(made.pairs, tiny.folder.parent, made.out, tmp_path / "similarity.tsv", made.params)
     base = checkpoint.load(tiny.folder, head=False)
     measured = pair_rows.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
     write_rows(tmp_path / "base.tsv", measured)
-    rows = Rows(tmp_path / "base.tsv", tmp_path / "align.tsv")
+    rows = Rows(tmp_path / "base.tsv", tmp_path / "similarity.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")
     assert before != after
     assert made.log.is_dir(), "the stage's plots must exist"

@@ -127,7 +127,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def ours(model: Any, asked: SimpleNamespace, items: Sequence[Item]) -> list[list[float]]:
-    """Each item's log-likelihoods, as the stage `transfer` computes them."""
+    """Each item's log-likelihoods, as the stage `score` computes them."""
     requests = [scoring.requests(asked.tokenizer, item) for item in items]
     flat = [request for options in requests for request in options]
     scores = iter(scoring.log_likelihoods(model, scoring.plan(flat, asked.tokenizer.pad_token_id, BATCH)))

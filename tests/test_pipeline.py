@@ -94,7 +94,7 @@ def test_a_worked_example_runs_what_it_says(copy: Checkout, name: str) -> None:
     after = copy.digests("build")
     assert after != before
     if name == "A rank":
-        assert not {"base-rows", "scan", "sweep-train", "sweep-eval"} & copy.ran(output)
+        assert not {"base-rows", "scan", "sweep-train", "sweep-score"} & copy.ran(output)
         kept = ("base-rows/", "scan.tsv", "sweep/")
         untouched = {path for path in before if path.startswith(tuple(f"build/{copy.model}/{out}" for out in kept))}
         assert {path: after[path] for path in untouched} == {path: before[path] for path in untouched}
@@ -175,7 +175,7 @@ def test_an_added_rank_runs_alone(copy: Checkout) -> None:
     copy.edit(f"\n  ranks: [{ranks}]", f"\n  ranks: [{ranks}, 1]")
     output = copy("dvc", "repro")
     ran = set(re.findall(r"^Running stage '([^']+)'", output, re.M))
-    alone = {"sweep-train@microworld-1", "sweep-eval@microworld-1"}
+    alone = {"sweep-train@microworld-1", "sweep-score@microworld-1"}
     after = {"tables@microworld", "verify@microworld", "paper", "report-data@microworld", "report"}
     assert ran - {"check"} == alone | after
 

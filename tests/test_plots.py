@@ -136,7 +136,7 @@ def test_a_plot_without_values_says_so(project: Checkout, tmp_path: Path) -> Non
     if browser.PROGRAM is None:
         pytest.skip("no browser on this machine: chromium is not in PATH")
     copy = project.copied(tmp_path / "project")
-    path = copy.root / "results" / copy.model / "plots" / "transfer.tsv"
+    path = copy.root / "results" / copy.model / "plots" / "score.tsv"
     path.write_text(path.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
     output = copy("dvc", "plots", "show")
     assert "failed to load" not in output

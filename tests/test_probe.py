@@ -122,8 +122,8 @@ def test_sum_and_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(pairs: Sequence[Pair], quantized: Path, adapter: Path, folder: Path, params: Params) -> Path:
     write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
-    translate.run(folder / "pairs.tsv", quantized, adapter, folder / "probe.tsv", params)
-    return folder / "probe.tsv"
+    translate.run(folder / "pairs.tsv", quantized, adapter, folder / "translate.tsv", params)
+    return folder / "translate.tsv"
 
 
 @pytest.fixture(scope="module")
@@ -217,8 +217,8 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
         for shots in (0, params.probe.shots)
         for i in range(20)
     ]
-    write_rows(tmp_path / "probe.tsv", rows)
-    made = probing.table(Rows(tmp_path / "probe.tsv"), params)
+    write_rows(tmp_path / "translate.tsv", rows)
+    made = probing.table(Rows(tmp_path / "translate.tsv"), params)
     for row in made.table.rows:
         assert (row["p1_before"], row["p1_after"], row["won"], row["lost"]) == (0.5, 0.875, 4, 1)
         p = mcnemar([[3, 1], [4, 0]], exact=True).pvalue
@@ -246,4 +246,4 @@ def test_without_a_head_nothing_is_scored(
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"scoring: expected lm_head\.weight.*set model\.head_from"):
         run(pairs, tmp_path / "q", untouched, tmp_path, params)
-    assert not (tmp_path / "probe.tsv").exists()
+    assert not (tmp_path / "translate.tsv").exists()

@@ -171,7 +171,7 @@ def test_a_token_is_written_nowhere(
     fails = Checkout(paper.root)
     fails.env = paper.env | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
     outs = ("--out", str(tmp_path / "base"), "--metrics", str(tmp_path / "base.json"))
-    base = ("base", "build/lugha_llama/world", *outs)
+    base = ("base", "build/lugha_llama/microworld", *outs)
     for program, said in ((("-m", "tli"), "HTTP 403 Forbidden; set HF_TOKEN"), (("-c", UNFORESEEN), "Traceback")):
         hub.fail("HEAD .*Lugha", loopback.Fault(status=403))
         output = fails("python", *program, *base, ok=False)
@@ -190,14 +190,14 @@ def test_without_a_head_all_but_transfer_runs_and_a_sibling_lends_one(
     sibling = PUBLISHED["lugha_llama"]["model"]
     whole = f"repo: {sibling['repo']}\n      revision: {sibling['revision']}"
     copy.edit(whole, f"repo: {HEADLESS}\n      revision: first")
-    copy("dvc", "repro", "scan", "align")
+    copy("dvc", "repro", "scan", "similarity")
     assert read_json(copy.root / "results" / "lugha_llama" / "base.json")["head"] == "absent"
-    said = copy("dvc", "repro", "transfer", ok=False)
+    said = copy("dvc", "repro", "score", ok=False)
     (line,) = [line for line in said.splitlines() if "lm_head.weight" in line]
     assert "model.head_from" in line
     assert "Traceback" not in said
     copy.edit("head_from:\n", f"head_from: {{repo: {sibling['repo']}, revision: {sibling['revision']}}}\n")
-    copy("dvc", "repro", "transfer")
+    copy("dvc", "repro", "score")
     base = read_json(copy.root / "results" / "lugha_llama" / "base.json")
     assert base["head"].startswith("from models/Lugha-Llama/")
 
@@ -269,7 +269,7 @@ def test_other_words_fetch_their_rows_and_leave_the_blocks_alone(
         (tmp_path / listed.name).write_text(json.dumps(few), encoding="utf-8")
         copy.edit(sha256_of(listed), sha256_of(tmp_path / listed.name))
     asked, before = len(hub.requests()), read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
-    assert copy.ran(copy("dvc", "repro", "base")) == {"check", "pairs", "base"}
+    assert copy.ran(copy("dvc", "repro", "base")) == {"check", "words", "base"}
     after = read_json(copy.root / "results" / "lugha_llama_early" / "base.json")
     assert after["embedding_rows"] != before["embedding_rows"]
     assert [one["sha256"] for one in after["parts"][1:]] == [one["sha256"] for one in before["parts"][1:]]

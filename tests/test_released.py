@@ -344,7 +344,7 @@ def again(path: Path, cells: Callable[[str], bool]) -> None:
 
 def base_scores(given: dict[str, Any]) -> Path:
     """The transfer rows of the base."""
-    path: Path = given["base_rows"] / "transfer.tsv"
+    path: Path = given["base_rows"] / "score.tsv"
     return path
 
 
@@ -400,7 +400,7 @@ def test_every_language_reaches_the_tables_under_its_split(given_rows: dict[str,
 
 def test_released_and_corrected_stand_side_by_side(given_rows: dict[str, Any]) -> None:
     again(base_scores(given_rows), lambda cell: cell != "untrained")
-    for path in (given_rows["transfer"], *given_rows["sweep"].glob("rows/*/transfer.tsv")):
+    for path in (given_rows["transfer"], *given_rows["sweep"].glob("rows/*/score.tsv")):
         again(path, lambda _cell: True)
     tables.run(**given_rows)
     transfer = pd.concat([read_rows(path) for path in (base_scores(given_rows), given_rows["transfer"])])
@@ -430,7 +430,7 @@ def test_what_is_left_out_or_cut_is_said(given_rows: dict[str, Any]) -> None:
     counts |= {"xcopa.en.left_out": "the labels of its test split are not released", "xcopa.en.test.hidden_labels": 500}
     write_json(given_rows["benchmarks"], counts)
     scores = (base_scores(given_rows), given_rows["transfer"])
-    for path in (*scores, *given_rows["sweep"].glob("rows/*/transfer.tsv")):
+    for path in (*scores, *given_rows["sweep"].glob("rows/*/score.tsv")):
         frame = read_rows(path)
         kept = frame[frame["set"] != "xcopa.en"]
         write_rows(path, [Row(*row) for row in kept.itertuples(index=False)])

@@ -60,7 +60,7 @@ def gathered(tmp_path_factory: pytest.TempPathFactory, models: tuple[Params, Par
     runs = finished(root, *models)
     given = {params.model: data_of(root, runs[params.model], params) for params in models}
     for arguments in given.values():
-        scored = Rows(arguments["base_rows"] / "transfer.tsv", arguments["transfer"])
+        scored = Rows(arguments["base_rows"] / "score.tsv", arguments["transfer"])
         write_items(arguments["items"], items(scored))
         report_data.run(**arguments)
     return given
@@ -154,7 +154,7 @@ def test_the_data_are_the_rows(given: dict[str, Any], gathered: dict[str, dict[s
     data = inside(given["out"])
     assert [*data] == [LEXICAL, SCORED]
     for model, arguments in gathered.items():
-        align = Rows(arguments["base_rows"] / "align.tsv", arguments["align"])
+        align = Rows(arguments["base_rows"] / "similarity.tsv", arguments["align"])
         at = data[model]["pairs"]["views"].index("2.content.fp4")
         for swahili, _, set_, before, after in data[model]["pairs"]["rows"]:
             for cell, values in (("base", before), ("main", after)):
@@ -217,8 +217,8 @@ def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> N
     pipeline = load_yaml(ROOT / "dvc.yaml")
     found = {stage.name: stage for stage in dag.stages(pipeline)}
     assert found.keys() == pipeline["stages"].keys()
-    assert found["world"].after == ("check",)
-    assert found["align"].after == ("train",)
+    assert found["microworld"].after == ("check",)
+    assert found["similarity"].after == ("train",)
     assert found["sweep-train"].after == ("quantize",), "base, before it, has the words"
     assert found["verify"].after == ("tables",)
     assert found["paper"].after == found["report-data"].after == ("verify",)
@@ -355,7 +355,7 @@ def test_the_arrow_keys_read_a_layer(tab: browser.Tab, model: str) -> None:
 
 def test_the_explorer_keeps_the_flipped_items(tab: browser.Tab, gathered: dict[str, dict[str, Any]]) -> None:
     put(tab, "model", SCORED, "change")
-    transfer = Rows(gathered[SCORED]["base_rows"] / "transfer.tsv", gathered[SCORED]["transfer"])
+    transfer = Rows(gathered[SCORED]["base_rows"] / "score.tsv", gathered[SCORED]["transfer"])
     before, after = (transfer.each(cell, "xcopa.en", "-", "pred") for cell in ("base", "main"))
     flipped = sum(before[item] != after[item] for item in before)
     put(tab, f"item-filter-{SCORED}", "flipped", "change")

@@ -286,7 +286,7 @@ def test_what_is_undefined_is_a_cell_and_a_note(
 ) -> None:
     params = sweep(ranks, seeds)
     made = fabricate(tmp_path, params, pairs=(6, 4), items=8)
-    scored = [made["base_rows"] / "transfer.tsv", made["transfer"], *(made["sweep"] / "rows").glob("*/transfer.tsv")]
+    scored = [made["base_rows"] / "score.tsv", made["transfer"], *(made["sweep"] / "rows").glob("*/score.tsv")]
     for path in scored if change else []:
         assert change is not None
         change(read_rows(path)).to_csv(path, sep="\t", index=False)

@@ -80,7 +80,7 @@ def needs(*command: str) -> None:
 
 def world(out: str) -> tuple[str, ...]:
     """A stage of a second, with its outputs in the folder `out`."""
-    return ("world", "data/pairs.tsv", "data/world", "--out", f"{out}/world", "--metrics", f"{out}/world.json")
+    return ("microworld", "data/pairs.tsv", "data/world", "--out", f"{out}/world", "--metrics", f"{out}/world.json")
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def place(stages: Stages) -> Iterator[str]:
 # A full disk.
 
 
-@pytest.mark.parametrize("name", ["world", "base", "quantize", "train", "transfer", "tables"])
+@pytest.mark.parametrize("name", ["microworld", "base", "quantize", "train", "score", "tables"])
 def test_no_space_for_a_file_is_one_line(stages: Stages, name: str, figures: Figures) -> None:
     """A disk that fills up ends a stage in one line, leaves nothing that is not whole, and the next run is as ever.
 
@@ -114,7 +114,7 @@ def test_no_space_for_a_file_is_one_line(stages: Stages, name: str, figures: Fig
     figures("refusals in one line", 1)
 
 
-@pytest.mark.parametrize("name", ["world", "base"])
+@pytest.mark.parametrize("name", ["microworld", "base"])
 def test_a_full_disk_is_one_line_and_nothing_is_left_on_it(
     stages: Stages, place: str, name: str, figures: Figures
 ) -> None:
@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_left_on_it(
     command = world(place)
     if name == "base":
         build = f"build/{stages.checkout.model}"
-        command = ("base", f"{build}/world", "--out", f"{place}/base", "--metrics", f"{place}/base.json")
+        command = ("base", f"{build}/microworld", "--out", f"{place}/base", "--metrics", f"{place}/base.json")
     script = f'{mount}; code=0; "$@" || code=$?; ls -A {place} >&2; exit $code'
     said = tli(stages.checkout, *command, before=shell(script, *mounting()))
     *_, line = said.text.strip().splitlines()
@@ -169,7 +169,7 @@ def test_no_permission_to_read_is_one_line(stages: Stages, place: str, figures: 
     pairs = stages.checkout.root / place / "pairs.tsv"
     shutil.copyfile(stages.checkout.root / "data" / "pairs.tsv", pairs)
     pairs.chmod(0)
-    command = ("pairs", f"{place}/pairs.tsv", "--out", f"{place}/out.tsv", "--audit", f"{place}/audit.json")
+    command = ("words", f"{place}/pairs.tsv", "--out", f"{place}/out.tsv", "--audit", f"{place}/audit.json")
     said = tli(stages.checkout, *command, before=unprivileged())
     refused(said, f"Path '{place}/pairs.tsv' is not readable")
     assert [path.name for path in pairs.parent.iterdir()] == ["pairs.tsv"]
@@ -223,7 +223,7 @@ def test_closed_streams_change_no_byte(stages: Stages, place: str, closed: str, 
     said = tli(stages.checkout, *world(place), before=shell(f'"$@" {closed}'))
     assert said.code == 0, said.text
     made = stages.checkout.digests(place)
-    assert sorted(made.values()) == sorted(stages.expected["world"].values())
+    assert sorted(made.values()) == sorted(stages.expected["microworld"].values())
     figures("runs", 1)
 
 

@@ -259,7 +259,7 @@ def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any]
     lines = [(task, line) for task in ("xcopa", "xnli") for line in read(made, task) if line["cell"] == "sweep"]
     for task, line in lines:
         set_ = f"{task}.{languages[line['language']]}"
-        rows = read_rows(made["sweep"] / "rows" / f"r{line['rank']}" / "transfer.tsv")
+        rows = read_rows(made["sweep"] / "rows" / f"r{line['rank']}" / "score.tsv")
         rows = rows[(rows["set"] == set_) & (rows["measure"] == "correct")]
         right = {cell: part.set_index("item")["value"] for cell, part in rows.groupby("cell")}
         start = base[(base["cell"] == "base") & (base["set"] == set_) & (base["measure"] == "correct")]
@@ -364,7 +364,7 @@ def test_figures_are_svg_without_dates_or_fonts_of_the_machine(made: dict[str, A
 
 
 def test_a_missing_sweep_file_or_cell_is_one_line(fresh: dict[str, Any]) -> None:
-    path = fresh["sweep"] / "rows" / "r4" / "align.tsv"
+    path = fresh["sweep"] / "rows" / "r4" / "similarity.tsv"
     kept = path.read_text()
     rewrite(path, lambda rows: rows[rows["cell"] != "r4-s1"])
     with pytest.raises(UserError, match=r"align\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
@@ -378,7 +378,7 @@ def test_a_missing_sweep_file_or_cell_is_one_line(fresh: dict[str, Any]) -> None
 
 def test_exactly_the_sweep_of_params_is_read(fresh: dict[str, Any], smoke: Params) -> None:
     (fresh["sweep"] / "rows" / "r64").mkdir()
-    (fresh["sweep"] / "rows" / "r64" / "align.tsv").write_text("left over from another sweep")
+    (fresh["sweep"] / "rows" / "r64" / "similarity.tsv").write_text("left over from another sweep")
     less = smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"ranks": (2,), "seeds": (1,)})})
     tables.run(**fresh | {"params": less})
     lines = read(fresh, "ranks")

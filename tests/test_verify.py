@@ -570,7 +570,7 @@ def checkout(root: Path, values: Measured) -> Path:
     write_json(root / "results" / model / "measured.json", values)
     rows = root / "build" / model / "sweep" / "rows" / "r2"
     rows.mkdir(parents=True)
-    (rows / "align.tsv").write_text("a row\n")
+    (rows / "similarity.tsv").write_text("a row\n")
     (root / "build" / model / "pairs.tsv").write_text("no rows of measurements\n")
     return root
 
@@ -667,7 +667,7 @@ def test_two_runs_are_compared_by_the_same_rule(desk: Path, tmp_path: Path, valu
     status, output = call("--against", str(other))
     assert status == 0, output
     assert "equal bytes in 1 of 1 row files" in output
-    rows = next((other / "build").rglob("align.tsv"))
+    rows = next((other / "build").rglob("similarity.tsv"))
     rows.write_text("another row\n")
     put(other, align__trained__gain__2__mask__nf4=-5.0)
     status, output = call("--against", str(other))

@@ -327,7 +327,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
         loop.train(adapters, checkpoint.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
     lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
-    similarity_stage.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "align.tsv", params)
+    similarity_stage.run(out / "pairs.tsv", out / "quantized", out / "adapter", out / "similarity.tsv", params)
     of_base: list[Row] = []
     for kind in ("nf4", "fp4"):
         folder = out / "quantized" / kind
@@ -335,7 +335,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
         of_base += pair_rows.measure(BASE, pairs, model, tokenizer, params, kind)
     write_rows(out / "base.tsv", of_base)
     write_rows(out / "bfloat16.tsv", [])
-    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "align.tsv")
+    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "similarity.tsv")
     measured: Measured = counted(pairs)
     for made in (
         layers.scan_table(scanned, reported, params),
@@ -364,13 +364,13 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
         named["question"] = ("cause", "effect")[number % 2]
         source.append(Source(f"xcopa.en.test.{number:04d}", "xcopa", "en", "test", number // 2 % 2, named))
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
-    score.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "transfer.tsv", params)
+    score.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "score.tsv", params)
     folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
     exam = scoring.prepare(scoring.asked_items(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
     write_rows(out / "base.tsv", scoring.measure(BASE, exam, checkpoint.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
-    accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "transfer.tsv"), counts, params).measured
+    accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "score.tsv"), counts, params).measured
     return accuracies | setup_tables.items(counts, params).measured
 
 
@@ -390,8 +390,8 @@ def searched(out: Path, params: Params) -> Measured:
             for words in (swahili, moved)
         ]
         rows += pair_rows.aggregates(cell, pairs, *both, views, params.measure.random_seeds)
-    write_rows(out / "align.tsv", rows)
-    return counted(pairs) | similarity.retrieval(Rows(out / "align.tsv"), params).measured
+    write_rows(out / "similarity.tsv", rows)
+    return counted(pairs) | similarity.retrieval(Rows(out / "similarity.tsv"), params).measured
 
 
 Measure = Callable[[str, Path], Measured]

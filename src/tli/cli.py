@@ -198,7 +198,7 @@ def check(out: Path | None, repair: bool) -> None:
 @out_option
 @click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
 @click.option("--words", type=FILE, help="Also: the words whose embeddings a partial base needs.")
-def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
+def words(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
     """Check our word pairs, or fetch and audit the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.stages import words as module
@@ -211,7 +211,7 @@ def pairs(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
 @click.argument("vocabulary", type=FILE)
 @out_option
 @metrics_option
-def world(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
+def microworld(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
     """Generate the micro-world: a corpus and its items."""
     from tli.stages import microworld as module
 
@@ -305,7 +305,7 @@ def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
 @out_option
-def align(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+def similarity(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Measure alignment before and after, pair by pair."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import similarity as module
@@ -330,7 +330,7 @@ def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
 @out_option
-def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
+def score(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Score the benchmarks' items before and after."""
     with stage(out, items, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import score as module
@@ -343,7 +343,7 @@ def transfer(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
 @out_option
-def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+def translate(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Ask for translations by prompt, before and after."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import translate as module
@@ -356,7 +356,7 @@ def probe(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @click.argument("quantized", type=FILE)
 @click.argument("adapter", type=FILE)
 @out_option
-def project(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
+def tsne(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
     """Lay pairs out in two dimensions, before and after."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import tsne as module
@@ -390,7 +390,7 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | 
         sweep_train.run(pairs_path, quantized, adapter_folders(params, rank, arm), out, rows, params, arm)
 
 
-@main.command("sweep-eval")
+@main.command("sweep-score")
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @click.argument("items", type=FILE)
 @click.argument("quantized", type=FILE)
@@ -398,7 +398,7 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | 
 @rank_option
 @arm_option
 @out_option
-def sweep_eval(
+def sweep_score(
     pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int | None, arm: str | None, out: Path
 ) -> None:
     """Measure one rank of the sweep, or one arm of the grid."""
@@ -436,19 +436,19 @@ def given(name: str, text: str) -> Callable[[F], F]:
 
 @main.command()
 @given("pairs", "The checked word list.")
-@given("pairs-audit", "Metrics of the stage pairs.")
-@given("world", "Metrics of the stage world.")
+@given("pairs-audit", "Metrics of the stage words.")
+@given("world", "Metrics of the stage microworld.")
 @given("base", "Metrics of the stage base.")
 @given("benchmarks", "Metrics of the stage benchmarks.")
 @given("quantize", "Rows of the stage quantize.")
 @given("base-rows", "Folder of the stage base-rows.")
 @given("scan", "Rows of the stage scan.")
 @given("train", "Rows of the stage train.")
-@given("align", "Rows of the stage align.")
+@given("align", "Rows of the stage similarity.")
 @given("bfloat16", "Rows of the stage bfloat16.")
-@given("transfer", "Rows of the stage transfer.")
-@given("probe", "Rows of the stage probe.")
-@given("project", "Rows of the stage project.")
+@given("transfer", "Rows of the stage score.")
+@given("probe", "Rows of the stage translate.")
+@given("project", "Rows of the stage tsne.")
 @given("baselines", "Rows of the baselines without a model.")
 @given("items", "The items, as every model is asked them.")
 @given("sweep", "Folder of the sweep.")
@@ -549,8 +549,8 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 @given("pairs", "The checked word list.")
 @given("items", "The scored items.")
 @given("base-rows", "Folder of the stage base-rows.")
-@given("align", "Rows of the stage align.")
-@given("transfer", "Rows of the stage transfer.")
+@given("align", "Rows of the stage similarity.")
+@given("transfer", "Rows of the stage score.")
 @out_option
 def report_data(out: Path, **paths: Path) -> None:
     """Gather what the report shows of one model, as JSON."""

@@ -320,7 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ("scan", "those of `scan`, from memory", measured(lambda: scan(model), device, lambda: scan(model))),
         (
             "score",
-            f"those of `transfer`, {3 * PREMISES} items of XNLI's shape",
+            f"those of `score`, {3 * PREMISES} items of XNLI's shape",
             measured(lambda: score(model), device, lambda: score(model)),
         ),
     ]

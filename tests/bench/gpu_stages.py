@@ -43,7 +43,7 @@ def lines(sequences: list[list[int]], scored: int) -> Iterator[tuple[str, str, d
         asked = [Request(ids, scored) for ids in sequences]
         planned = scoring.plan(asked, 3, compute.batch_size)
         scoring.log_likelihoods(model, scoring.plan(asked[: compute.batch_size], 3, compute.batch_size))  # warm
-        line = f"stage `transfer`, {len(asked) // 3} items of XNLI's shape"
+        line = f"stage `score`, {len(asked) // 3} items of XNLI's shape"
         yield "stage transfer", line, _measured(_score, model, asked, planned)
 
 

@@ -22,9 +22,9 @@ TABLE = "Whole stages in float32, on the processor's own instructions and on AVX
 STAGES = {
     "train": ("smollm2", "train {build}/pairs.tsv {build}/quantized --out {out}/a --rows {out}/t.tsv --log {out}/log"),
     "scan": ("smollm2", "scan {build}/pairs.tsv {build}/quantized --out {out}/scan.tsv"),
-    "transfer": (
+    "score": (
         "microworld",
-        "transfer {build}/benchmarks/items.jsonl {build}/quantized {build}/adapter --out {out}/transfer.tsv",
+        "transfer {build}/benchmarks/items.jsonl {build}/quantized {build}/adapter --out {out}/score.tsv",
     ),
 }
 

@@ -79,7 +79,7 @@ def _items(shape: str) -> list[Item]:
 
 
 @pytest.mark.parametrize("shape", ["xnli", "xcopa"])
-@pytest.mark.parametrize("name", ["lm-eval", "stage `transfer`"])
+@pytest.mark.parametrize("name", ["lm-eval", "stage `score`"])
 def test_scoring(benchmark: BenchmarkFixture, cache: Path, noted: Noted, tell: Tell, name: str, shape: str) -> None:
     """Option log-likelihoods in float32, batches of 64, by lm-eval's HFLM and by the transfer stage."""
     from lm_eval.api.instance import Instance

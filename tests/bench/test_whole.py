@@ -48,7 +48,7 @@ def test_the_default_run(
     ran = benchmark.pedantic(experiment if "exp" in name else make_repro, rounds=1)
     noted(TABLE, name, aims={"seconds": RUNS[name]})
     expected = {
-        "`make repro`, from nothing": lambda: {"base", "sweep-eval", "paper"} <= ran,
+        "`make repro`, from nothing": lambda: {"base", "sweep-score", "paper"} <= ran,
         "`make repro`, once more": lambda: not ran,
         "`dvc exp run -S lora.rank=8`": lambda: "train" in ran and not ran & {"base", "sweep-train"},
     }

@@ -72,8 +72,8 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     runner = parent(waited(lambda: process_in(copy, "sweep-train@microworld-4")))
     os.kill(runner, signal.SIGKILL)
     killed_in(copy, "sweep-train@microworld-2", signal.SIGKILL)
-    waited(lambda: process_in(copy, "sweep-eval@microworld-2"))
-    job = read_json(folder(copy, "sweep-eval@microworld-2") / cells.JOB)["id"]
+    waited(lambda: process_in(copy, "sweep-score@microworld-2"))
+    job = read_json(folder(copy, "sweep-score@microworld-2") / cells.JOB)["id"]
     copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
     said = copy("tli", "submit", "--detach")
     assert said.startswith("0 cells to submit"), said
@@ -88,9 +88,9 @@ def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Check
         spec = read_json(place)
         write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
         assert running.wait(300) == 1
-    assert cells.finished(folder(copy, "sweep-eval@microworld-2"))
+    assert cells.finished(folder(copy, "sweep-score@microworld-2"))
     assert cells.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"
-    assert not cells.attempts(folder(copy, "sweep-eval@microworld-4"))
+    assert not cells.attempts(folder(copy, "sweep-score@microworld-4"))
     assert not ids(copy) & queue(copy).keys()
     assert "2 cells collected, 2 left" in copy("tli", "collect")
 
@@ -113,11 +113,11 @@ def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(
     ready: Checkout, disturbed: Checkout, tmp_path: Path
 ) -> None:
     plain, copy = ready.copied(tmp_path / "plain"), disturbed
-    plain("dvc", "repro", "sweep-eval")
+    plain("dvc", "repro", "sweep-score")
     assert "cells done; `tli collect` takes them in" in copy("tli", "submit")
     tried = {path.name.partition(".")[0]: len(cells.attempts(path)) for path in (copy.root / cells.FOLDER).glob("sw*")}
     trainings = {"sweep-train@microworld-2": 2, "sweep-train@microworld-4": 2}
-    assert tried == trainings | {"sweep-eval@microworld-2": 2, "sweep-eval@microworld-4": 1}
+    assert tried == trainings | {"sweep-score@microworld-2": 2, "sweep-score@microworld-4": 1}
     assert "4 cells collected, 0 left" in copy("tli", "collect")
     assert copy.digests("build", "results") == plain.digests("build", "results")
     ours, theirs = copy.lock(), plain.lock()

@@ -23,7 +23,7 @@ from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.structured import read_json
 
-COMMANDS = ("sweep-train", "sweep-eval")  # of cells, in either pipeline
+COMMANDS = ("sweep-train", "sweep-score")  # of cells, in either pipeline
 OF_GRID = ("base-rows",)  # of cells in the full grid: rank 0 of every arm
 FOLDER = Path("build/.cluster")
 SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"

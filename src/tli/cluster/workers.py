@@ -23,7 +23,7 @@ from tli.ops import plan
 
 WORKERS = (1, 8, 64)
 START = 6.0  # seconds of a process before its receipt begins: 20 minutes for the grid's 190 (docs/decisions.md)
-STAGES = {"sweep-train": "training", "sweep-eval": "measuring"}
+STAGES = {"sweep-train": "training", "sweep-score": "measuring"}
 TRAINING, SCORING = ("gpu train", "training"), ("gpu score",)  # the benchmarks' names, the first that was measured
 
 
@@ -67,10 +67,10 @@ def chains(params: Params, loaded: Mapping[str, Params]) -> dict[str, list[Chain
 def seconds(params: Params, pairs: Path, results: Path, measured: Sequence[Path]) -> Seconds:
     """What one adapter of the default arm takes to train and to measure."""
     last = plan.minutes(results)
-    if {"sweep-train", "sweep-eval"} <= last.keys():
+    if {"sweep-train", "sweep-score"} <= last.keys():
         known = read_json(results / "costs.json")
         per = len(params.sweep.seeds) * sum(name.startswith("sweep-train@") for name in known["stages"])
-        return Seconds(60 * last["sweep-train"] / per, 60 * last["sweep-eval"] / per, "the last sweep here")
+        return Seconds(60 * last["sweep-train"] / per, 60 * last["sweep-score"] / per, "the last sweep here")
     lines = {
         each["extra_info"]["name"]: each["extra_info"]
         for path in measured
@@ -82,7 +82,7 @@ def seconds(params: Params, pairs: Path, results: Path, measured: Sequence[Path]
     runs = len(params.sweep.ranks) * len(params.sweep.seeds)
     return Seconds(
         train["seconds"] if train else None,
-        _planned(params, pairs)["sweep-eval"].flop / runs / (score["flop"] / score["seconds"]) if score else None,
+        _planned(params, pairs)["sweep-score"].flop / runs / (score["flop"] / score["seconds"]) if score else None,
         "; ".join(f"{line['table']}: {line['line']}" for line in (train, score) if line),
     )
 

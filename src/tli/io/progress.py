@@ -36,7 +36,7 @@ class Stage:
     """A running stage: what it is called, what the last run of it took, and the pace of this one.
 
     Args:
-        name: as `tli costs` lists it, `sweep-eval@4`.
+        name: as `tli costs` lists it, `sweep-score@4`.
         last: `seconds` in all and `pace`, label -> seconds an item, of the last run; empty where there was none.
     """
 

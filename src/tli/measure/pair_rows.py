@@ -18,7 +18,7 @@ from tli.measure import similarity
 from tli.measure.embeddings import Embedded, embed
 from tli.measure.views import POOLINGS, Cell, View, layers, per_pair
 
-FILE = "align.tsv"  # where a folder holds these rows
+FILE = "similarity.tsv"  # where a folder holds these rows
 SETS = ("trained", "control", "all")
 
 

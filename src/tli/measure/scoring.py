@@ -25,7 +25,7 @@ from tli.measure import token_tree
 from tli.measure.views import BASE, Cell
 from tli.model import backbone
 
-FILE = "transfer.tsv"  # where a folder holds these rows
+FILE = "score.tsv"  # where a folder holds these rows
 SHARD = 32  # batches whose scores are kept together
 
 

@@ -103,11 +103,11 @@ def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
 def rows_of(cell: str, build: Path) -> Path:
     """Where the pipeline writes the transfer rows of a cell: the base's, a rank and seed of the sweep, or `main`."""
     if swept := re.fullmatch(r"r(\d+)-s\d+", cell):
-        return build / "sweep" / "rows" / f"r{swept[1]}" / "transfer.tsv"
+        return build / "sweep" / "rows" / f"r{swept[1]}" / "score.tsv"
     folder = build / "base-rows" if cell in ("base", "untrained") else build
-    return folder / "transfer.tsv"
+    return folder / "score.tsv"
 
 
 def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:
-    """Writes `out` from a row file of `transfer` or `sweep-eval` and the metrics of the stage `benchmarks`."""
+    """Writes `out` from a row file of `score` or `sweep-score` and the metrics of the stage `benchmarks`."""
     write_json(out, results(Rows(rows), cell, read_json(benchmarks), params))

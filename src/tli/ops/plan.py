@@ -96,7 +96,7 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     held_cut = IMPORTS + words + size.block * params.adapted_blocks * weight
     states = forms * ALONE * model.hidden_size * HALF  # of all words, between two blocks
     author = params.adapter.source == "author"
-    yield Cost("pairs", fetch=1e5 if params.pairs.source == "author" else 0, disk=1e5)
+    yield Cost("words", fetch=1e5 if params.pairs.source == "author" else 0, disk=1e5)
     yield _base(params, size)
     largest = max(size.embeddings * HALF, size.head * HALF, size.block * PACKED)  # one shard as it is written
     yield Cost("quantize", disk=2 * size.packed, memory=IMPORTS + largest)
@@ -108,16 +108,16 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
         yield Cost("train", fetch=adapted, disk=adapted, memory=held_cut)
     else:
         yield Cost("train", disk=adapted, memory=held_cut, flop=training)
-    yield Cost("align", memory=held, flop=2 * forward)
+    yield Cost("similarity", memory=held, flop=2 * forward)
     again = not author and params.active.compute.dtype != "bfloat16"  # else the stage writes no rows
     yield Cost("bfloat16", memory=held_cut, flop=training + 2 * 2 * cut * forms * ALONE) if again else Cost("bfloat16")
-    yield Cost("transfer", memory=held if scored else 0, flop=scoring)
+    yield Cost("score", memory=held if scored else 0, flop=scoring)
     asked = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0  # each word with each candidate
-    yield Cost("probe", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)
-    yield Cost("project", memory=held, flop=2 * forward * params.project.pairs / (trained + control))
+    yield Cost("translate", memory=held if scored else 0, flop=2 * 2 * size.block * size.blocks * asked)
+    yield Cost("tsne", memory=held, flop=2 * forward * params.project.pairs / (trained + control))
     swept = adapter * sum(params.sweep.ranks) * len(params.sweep.seeds) * params.adapted_blocks
     yield Cost("sweep-train", disk=swept, memory=held_cut, flop=runs * training)
-    yield Cost("sweep-eval", memory=held, flop=runs * (forward + scoring))
+    yield Cost("sweep-score", memory=held, flop=runs * (forward + scoring))
 
 
 def _base(params: Params, size: Sizes) -> Cost:

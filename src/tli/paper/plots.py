@@ -20,7 +20,7 @@ WITH = {"mask": "BOS in", "content": "BOS out"}
 
 
 def write(folder: Path, tables: Sequence[Table], params: Params) -> None:
-    """Writes scan.tsv, transfer.tsv and alignment.tsv to `folder`, replaced as a whole.
+    """Writes scan.tsv, score.tsv and alignment.tsv to `folder`, replaced as a whole.
 
     A file without points has its header alone: DVC warns of a file of the section plots that is not there.
     """

@@ -51,9 +51,9 @@ def run(
     full = tables / f"{params.model}-full"
     grid = collected.read(full) if full.is_dir() else None
     over_bases = grid.tables if grid else {}
-    aligned = Rows(base_rows / "align.tsv", align)
-    scored = Rows(base_rows / "transfer.tsv", transfer)
-    sources = (pairs, items, base_rows / "align.tsv", base_rows / "transfer.tsv", align, transfer, verify)
+    aligned = Rows(base_rows / "similarity.tsv", align)
+    scored = Rows(base_rows / "score.tsv", transfer)
+    sources = (pairs, items, base_rows / "similarity.tsv", base_rows / "score.tsv", align, transfer, verify)
     made = {
         "model": params.model,
         "title": params.active.model.title,

@@ -130,8 +130,8 @@ def read_sweep(folder: Path, params: Params) -> Sweep:
 
     ranks = params.sweep.ranks
     return Sweep(
-        align={rank: read(folder / "rows" / f"r{rank}" / "align.tsv", rank) for rank in ranks},
-        transfer={rank: read(folder / "rows" / f"r{rank}" / "transfer.tsv", rank, scored) for rank in ranks},
+        align={rank: read(folder / "rows" / f"r{rank}" / "similarity.tsv", rank) for rank in ranks},
+        transfer={rank: read(folder / "rows" / f"r{rank}" / "score.tsv", rank, scored) for rank in ranks},
         train={rank: read(folder / "train" / f"r{rank}.tsv", rank) for rank in ranks},
     )
 

@@ -69,7 +69,7 @@ def run(
         pairs_audit, world, base, benchmarks: the metrics (JSON) of the stages of that name.
         quantize, scan, train, align, bfloat16, transfer, probe, project, baselines: row files; train holds the cell
             `main`.
-        base_rows: the folder with the base's align.tsv and transfer.tsv.
+        base_rows: the folder with the base's similarity.tsv and score.tsv.
         items: items.jsonl of the stage `benchmarks`; which of them share a premise.
         sweep: the folder with rows/rR/{align,transfer}.tsv and train/rR.tsv; exactly params.sweep's cells are read.
         reported: paper/reported.yaml.
@@ -78,8 +78,8 @@ def run(
     """
     published = load_yaml(reported)
     found = {name: Rows(path) for name, path in {"scan": scan, "train": train, "project": project}.items()}
-    found["align"] = Rows(base_rows / "align.tsv", align)
-    found["transfer"] = Rows(base_rows / "transfer.tsv", transfer)
+    found["align"] = Rows(base_rows / "similarity.tsv", align)
+    found["transfer"] = Rows(base_rows / "score.tsv", transfer)
     by_seed = read_sweep(sweep, params)
     worlds, counts = flat(read_json(world)), flat(read_json(benchmarks))
     ceilings = _ceilings(worlds, counts)

@@ -24,7 +24,7 @@ from tli.model import checkpoint
 
 
 def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: Params) -> None:
-    """The `base-rows` stage: OUT/align.tsv, under NF4 and FP4, and OUT/transfer.tsv, under NF4.
+    """The `base-rows` stage: OUT/similarity.tsv, under NF4 and FP4, and OUT/score.tsv, under NF4.
 
     Scored beside the base, where it is our own: a model of its shape with random weights, as a baseline.
 

@@ -22,7 +22,7 @@ def run(
     metrics: Path,
     settings: MicroworldBenchmarks | HubBenchmarks | NoBenchmarks,
 ) -> None:
-    """The `world` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
+    """The `microworld` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
 
     Where the benchmarks are others or none there is no micro-world: `out` holds a note that says so, `metrics` nothing.
 

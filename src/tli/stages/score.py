@@ -17,7 +17,7 @@ from tli.model import checkpoint, lora
 
 
 def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `transfer` stage: per-item rows of the paper's cell; base-rows has the base's."""
+    """The `score` stage: per-item rows of the paper's cell; base-rows has the base's."""
     items, folder = asked_items(items_path, params), quantized / "nf4"
     if not items:
         return write_rows(out, [])

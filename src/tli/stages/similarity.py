@@ -19,7 +19,7 @@ from tli.model import checkpoint, lora
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `align` stage: rows of the paper's cell, under NF4 and, merged, under FP4; base-rows has the base's."""
+    """The `similarity` stage: rows of the paper's cell, under NF4 and, merged, under FP4; base-rows has the base's."""
     pairs, main = read_pairs(pairs_path), main_cell(params)
     for quantization in ("nf4", "fp4"):  # refused before anything is measured
         checkpoint.tokenizer(quantized / quantization)
@@ -34,6 +34,6 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     with resume.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
         made = [
             finished.piece(quantization, partial(write, quantization))
-            for quantization in progress.progress(("nf4", "fp4"), "align")
+            for quantization in progress.progress(("nf4", "fp4"), "similarity")
         ]
         join_rows(out, made)

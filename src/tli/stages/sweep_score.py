@@ -31,7 +31,7 @@ def run(
     params: Params,
     arm: str | None = None,
 ) -> None:
-    """The `sweep-eval` stage: OUT/align.tsv and OUT/transfer.tsv, the rows of every adapter under NF4."""
+    """The `sweep-score` stage: OUT/similarity.tsv and OUT/score.tsv, the rows of every adapter under NF4."""
     cells = {
         sweep_cell(params, rank, seed, arm): adapters / place / f"s{seed}"
         for rank, place in ranks.items()
@@ -71,7 +71,7 @@ def _measure(
     choices["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
     with resume.pieces(out, inputs, **choices) as finished:
-        told = progress.progress(cells.items(), f"sweep-eval r={ranks}", len(cells))
+        told = progress.progress(cells.items(), f"sweep-score r={ranks}", len(cells))
         made = [finished.piece(name.cell, partial(write, name, adapter)) for name, adapter in told]
         for file in (pair_rows.FILE, scoring.FILE):
             join_rows(out / file, [piece / file for piece in made])

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `probe` stage: rows of the base and of the paper's cell, without examples and with `probe.shots`.
+    """The `translate` stage: rows of the base and of the paper's cell, without examples and with `probe.shots`.
 
     Where the profile has no benchmarks, for want of a head, nothing is asked and there are no rows.
     """
@@ -134,7 +134,9 @@ def ask(
 ) -> Asked:
     """Every candidate after the prompt of every query, cut into tokens as the benchmarks' options are."""
     options = tuple(ANSWER.format(english=form) for form in candidates)
-    items = [Item(one.swahili, "probe", "en", "control", 0, prompt(shots, one.swahili), options) for one in asked_for]
+    items = [
+        Item(one.swahili, "translate", "en", "control", 0, prompt(shots, one.swahili), options) for one in asked_for
+    ]
     return Asked(len(shots), [request for item in items for request in requests(tokenizer, item)])
 
 

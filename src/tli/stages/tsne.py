@@ -29,7 +29,7 @@ from tli.model import checkpoint, lora
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `project` stage: coordinates of the drawn pairs and their distances, of the base and of the paper's cell."""
+    """The `tsne` stage: coordinates of the drawn pairs and their distances, of the base and of the paper's cell."""
     folder = quantized / "nf4"
     tokenizer = checkpoint.tokenizer(folder)
     pairs = read_pairs(pairs_path)
