@@ -32,7 +32,7 @@ from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import read_json, write_tsv
 from tli.model import checkpoint, shards
 from tli.ops import audit
-from tli.stages.words import read_author_list
+from tli.data.words.author import read_author_list
 
 T = TypeVar("T")
 BUDGET = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

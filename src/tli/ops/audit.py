@@ -20,7 +20,7 @@ from tli.io.errors import CheckFailed, UserError
 from tli.io.files import read_text
 from tli.paper import stats
 from tli.paper.rows import flat, load_yaml
-from tli.stages.words import read_author_list
+from tli.data.words.author import read_author_list
 
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")

@@ -5,6 +5,7 @@ says what they are like. Feeds the data-audit table and every lexical table.
 """
 
 from __future__ import annotations
+from tli.data.words.author import read_author_list
 
 import tempfile
 import unicodedata
@@ -77,24 +78,3 @@ def of_author(author: Author) -> list[Pair]:
     return pairs
 
 
-def read_author_list(path: Path, set_: str) -> list[Pair]:
-    """The pairs of a JSON list of {"swahili": ..., "english": ...}, in NFC; they have no part of speech and no domain.
-
-    Raises:
-        UserError: not such a list; the entry at fault is named by its place, from 1.
-    """
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise complaint(str(path), "a list of pairs", f"{entries!r:.40}", "name a file of word pairs")
-    pairs = []
-    for number, entry in enumerate(entries, start=1):
-        where = f"{path}: entry {number}"
-        if not isinstance(entry, dict) or sorted(entry) != ["english", "swahili"]:
-            raise complaint(where, "the keys swahili and english", f"{entry!r:.60}", "correct the entry")
-        for side in lexicon.SIDES:
-            if not isinstance(entry[side], str):
-                raise complaint(f"{where}: {side}", "a text", f"{entry[side]!r:.40}", "correct the entry")
-            lexicon.check_cell(entry[side], f"{where}: {side}")
-        swahili, english = (unicodedata.normalize("NFC", entry[side]) for side in lexicon.SIDES)
-        pairs.append(Pair(swahili, english, "-", "-", set_))
-    return pairs
