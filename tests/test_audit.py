@@ -14,7 +14,7 @@ from scipy import optimize
 
 from tiny import ROOT, SHARED
 from tli.cli import main
-from tli.ops import audit
+from tli.commands import audit
 from tli.paper import stats
 from tli.paper.rows import load_yaml
 

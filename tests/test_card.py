@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from synthetic import fabricate
 from tiny import ROOT
 from tli.cli import main
+from tli.commands import export_adapter
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks.prompts import Item
@@ -28,7 +29,6 @@ from tli.io.files import MANIFEST, check_manifest, sha256_of, write_text
 from tli.io.structured import read_json, write_json, write_tsv
 from tli.measure import scoring
 from tli.model import card, checkpoint, lora
-from tli.ops import adapters
 from tli.paper import tables
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
@@ -264,7 +264,7 @@ def test_on_a_hub_s_model_the_export_names_repository_and_revision(finished: Pat
     write_text(build / "adapter" / lora.CARD, said)
     write_json(finished / "results" / "qwen3" / "base.json", {"revision": revision})
     tabled, fetched = finished / "paper" / "tables" / "microworld", finished / "results" / "qwen3" / "base.json"
-    adapters.run(None, None, build, tabled, fetched, finished / "ready", published)
+    export_adapter.run(None, None, build, tabled, fetched, finished / "ready", published)
     settings = read_json(finished / "ready" / lora.SETTINGS)
     assert settings["base_model_name_or_path"] == "Qwen/Qwen3-0.6B-Base"
     assert settings["revision"] == revision

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tli.commands import costs
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.receipts import write_receipt
 from tli.io.structured import read_json, write_json
-from tli.ops import costs
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import harness
 from synthetic import fabricate
 from tiny import ROOT
 from tli.cli import main
+from tli.commands import export_results
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
@@ -22,7 +23,6 @@ from tli.io.structured import read_json
 from tli.measure import scoring
 from tli.measure.views import BASE
 from tli.model import checkpoint
-from tli.ops import export
 from tli.paper.rows import Rows
 
 TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
@@ -63,7 +63,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     sources = [source for key in TASKS for source in harness.sources(*key, records)]
     items = [prompts.render(source, released=True) for source in sources]
     write_rows(tmp_path / "rows.tsv", scoring.measure(BASE, scoring.prepare(items, tokenizer, 4), model))
-    found = export.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
+    found = export_results.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
     for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
         assert found[name] == theirs[name], name
     assert found["results"].keys() == theirs["results"].keys() == set(TASKS.values())
@@ -88,7 +88,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
 )
 def test_a_name_is_the_harness_s_where_all_is_its_own(set_: str, split: str, name: str, hub: Params) -> None:
     task = set_.partition(".")[0].partition("-")[0]
-    assert export.task_name(export.Shown(set_, task, "-", "released", split), hub) == name
+    assert export_results.task_name(export_results.Shown(set_, task, "-", "released", split), hub) == name
 
 
 @pytest.fixture(scope="module")

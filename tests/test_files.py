@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from checkout import Checkout
 from tiny import ROOT
 from tli.cli import main
+from tli.commands import check_files, hashed_files
 from tli.io.files import MANIFEST, write_manifest
-from tli.ops import files, hashed
 
 EACH, BATCH = 32, 8  # damages a place, and how many of them are there when the checkout is examined
 PLACES = {  # name: patterns of the files that are damaged
@@ -111,8 +111,8 @@ def test_every_damage_is_found_and_its_file_named(
 ) -> None:
     """Flipped bits, truncations, and pairs of files of one size that changed places, their times kept."""
     monkeypatch.chdir(tree.root)
-    assert files.examine().findings == []
-    known = {path: inode(path) for path in hashed.read().digests}
+    assert check_files.examine().findings == []
+    known = {path: inode(path) for path in hashed_files.read().digests}
     found = [path for pattern in PLACES[place] for path in sorted(Path().glob(pattern)) if path in known]
     found = [path for path in found if path.stat().st_size]
     endless, count = damages(random.Random(place), found), 0
@@ -128,13 +128,14 @@ def test_every_damage_is_found_and_its_file_named(
         for path, data in struck.items():
             overwrite(path, data)
         inodes = {inode(path) for path in struck}
-        assert {finding.path for finding in files.examine().findings} == {p for p, i in known.items() if i in inodes}
+        named = {finding.path for finding in check_files.examine().findings}
+        assert named == {path for path, number in known.items() if number in inodes}
         for path, data in before.items():
             overwrite(path, data)
         for kind in kinds:
             figures(f"{kind}, {place}", 1)
         count += len(kinds)
-    assert files.examine().findings == []
+    assert check_files.examine().findings == []
 
 
 def test_dvc_takes_what_it_does_not_look_at_for_unchanged_and_check_does_not(copy: Checkout) -> None:
@@ -150,7 +151,7 @@ def test_dvc_takes_what_it_does_not_look_at_for_unchanged_and_check_does_not(cop
 def test_a_checkout_as_it_was_written_is_said_to_be(copy: Checkout) -> None:
     result = check()
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.output.startswith(f"check   {len(hashed.read().digests)} files, ")
+    assert result.output.startswith(f"check   {len(hashed_files.read().digests)} files, ")
     assert result.output.endswith(" MB, all as they were written\n")
 
 
@@ -183,7 +184,7 @@ def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int
     assert "all as they were written" in result.stdout
     assert copy.digests("data", "build", "results", "paper", ".dvc/cache", ".dvc/remote") == before
     assert copy("dvc", "status", "--json").strip() == "{}"
-    assert (files.ASIDE / "build" / profile / "microworld" / "more.txt.1").read_text() == "no stage wrote this"
+    assert (check_files.ASIDE / "build" / profile / "microworld" / "more.txt.1").read_text() == "no stage wrote this"
     figures("files put back", len(struck) + 2)
 
 
@@ -215,7 +216,7 @@ def test_a_list_edited_by_hand_is_no_loss(copy: Checkout) -> None:
     assert told(result) == [str(words)]
     assert "if it was changed on purpose, `dvc repro` takes it up" in result.stderr
     assert check("--repair").exit_code == 0
-    assert (files.ASIDE / "data" / "pairs.tsv.1").read_text(encoding="utf-8") == edited
+    assert (check_files.ASIDE / "data" / "pairs.tsv.1").read_text(encoding="utf-8") == edited
     assert words.read_text(encoding="utf-8") != edited
 
 
@@ -242,7 +243,7 @@ def test_a_clone_without_a_run_has_nothing_wrong(
     assert "outputs not here, which `dvc repro` makes: " in result.output
     table = next(Path("paper", "tables").glob("*/*.csv"))
     flip(table)
-    shutil.rmtree(hashed.NOTED)  # then git alone knows what stood there
+    shutil.rmtree(hashed_files.NOTED)  # then git alone knows what stood there
     assert told(check()) == [str(table if git else table.parent)]
 
 
@@ -266,19 +267,19 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def lock() -> None:
     """Locks the folder `out` as it is, as DVC would."""
-    found = {path.relative_to("out"): hashed.digest(path).md5 for path in Path("out").iterdir()}
-    md5 = hashed.md5_of(hashed.listing(found))
+    found = {path.relative_to("out"): hashed_files.digest(path).md5 for path in Path("out").iterdir()}
+    md5 = hashed_files.md5_of(hashed_files.listing(found))
     outs = [{"path": "out", "hash": "md5", "md5": f"{md5}.dir"}]
     Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"stage": {"outs": outs}}}))
 
 
 def test_a_listing_is_dvc_s_own(done: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(done.root)
-    tree = hashed.read()
+    tree = hashed_files.read()
     folders = [output for output in tree.files if output.md5.endswith(".dir")]
     assert len(folders) > 10
     for output in folders:
-        assert hashed.md5_of(tree.listing(output)) == output.md5.removesuffix(".dir")
+        assert hashed_files.md5_of(tree.listing(output)) == output.md5.removesuffix(".dir")
 
 
 def test_what_was_damaged_before_dvc_hashed_it_is_found_by_its_manifest(small: Path) -> None:
@@ -338,8 +339,8 @@ def test_a_file_of_many_names_is_read_once(small: Path, monkeypatch: pytest.Monk
         os.link("out/file", f"out/{number}")
     lock()
     read: list[Path] = []
-    digest = hashed.digest
-    monkeypatch.setattr(hashed, "digest", lambda path, wide=False: read.append(path) or digest(path, wide))
+    digest = hashed_files.digest
+    monkeypatch.setattr(hashed_files, "digest", lambda path, wide=False: read.append(path) or digest(path, wide))
     assert check().exit_code == 0
     assert len(read) == 1
 

@@ -24,15 +24,15 @@ from safetensors.torch import save
 
 from test_transfer import ITEMS
 from tiny import ROOT, WORDS
+from tli.commands import audit
 from tli.config import parameters
 from tli.data.benchmarks.items import read_items, write_items
+from tli.data.words.author import read_author_list
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
 from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import read_json, write_tsv
 from tli.model import checkpoint, shards
-from tli.ops import audit
-from tli.data.words.author import read_author_list
 
 T = TypeVar("T")
 BUDGET = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

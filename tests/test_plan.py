@@ -13,10 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tiny import ROOT
 from tli.cli import main
+from tli.commands import plan
 from tli.config import parameters
 from tli.data.words import lexicon
 from tli.io.structured import write_json, write_tsv
-from tli.ops import plan
 
 MODELS = tuple(parameters.load(ROOT / "params.yaml").profiles)
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from runs import SMOKE, finished, smoke_models
 from tli.cli import main
+from tli.commands import summary
 from tli.config.parameters import Params
 from tli.io.structured import read_json, write_json
-from tli.ops import summary
 
 COLUMNS, LINES = 120, 24
 

@@ -187,10 +187,10 @@ def check(out: Path | None, repair: bool) -> None:
 
         module.run(out, changes=given["changes"], model=given["model"])
         return
-    from tli.ops import files
+    from tli.commands import check_files
 
     loaded()
-    files.run(repair)
+    check_files.run(repair)
 
 
 @main.command()
@@ -406,7 +406,7 @@ def sweep_score(
         from tli.stages import sweep_score
 
         ranks = adapter_folders(params, rank, arm)
-        sweep_score.run(pairs_path, items, quantized, adapters, ranks, out, params, arm)
+        sweep_score.run(pairs_path, items, quantized, export_adapter, ranks, out, params, arm)
 
 
 @main.command()
@@ -511,15 +511,15 @@ def verify(
     """
     from tli.paper import verify as module
 
-    files, failures = module.Files(**paths), []
+    check_files, failures = module.Files(**paths), []
     for params in every_model():
         if against is not None:
-            failures += module.against(against, files, params, strict, every)
+            failures += module.against(against, check_files, params, strict, every)
             continue
         path = measured or Path("results") / params.model / "measured.json"
-        failures += module.run(measured=path, files=files, params=params, out=out, strict=strict, every=every)
+        failures += module.run(measured=path, files=check_files, params=params, out=out, strict=strict, every=every)
         if out is None:
-            failures += module.base_weights(Path("build") / params.model, files, params)
+            failures += module.base_weights(Path("build") / params.model, check_files, params)
     if out is None or strict:
         module.finish(failures, "verify")
 
@@ -586,10 +586,10 @@ def report(source: Path, out: Path, **paths: Path) -> None:
 @click.option("--strict", is_flag=True, help="Exit 1 where a published statistic does not follow from the file.")
 def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     """Recompute published statistics; audit a word list."""
-    from tli.ops import audit as module
+    from tli.commands import audit as module
 
     batch_size = loaded().train.batch_size
-    module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
+    module.run(**check_files, reported=reported, batch_size=batch_size, strict=strict)
 
 
 @main.command("export-results")
@@ -603,11 +603,11 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     CELL is base, untrained, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results
     JSON.
     """
-    from tli.ops import export
+    from tli.commands import export_results as module
 
     params = loaded()
     metrics = metrics or Path("results") / params.model / "benchmarks.json"
-    export.run(rows or export.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
+    module.run(rows or module.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
 
 
 @main.command()
@@ -619,13 +619,13 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
 
     Weights, PEFT's configuration, a model card with the results, a manifest. Nothing is uploaded.
     """
-    from tli.ops import adapters
+    from tli.commands import export_adapter
 
     params = loaded()
     build, tables = Path("build") / params.model, Path("paper") / "tables" / params.model
     first = params.sweep.seeds[0] if seed is None else seed
     out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
-    names = adapters.run(rank, seed, build, tables, Path("results") / params.model / "base.json", out, params)
+    names = export_adapter.run(rank, seed, build, tables, Path("results") / params.model / "base.json", out, params)
     click.echo(f"{out}: {', '.join(names)}; nothing was uploaded")
 
 
@@ -644,7 +644,7 @@ def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     Nothing is fetched for it, and no file written.
     """
     from tli.cluster import workers
-    from tli.ops import plan as module
+    from tli.commands import plan as module
 
     for params in every_model():
         costs_of = Path("docs") / "costs" / params.model
@@ -685,7 +685,7 @@ def collect(targets: tuple[str, ...]) -> None:
 @main.command()
 def summary() -> None:
     """Say on one screen what the last run found."""
-    from tli.ops import summary as module
+    from tli.commands import summary as module
 
     click.echo("\n\n".join(module.page(params, Path()) for params in every_model()))
 
@@ -696,7 +696,7 @@ def costs() -> None:
 
     Writes costs.json, costs.md and checklist.md to docs/costs/<model>.
     """
-    from tli.ops import costs as module
+    from tli.commands import costs as module
 
     for params in every_model():
         build, out = Path("build") / params.model, Path("docs") / "costs" / params.model

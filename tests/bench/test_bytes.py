@@ -11,13 +11,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import hub as loopback
 from tiny import ROOT
+from tli.commands import plan
 from tli.config import parameters
 from tli.config.parameters import HubModel
 from tli.data.hub.fetch import Repo
 from tli.data.words import lexicon
 from tli.io.files import atomic_dir
 from tli.model import part
-from tli.ops import plan
 
 
 @pytest.fixture

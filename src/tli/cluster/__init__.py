@@ -1,0 +1,1 @@
+"""The sweep on a cluster or on all cores, through submitit."""

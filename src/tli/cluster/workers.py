@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tli.commands import plan
 from tli.config.parameters import MicroworldModel, Params
 from tli.data.words import lexicon
 from tli.io.structured import read_json
-from tli.ops import plan
 
 WORKERS = (1, 8, 64)
 START = 6.0  # seconds of a process before its receipt begins: 20 minutes for the grid's 190 (docs/decisions.md)

@@ -1,1 +1,1 @@
-"""Room one: word pairs, the micro-world and the benchmarks' items."""
+"""What goes in: word pairs, the micro-world, benchmark items, fetched files."""

@@ -1,0 +1,1 @@
+"""Files: atomic writes, rows, receipts, resume, progress, errors."""

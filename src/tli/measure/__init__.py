@@ -1,0 +1,1 @@
+"""Measures of a model: views, embeddings, similarities, scores."""

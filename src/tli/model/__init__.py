@@ -1,1 +1,1 @@
-"""Room two: the base checkpoint, its 4-bit cache, spans of blocks and adapters."""
+"""The model: checkpoint, 4-bit weights, adapters."""

@@ -1,7 +1,7 @@
 """The model card of an adapter, README.md beside its weights: what it is, what it is made of, how to load it.
 
 Everything in it follows from params.yaml and the stage's inputs, so that the same adapter has the same card. Results
-are known only later, to the tables; `tli export` writes those in (ops/adapters.py). Feeds no table.
+are known only later, to the tables; `tli export` writes those in (commands/export_adapter.py). Feeds no table.
 """
 
 from __future__ import annotations

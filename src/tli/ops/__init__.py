@@ -1,1 +1,1 @@
-"""What people run around the DAG."""
+"""For maintainers: pages of benchmarks and of faults, the list of packages."""

@@ -1,1 +1,1 @@
-"""Room four: rows become tables, figures and verdicts; nothing here imports torch."""
+"""From rows to tables, figures, verdicts, paper and report."""

@@ -5,19 +5,18 @@ says what they are like. Feeds the data-audit table and every lexical table.
 """
 
 from __future__ import annotations
-from tli.data.words.author import read_author_list
 
 import tempfile
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tli.config.parameters import Author, Params
 from tli.data.hub.fetch import fetch_url
 from tli.data.words import audit, lexicon
+from tli.data.words.author import read_author_list
 from tli.data.words.lexicon import SETS, Pair, complaint
 from tli.io.files import write_text
-from tli.io.structured import read_json, write_json, write_tsv
+from tli.io.structured import write_json, write_tsv
 
 SINGLE_WORDS = 0.9  # the least share of single words on either side
 DEVIATION = 2.0  # pairs: how far the control set may be from the trained set's proportions, in any pos or domain
@@ -76,5 +75,3 @@ def of_author(author: Author) -> list[Pair]:
             fetch_url(f"{author.url}/{listed.path}", file, sha256=listed.sha256)
             pairs += read_author_list(file, name)
     return pairs
-
-

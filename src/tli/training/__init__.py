@@ -1,0 +1,1 @@
+"""Training adapters: the objective and the loop."""

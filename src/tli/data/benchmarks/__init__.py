@@ -1,0 +1,1 @@
+"""Benchmark items: released ones or our own, as prompts, with baselines."""

@@ -1,0 +1,1 @@
+"""Files from the network: pinned, hashed, fetched whole or in part."""

@@ -1,0 +1,1 @@
+"""The word pairs: reading, checks, audits."""

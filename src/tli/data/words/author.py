@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import unicodedata
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from tli.config.parameters import Author, Params
-from tli.data.hub.fetch import fetch_url
-from tli.data.words import audit, lexicon
-from tli.data.words.lexicon import SETS, Pair, complaint
-from tli.io.files import write_text
-from tli.io.structured import read_json, write_json, write_tsv
+from pathlib import Path
+
+from tli.data.words import lexicon
+from tli.data.words.lexicon import Pair, complaint
+from tli.io.structured import read_json
 
 
 def read_author_list(path: Path, set_: str) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""What lies in the checkout under a known hash, and the hashes of what lies there (for `tli check`, ops/files.py).
+"""The files of the checkout that have a known hash, and their hashes now (for `tli check`, commands/check_files.py).
 
 The outputs that data.dvc and dvc.lock name, the objects of DVC's cache and of remotes inside the repository, which are
 named after their content, and the SHA256SUMS of folders. Every byte is read; nothing is taken from times or from DVC's

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import click
 
 from tli.data.words import audit, lexicon
+from tli.data.words.author import read_author_list
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import read_text
 from tli.paper import stats
 from tli.paper.rows import flat, load_yaml
-from tli.data.words.author import read_author_list
 
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")

@@ -3,8 +3,8 @@
 DVC takes a file for unchanged while its inode, time and size are: a bit that flips under an old time goes into the next
 table. Here data/ and the outputs of both pipelines are held against data.dvc, dvc.lock and their SHA256SUMS, the
 objects of DVC's cache and of a remote inside the repository against their names, and DVC's memory of runs likewise
-(ops/hashed.py reads them). What is mended comes from a copy that hashes right; what is replaced is set aside, never
-destroyed. Feeds no table.
+(commands/hashed_files.py reads them). What is mended comes from a copy that hashes right; what is replaced is set
+aside, never destroyed. Feeds no table.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import click
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from tli.commands import hashed_files
+from tli.commands.hashed_files import Output, Tree, md5_of
 from tli.io.errors import CheckFailed
 from tli.io.files import sync
-from tli.ops import hashed
-from tli.ops.hashed import Output, Tree, md5_of
 
 ASIDE = Path(".dvc", "tmp", "aside")  # git and DVC pass it over
 NOTHING = "no file"
@@ -101,7 +101,7 @@ def run(repair: bool = False) -> None:
 
 def examine() -> Report:
     """Reads every file of the checkout in the current folder that a hash is known of."""
-    tree, absent = hashed.read(), list[Path]()
+    tree, absent = hashed_files.read(), list[Path]()
     found = [*_of_objects(tree), *_of_runs(tree.homes[0] / "runs")]
     for output in tree.files:
         found += _of_output(output, tree, absent)
@@ -118,8 +118,8 @@ def examine() -> Report:
 def _copies(tree: Tree, wrong: Iterable[Path]) -> dict[str, Copy]:
     """`MD5 ...` -> bytes that hash so: a file, a listing of a folder as it is or was, what git has of a wrong file."""
     tracked = [path for path in wrong if path in tree.tracked]
-    found = {md5_of(data): Copy("git", data) for data in hashed.blobs(tree.tracked[path] for path in tracked)}
-    found |= {hashed.digest(path).md5: Copy(str(path), path) for path in hashed.NOTED.glob("*.dir")}
+    found = {md5_of(data): Copy("git", data) for data in hashed_files.blobs(tree.tracked[path] for path in tracked)}
+    found |= {hashed_files.digest(path).md5: Copy(str(path), path) for path in hashed_files.NOTED.glob("*.dir")}
     for output in tree.files:
         data = tree.listing(output)
         found[md5_of(data)] = Copy(f"the files of {output.path}", data)
@@ -172,7 +172,7 @@ def _of_output(output: Output, tree: Tree, absent: list[Path]) -> Iterator[Findi
             absent.append(output.path)
             return
     if folder and md5_of(data := tree.listing(output)) == md5:
-        hashed.note(output, data)
+        hashed_files.note(output, data)
         return
     expected = tree.listed(output) if folder else {output.path: md5}
     advice = "restore it from git" if output.lock.endswith(".dvc") else AGAIN
@@ -234,7 +234,7 @@ def _put(data: Path | bytes, path: Path, md5: str) -> None:
             shutil.copyfile(data, new)
         else:
             new.write_bytes(data)
-        if (got := hashed.digest(new).md5) != md5:
+        if (got := hashed_files.digest(new).md5) != md5:
             raise CheckFailed(f"{path}: expected a copy of MD5 {md5}, got {got}; run again")
         sync(new)
         os.replace(new, path)

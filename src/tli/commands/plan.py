@@ -213,7 +213,7 @@ def _what(params: Params) -> str:
 
 def _said(params: Params, pairs: int) -> list[str]:
     """What the numbers rest on, and what cannot be checked or is left out."""
-    lines = [f"By shape and count ({pairs} word pairs), formulas in src/tli/ops/plan.py. Minutes: the last run's."]
+    lines = [f"By shape and count ({pairs} word pairs), formulas in src/tli/commands/plan.py. Minutes: the last run's."]
     if isinstance(params.active.model, HubModel):
         lines.append("Fetched weights are counted at 4 bytes; what the cache has is not fetched again.")
     if not params.active.model.whole:

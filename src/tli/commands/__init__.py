@@ -1,0 +1,1 @@
+"""Commands for people: checks of files, audits, exports, plans, costs, the summary."""
