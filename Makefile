@@ -87,8 +87,8 @@ soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and writ
 	mkdir -p build; rm -f build/figures.jsonl
 	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
 	python -m pytest $(ARGS)
-	python -m tli sbom
-	python -m tli reliability build/figures.jsonl
+	tools/sbom
+	tools/reliability build/figures.jsonl
 	python tests/compare.py params.yaml  # as `compare` does, under the default parameters
 
 bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
@@ -102,7 +102,7 @@ bench-8b: $(TEST_STAMP) data ## the same at Llama-3.1-8B's shape (40 minutes, 9 
 	mkdir -p build/bench
 	python -m pytest tests/bench/test_8b.py tests/bench/test_quantize_8b.py tests/bench/test_bytes.py --benchmark-only \
 	  --benchmark-json=build/bench/8b.json $(ARGS)
-	python -m tli performance build/bench/*.json
+	tools/performance build/bench/*.json
 
 cluster-test: $(TEST_STAMP) data ## run the sweep on a Slurm node started here (tests/cluster, 6 minutes, root), or say why not
 	@$(enter)
@@ -110,7 +110,7 @@ cluster-test: $(TEST_STAMP) data ## run the sweep on a Slurm node started here (
 
 sbom: $(RUN_STAMP) ## list the packages of a run, hashes and licences (CycloneDX), in build/sbom; pip-audit where it is installed
 	@$(enter)
-	python -m tli sbom
+	tools/sbom
 
 lint: $(TEST_STAMP) ## ruff (rules and format), and mypy --strict on src/tli
 	@$(enter)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from scripts import script
 from tli.io.errors import UserError
-from tli.ops import performance
+
+performance = script("performance")
 
 
 def report(**changes: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +62,7 @@ def report(**changes: dict[str, Any]) -> dict[str, Any]:
 
 def page(folder: Path, content: dict[str, Any]) -> str:
     (folder / "bench.json").write_text(json.dumps(content))
-    performance.run([folder / "bench.json"], folder / "page.md")
+    performance.write([folder / "bench.json"], folder / "page.md")
     return (folder / "page.md").read_text()
 
 
@@ -105,5 +107,5 @@ def test_runs_of_two_machines_make_no_page(tmp_path: Path) -> None:
         json.dumps(report() | {"machine_info": {"cpu": {"brand_raw": "Another", "count": 2}}})
     )
     with pytest.raises(UserError, match="expected one machine, got"):
-        performance.run([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "page.md")
+        performance.write([tmp_path / "a.json", tmp_path / "b.json"], tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()

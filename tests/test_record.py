@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from scripts import script
 from synthetic import fabricate, verdict_files
 from tli.config import parameters
 from tli.io.errors import CheckFailed
@@ -29,16 +27,6 @@ SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 MODEL = parameters.load(SMOKE).model
 GAIN = "align.trained.gain.2.mask.nf4"
 Make = Callable[..., Path]
-
-
-def script(name: str) -> ModuleType:
-    """A script of the folder tools as a module."""
-    loader = SourceFileLoader(f"tools_{name}", str(ROOT / "tools" / name))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 record, drift = script("record"), script("drift")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from scripts import script
 from tiny import ROOT
 from tli.io.errors import UserError
-from tli.ops import reliability
+
+reliability = script("reliability")
 
 PAGE = ROOT / "docs" / "reliability.md"
 MODULE = '''"""What breaks."""
@@ -32,7 +34,7 @@ def page(folder: Path, *lines: tuple[str, str, int]) -> str:
     (folder / "audit.json").write_text('{"said": "none known"}')
     named = [dict(zip(("promise", "figure", "value"), line, strict=True)) for line in lines]
     (folder / "figures").write_text("".join(json.dumps(line) + "\n" for line in named))
-    reliability.run(folder / "figures", folder / "tests", folder / "audit.json", folder / "docs" / "page.md")
+    reliability.write(folder / "figures", folder / "tests", folder / "audit.json", folder / "docs" / "page.md")
     return (folder / "docs" / "page.md").read_text()
 
 
@@ -56,7 +58,7 @@ def test_a_test_that_is_not_there_is_one_line(tmp_path: Path) -> None:
 def test_other_figures_are_one_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "figures").write_text(f"{line}\n" if line else "")
     with pytest.raises(UserError, match=r"figures.*: expected .*run"):
-        reliability.run(tmp_path / "figures", ROOT / "tests", tmp_path / "audit.json", tmp_path / "page.md")
+        reliability.write(tmp_path / "figures", ROOT / "tests", tmp_path / "audit.json", tmp_path / "page.md")
 
 
 def test_every_promise_of_the_committed_page_is_a_test_in_its_own_words() -> None:

@@ -170,8 +170,8 @@ def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> 
             assert name == "full/dvc.yaml:tables" or stage["matrix"]["base"] == "${sweep.base_seeds}", name
 
 
-# Each folder of src/tli may import from those before it; the last three are for people, not for stages.
-ORDER = ("io", "config", "data", "model", "measure", "training", "stages", "paper", "ops", "commands", "cluster")
+# Each folder of src/tli may import from those before it; the last two are for people, not for stages.
+ORDER = ("io", "config", "data", "model", "measure", "training", "stages", "paper", "commands", "cluster")
 
 
 @pytest.mark.parametrize("folder", ORDER)

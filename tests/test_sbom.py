@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from scripts import script
 from tiny import ROOT
 from tli.io.structured import read_json
-from tli.ops import sbom
+
+sbom = script("sbom")
 
 LOCK, TORCH, MODEL = (ROOT / "requirements" / f"{name}.txt" for name in ("run", "torch", "model"))
 A, B = {"name": "a", "vulns": [{"id": "X-2"}, {"id": "X-1"}]}, {"name": "b", "vulns": []}
@@ -21,7 +23,7 @@ NO_AUDIT = "vulnerabilities not looked up: no program pip-audit (pip install pip
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", "")
-    said = sbom.run(LOCK, TORCH, tmp_path, MODEL)
+    said = sbom.write(LOCK, TORCH, tmp_path, MODEL)
     assert said.endswith(f" packages; {NO_AUDIT}")
     return tmp_path
 
@@ -72,7 +74,7 @@ def test_the_model_s_package_is_listed_with_its_hash_and_licence(written: Path) 
 
 
 def test_two_lists_of_the_same_packages_are_the_same_bytes(written: Path, tmp_path: Path) -> None:
-    sbom.run(LOCK, TORCH, tmp_path / "again", MODEL)
+    sbom.write(LOCK, TORCH, tmp_path / "again", MODEL)
     assert (tmp_path / "again" / "sbom.cdx.json").read_bytes() == (written / "sbom.cdx.json").read_bytes()
 
 
@@ -106,5 +108,5 @@ def test_what_pip_audit_says_is_recorded(
     program.write_text(f"#!/bin/sh\n{answer}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert sbom.run(LOCK, TORCH, tmp_path / "out", MODEL).endswith(said)
+    assert sbom.write(LOCK, TORCH, tmp_path / "out", MODEL).endswith(said)
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == {"said": said, "found": found}

@@ -41,6 +41,12 @@ PORTABLE = {
 }
 
 FILE = click.Path(path_type=Path)
+SECTIONS = {  # of the help, after the stages; the stages check and verify are for people too
+    "Results": ("summary", "audit", "export", "export-results"),
+    "Maintenance": ("plan", "costs"),
+    "Cluster": ("submit", "collect"),
+}
+FOR_PEOPLE = {name for names in SECTIONS.values() for name in names}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -71,6 +77,12 @@ class InOrder(click.Group):
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(self.commands)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands in sections, the stages first."""
+        for title, names in {"Stages": [n for n in self.commands if n not in FOR_PEOPLE], **SECTIONS}.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=60)) for name in names])
 
     def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
         with one_line("tli"):
@@ -692,56 +704,12 @@ def summary() -> None:
 
 @main.command()
 def costs() -> None:
-    """Collect what the last runs took, and the checklist.
-
-    Writes costs.json, costs.md and checklist.md to docs/costs/<model>.
-    """
+    """Collect what the last runs took, in docs/costs/<model>."""
     from tli.commands import costs as module
 
     for params in every_model():
         build, out = Path("build") / params.model, Path("docs") / "costs" / params.model
-        said = module.run(build, out, params, tables=f"../../../paper/tables/{params.model}")
-        click.echo(f"costs   {params.model}: {said}")
-
-
-@main.command()
-@click.argument("measured", nargs=-1, required=True, type=FILE)
-@click.option("--out", type=FILE, default=Path("docs/performance.md"), show_default=True, help="The page to write.")
-def performance(measured: tuple[Path, ...], out: Path) -> None:
-    """Write the page of what `make bench` and `make bench-8b` measured.
-
-    MEASURED: the JSON files of pytest-benchmark.
-    """
-    from tli.ops import performance as module
-
-    module.run(measured, out)
-
-
-@main.command()
-@click.option("--out", type=FILE, default=Path("build/sbom"), show_default=True, help="The folder to write.")
-def sbom(out: Path) -> None:
-    """List what a run is made of, with licences (CycloneDX).
-
-    With pip-audit in PATH and a network, known vulnerabilities too.
-    """
-    from tli.ops import sbom as module
-
-    lists = Path("requirements")
-    click.echo(f"sbom    {module.run(lists / 'run.txt', lists / 'torch.txt', out)}")
-
-
-@main.command()
-@click.argument("figures", type=FILE)
-@click.option("--audit", type=FILE, default=Path("build/sbom/audit.json"), show_default=True, help="Of `tli sbom`.")
-@click.option("--out", type=FILE, default=Path("docs/reliability.md"), show_default=True, help="The page to write.")
-def reliability(figures: Path, audit: Path, out: Path) -> None:
-    """Write the page of what `make soak` tried.
-
-    FIGURES: what its tests counted, a JSON object a line.
-    """
-    from tli.ops import reliability as module
-
-    module.run(figures, Path("tests"), audit, out)
+        click.echo(f"costs   {params.model}: {module.run(build, out)}")
 
 
 def use_code_of_current_folder() -> None:

@@ -4,7 +4,7 @@
 
 Every measurement has a process of its own (worker.py), which also tells its peak memory; the baselines need 9 GB.
 What is asserted is that all did the same work; how fast they were, and what was aimed at, goes to docs/performance.md
-through `tli performance`.
+through `tools/performance`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run cost: each stage's time and peak memory, collected from the receipts that lie beside the outputs.
 
-Writes costs.json, costs.md and checklist.md to docs/costs/<model>, the one place where times and the machine stand.
+Writes costs.json and costs.md to docs/costs/<model>, the one place where times and the machine stand.
 They differ from run to run, so no stage depends on them and no table holds them.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.files import write_text
 from tli.io.structured import read_json, write_json
-from tli.ops import checklist
+
+MACHINE = ("machine", "processors", "cpu_capability", "python")  # what a receipt says of where it was written
 
 
 def collect(build: Path) -> dict[str, dict[str, Any]]:
@@ -52,13 +52,11 @@ def machine(build: Path) -> dict[str, Any]:
     """Processor, Python and torch of the newest receipt that knows them: the stages that load torch do."""
     receipts = [read_json(path) for path in sorted(build.rglob("*.receipt.json"), key=lambda p: p.stat().st_mtime)]
     known = [receipt for receipt in receipts if "cpu_capability" in receipt]
-    return (
-        {key: known[-1][key] for key in checklist.MACHINE} | {"torch": known[-1]["packages"]["torch"]} if known else {}
-    )
+    return {key: known[-1][key] for key in MACHINE} | {"torch": known[-1]["packages"]["torch"]} if known else {}
 
 
-def run(build: Path, out: Path, params: Params, tables: str) -> str:
-    """Writes costs.json, costs.md and checklist.md to `out` and returns the last line, the sum of it all.
+def run(build: Path, out: Path) -> str:
+    """Writes costs.json and costs.md to `out` and returns the last line, the sum of it all.
 
     A stage without a receipt (its output came from DVC's cache) keeps what costs.json said of its last run.
 
@@ -84,7 +82,4 @@ def run(build: Path, out: Path, params: Params, tables: str) -> str:
     said = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{grid(build)}"
     lines += ["", f"Together: {said}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
     write_text(out / "costs.md", "\n".join(lines))
-    results = Path("results") / params.model / "measured.json"
-    measured = read_json(results) if results.exists() else {}
-    write_text(out / "checklist.md", checklist.page(params, found, measured, tables))
     return said

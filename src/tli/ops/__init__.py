@@ -1,1 +1,0 @@
-"""For maintainers: pages of benchmarks and of faults, the list of packages."""
