@@ -18,14 +18,14 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from synthetic import fabricate
-from tiny import ROOT
+from tiny import ROOT, changed_files
 from tli.cli import main
 from tli.commands import export_adapter
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
-from tli.io.files import MANIFEST, check_manifest, sha256_of, write_text
+from tli.io.files import MANIFEST, sha256_of, write_text
 from tli.io.structured import read_json, write_json, write_tsv
 from tli.measure import scoring
 from tli.model import card, checkpoint, lora
@@ -200,7 +200,7 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
     assert "nothing was uploaded" in done.output
     out = finished / "build" / "microworld" / "export" / "r4-s1"
     assert {file.name for file in out.iterdir()} == {lora.WEIGHTS, lora.SETTINGS, lora.CARD, MANIFEST}
-    check_manifest(out)
+    assert not changed_files(out)
     source = finished / "build" / "microworld" / "sweep" / "adapters" / "r4" / "s1"
     assert (out / lora.WEIGHTS).read_bytes() == (source / lora.WEIGHTS).read_bytes()
     text = (out / lora.CARD).read_text(encoding="utf-8")

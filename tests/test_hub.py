@@ -196,7 +196,6 @@ def test_the_published_defect_is_reported_and_the_head_is_loaded(
     assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert shards.missing_from_index(out) == ([], [])
     assert hub.head(out) == "own"
-    assert hub.has_head(out)
     assert AutoTokenizer.from_pretrained(out, local_files_only=True)("mbwa").input_ids[0] == 1
 
 
@@ -262,7 +261,6 @@ def test_an_absent_head_is_said_and_taken_from_a_sibling_with_the_same_weights(
 ) -> None:
     summary, out = world.fetch(HEADLESS)
     assert summary["head"] == hub.head(out) == "absent"
-    assert not hub.has_head(out)
     asked = len(world.hub.requests())
     summary, out = world.fetch(HEADLESS, LLAMA)
     assert not [served for served in world.hub.requests()[asked:] if "config" in served.path], "only weights are needed"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import torch
@@ -132,3 +133,9 @@ def write_model(folder: Path, model_type: str, **changes: object) -> PreTrainedM
             torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
     model.save_pretrained(folder)
     return model.eval()
+
+
+def changed_files(folder: Path) -> str:
+    """What coreutils' sha256sum says of the files that are not as the folder's SHA256SUMS has them."""
+    call = ["sha256sum", "--check", "--quiet", "SHA256SUMS"]
+    return subprocess.run(call, cwd=folder, capture_output=True, text=True).stdout

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from tli.io.errors import CheckFailed, UserError
+from tli.io.errors import UserError
 
 
 @contextmanager
@@ -144,12 +144,3 @@ def manifest_of(folder: Path) -> str:
     """The hashes of a folder's files in the format of sha256sum, one line a file, sorted by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return "".join(f"{sha256_of(file)}  {file.relative_to(folder)}\n" for file in files)
-
-
-def check_manifest(folder: Path) -> None:
-    """Raises CheckFailed, naming the file, unless every file of `folder` is as its manifest says."""
-    listed = dict(line.split("  ", 1)[::-1] for line in read_text(folder / MANIFEST).splitlines())
-    for name, expected in listed.items():
-        got = sha256_of(folder / name) if (folder / name).is_file() else "no file"
-        if got != expected:
-            raise CheckFailed(f"{folder / name}: expected SHA-256 {expected}, got {got}; remove it and run `dvc repro`")

@@ -70,9 +70,9 @@ class Cell(NamedTuple):
 BASE = Cell("base", "-", 0, "-")
 
 
-def main_cell(params: Params) -> Cell:
-    """The paper's own cell: the committed rank and seed."""
-    return Cell("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
+def main_cell(scaling: str, rank: int, seed: int) -> Cell:
+    """The paper's own cell; scaling and rank are the adapter's (`lora.scaling_and_rank`)."""
+    return Cell("main", scaling, rank, str(seed))
 
 
 def sweep_cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:

@@ -108,11 +108,6 @@ def head(folder: Path) -> Literal["own", "tied", "absent"]:
     return "own" if HEAD in headers(folder) else "absent"
 
 
-def has_head(folder: Path) -> bool:
-    """Whether scores of the checkpoint in `folder` come from a head that was trained, not from a random one."""
-    return head(folder) != "absent"
-
-
 def fetch_checkpoint(
     repo: Repo, out: Path, manifest: Path, head_from: Repo | None = None, shape: Shape | None = None
 ) -> dict[str, Any]:

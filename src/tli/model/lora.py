@@ -54,6 +54,20 @@ def config(lora: Lora, blocks: int) -> LoraConfig:
     )
 
 
+def scaling_and_rank(folder: Path) -> tuple[str, int]:
+    """What the adapter in `folder` says of itself in adapter_config.json: how alpha follows from r, and r.
+
+    At r = 16 `2r` and `fixed32` are the same adapter, named `2r`; another alpha is named by its value.
+    """
+    settings = read_json(folder / SETTINGS, "an adapter's settings")
+    if missing := [key for key in ("r", "lora_alpha", "use_rslora") if key not in settings]:
+        raise UserError(f"{folder / SETTINGS}: {missing[0]}: expected a number, got none; run `dvc repro`")
+    rank, value = settings["r"], settings["lora_alpha"]
+    if settings["use_rslora"]:
+        return "rslora", rank
+    return "2r" if value == 2 * rank else "fixed32" if value == 32 else f"alpha{value}", rank
+
+
 def attach(model: PreTrainedModel, lora: Lora, blocks: int, seed: int) -> PeftModel:
     """`model` with a fresh adapter on its first `blocks` blocks, A drawn from a generator of its own seed."""
     with torch.random.fork_rng(devices=[]):

@@ -60,7 +60,8 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
             loop.train(stack, tokenizer, [pair for pair in pairs if pair.set == "trained"], params.train)
             lora.save(stack.tensors(0), params.lora, params.adapted_blocks, adapter, (quantized / "nf4").as_posix())
         base = rows(_named(BASE), loaded(view.quantization))
-        tuned = rows(_named(main_cell(params)), lora.load(loaded(view.quantization), adapter, merge=True))
+        main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
+        tuned = rows(_named(main), lora.load(loaded(view.quantization), adapter, merge=True))
     write_rows(out, [*base, *tuned])
 
 

@@ -26,7 +26,8 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     size = params.active.compute.batch_size
     base = checkpoint.load(folder)
     lora.hold(adapter, base)  # before anything is measured
+    main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
     exam = prepare(items, tokenizer, size)
     inputs, model = (items_path, quantized, adapter), params.active.model
     with resume.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
-        write_rows(out, measure(main_cell(params), exam, lora.load(base, adapter), finished))
+        write_rows(out, measure(main, exam, lora.load(base, adapter), finished))

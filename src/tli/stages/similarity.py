@@ -20,10 +20,11 @@ from tli.model import checkpoint, lora
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """The `similarity` stage: rows of the paper's cell, under NF4 and, merged, under FP4; base-rows has the base's."""
-    pairs, main = read_pairs(pairs_path), main_cell(params)
+    pairs = read_pairs(pairs_path)
     for quantization in ("nf4", "fp4"):  # refused before anything is measured
         checkpoint.tokenizer(quantized / quantization)
         lora.hold(adapter, checkpoint.laid_out(quantized / quantization))
+    main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
 
     def write(quantization: str, path: Path) -> None:
         folder = quantized / quantization

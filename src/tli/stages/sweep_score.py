@@ -32,11 +32,15 @@ def run(
     arm: str | None = None,
 ) -> None:
     """The `sweep-score` stage: OUT/similarity.tsv and OUT/score.tsv, the rows of every adapter under NF4."""
-    cells = {
-        sweep_cell(params, rank, seed, arm): adapters / place / f"s{seed}"
-        for rank, place in ranks.items()
-        for seed in params.sweep.seeds
-    }
+    cells = {}
+    for rank, place in ranks.items():
+        for seed in params.sweep.seeds:
+            adapter = adapters / place / f"s{seed}"
+            if (found := lora.scaling_and_rank(adapter)[1]) != rank:
+                raise UserError(
+                    f"{adapter / lora.SETTINGS}: r: expected {rank}, got {found}; run `dvc repro`, which trains it"
+                )
+            cells[sweep_cell(params, rank, seed, arm)] = adapter
     _measure(cells, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
 
 

@@ -19,7 +19,7 @@ from tli.io.files import atomic_dir
 from tli.io.rows import Row, write_rows
 from tli.io.structured import nine_digits
 from tli.measure import embeddings
-from tli.measure.views import BASE, View, main_cell
+from tli.measure.views import BASE, Cell, View, main_cell
 from tli.model import card, checkpoint, lora
 from tli.model.batched_lora import stacked
 from tli.training.loop import Step, frozen, rows, train, trained_pairs
@@ -45,7 +45,7 @@ def fetch_author(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, 
         file = fetch_url(f"{params.author.url}/{blob.path}", Path(temporary) / lora.WEIGHTS, git_blob=blob.git_blob)
         parameters = lora.adopt(file, folder, params.lora, out, card.page(params, None, pairs_path, quantized))
     view = str(View(str(train_.layer), train_.pooling, "nf4"))
-    found = [Row(*main_cell(params), "trained", "-", view, "trainable_parameters", parameters)]
+    found = [Row(*_cell(out, params), "trained", "-", view, "trainable_parameters", parameters)]
     found += described(out, params)
     found += lengths(checkpoint.tokenizer(folder), read_pairs(pairs_path))
     write_rows(rows_path, found)
@@ -62,9 +62,13 @@ def train_here(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, lo
         said = card.page(params, params.train.seed, pairs_path, quantized)
         lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, folder.as_posix(), said)
     del model, stack  # what follows imports much, and needs neither
-    summary = rows(main_cell(params), trained, params.train)
+    summary = rows(_cell(out, params), trained, params.train)
     write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
     write_curves(log, trained.steps)
+
+
+def _cell(adapter: Path, params: Params) -> Cell:
+    return main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
 
 
 def write_curves(log: Path, steps: Sequence[Step]) -> None:
@@ -86,7 +90,7 @@ def described(adapter: Path, params: Params) -> list[Row]:
 
     `nominal_parameters` counts what LoRA on every block of the model would have, `blocks` those that this one is on.
     """
-    cell, found = main_cell(params), lora.norms(adapter)
+    cell, found = _cell(adapter, params), lora.norms(adapter)
     result = [
         Row(*cell, "adapter", f"{block}.{projection}", "-", f"norm_{name}", value)
         for (block, projection), norm in found.items()

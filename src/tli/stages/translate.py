@@ -67,7 +67,8 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     size = params.active.compute.batch_size
     found = measure(BASE, base, tokenizer, prompts, asked_for, candidates, size)
     tuned = lora.load(base, adapter)
-    found += measure(main_cell(params), tuned, tokenizer, prompts, asked_for, candidates, size)
+    main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
+    found += measure(main, tuned, tokenizer, prompts, asked_for, candidates, size)
     write_rows(out, found)
 
 

@@ -38,7 +38,9 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     drawn = [pairs[index] for index in chosen]
     base = checkpoint.load(folder)
     found = measure(BASE, drawn, names, base, tokenizer, params)
-    found += measure(main_cell(params), drawn, names, lora.load(base, adapter), tokenizer, params)
+    tuned = lora.load(base, adapter)
+    main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
+    found += measure(main, drawn, names, tuned, tokenizer, params)
     write_rows(out, found)
 
 
