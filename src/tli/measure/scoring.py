@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from tli.config.parameters import Params
 from tli.data.benchmarks.items import read_items
@@ -23,7 +23,7 @@ from tli.io.rows import Row
 from tli.io.structured import read_json
 from tli.measure import token_tree
 from tli.measure.views import BASE, Cell
-from tli.model import backbone
+from tli.model import backbone, checkpoint
 
 FILE = "score.tsv"  # where a folder holds these rows
 SHARD = 32  # batches whose scores are kept together
@@ -41,13 +41,13 @@ def asked_items(path: Path, params: Params) -> list[Item]:
     return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
-def untrained(folder: Path, seed: int) -> LlamaForCausalLM:
+def untrained(folder: Path, seed: int) -> PreTrainedModel:
     """A model of the same configuration with random weights: a baseline that is named so wherever it is shown."""
-    config = LlamaConfig.from_pretrained(folder, local_files_only=True)
+    config = checkpoint.config(folder)
     del config.quantization_config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     cast(Any, model).to(config.dtype).eval()
     return model
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,6 +30,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import brief, read_json
 from tli.model import supported
+from tli.model.tokenizer import load as load_tokenizer
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
@@ -458,16 +458,7 @@ def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
     config(folder)  # which transformers looks into first
     read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
-    try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # whatever transformers and tokenizers make of files that are none
-        said = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder}: expected a tokenizer, got: {said or type(error).__name__}; "
-            "remove the folder and run `dvc repro`"
-        ) from None
+    loaded = load_tokenizer(folder, str(folder), "remove the folder and run `dvc repro`")
     if loaded.pad_token is None:
         loaded.pad_token = loaded.eos_token
     return loaded

@@ -23,7 +23,7 @@ from bitsandbytes.nn.modules import Linear4bit
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from tli.config.parameters import FourBit
@@ -269,7 +269,7 @@ def inspect(folder: Path, kind: str) -> list[Row]:
 
 def _rounded_to(folder: Path) -> str:
     """The dtype that the packed weights were rounded to, by the checkpoint's index."""
-    return str(shards.read_json(folder / shards.INDEX)["metadata"].get(ROUNDED, "unknown"))
+    return str(read_json(folder / shards.INDEX, "an index of shards")["metadata"].get(ROUNDED, "unknown"))
 
 
 class Projection(NamedTuple):
@@ -285,7 +285,7 @@ class Projection(NamedTuple):
 
 def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], number: int) -> list[Projection]:
     """The packed projections of one block, loaded as the only block of a model without a vocabulary."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config: Any = checkpoint.config(folder)
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 1, None
     if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
         config.layer_types = [config.layer_types[number]]

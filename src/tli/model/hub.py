@@ -16,10 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from tli.config.parameters import HubModel, Shape
 from tli.data.hub import fetch
@@ -27,9 +26,9 @@ from tli.data.hub.fetch import Repo
 from tli.io import progress
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import atomic_dir
-from tli.io.structured import write_json
-from tli.model import supported
-from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json, same
+from tli.io.structured import read_json, write_json
+from tli.model import checkpoint, supported
+from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, same
 from tli.model.tensors import hold_whole
 from tli.model.tokenizer import put_bos_first
 
@@ -65,7 +64,7 @@ def check_shape(settings: Shape, folder: Path, where: str) -> None:
     Raises:
         UserError: a field differs; its key is named.
     """
-    compare_shape(settings, _config(folder), where)
+    compare_shape(settings, checkpoint.config(folder), where)
 
 
 def compare_shape(settings: Shape, config: PretrainedConfig, where: str) -> None:
@@ -94,7 +93,7 @@ def prepare(folder: Path, where: str, shape: Shape | None = None) -> str:
     Raises:
         UserError: the architecture, the shape or the tokenizer is not one that can be used.
     """
-    supported.check_configuration(read_json(folder / "config.json"), where)
+    supported.check_configuration(read_json(folder / "config.json", "a model's configuration"), where)
     expected_shapes(folder)
     if shape is not None:
         check_shape(shape, folder, where)
@@ -103,7 +102,7 @@ def prepare(folder: Path, where: str, shape: Shape | None = None) -> str:
 
 def head(folder: Path) -> Literal["own", "tied", "absent"]:
     """Where the checkpoint in `folder` has its output head: a tensor of its own, the embeddings, or nowhere."""
-    if _config(folder).tie_word_embeddings:
+    if checkpoint.config(folder).tie_word_embeddings:
         return "tied"
     return "own" if HEAD in headers(folder) else "absent"
 
@@ -217,32 +216,10 @@ def place(paths: Mapping[str, Path], out: Path) -> None:
         left -= blob.stat().st_size
 
 
-def _config(folder: Path) -> PretrainedConfig:
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        return config
-    except (ValueError, OSError, KeyError):
-        raise _unknown(folder) from None
-
-
-def _unknown(folder: Path) -> UserError:
-    kind = read_json(folder / "config.json").get("model_type")
-    return UserError(
-        f"{folder / 'config.json'}: expected the configuration of a causal language model of type {kind}, got another; "
-        "choose a model whose configuration transformers reads"
-    )
-
-
 def expected_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor of the config's causal language model, a head only where it is not tied."""
-    config = _config(folder)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except ValueError:
-        raise _unknown(folder) from None
-    supported.check_modules(model, folder / "config.json")
-    state = model.state_dict()
+    config = checkpoint.config(folder)
+    state = checkpoint.laid_out(folder, config).state_dict()
     return {
         name: tuple(tensor.shape) for name, tensor in state.items() if name != HEAD or not config.tie_word_embeddings
     }

@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from tli.config.parameters import Lora, Params
 from tli.io.errors import UserError
@@ -209,8 +209,8 @@ def shapes(folder: Path, lora: Lora) -> dict[str, tuple[int, ...]]:
     settings: Any = checkpoint.config(folder)
     for key, value in (getattr(settings, "part_of", None) or {}).items():
         setattr(settings, key, value)
+    model = checkpoint.laid_out(folder, settings)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(settings)
         adapted = get_peft_model(model, config(lora, settings.num_hidden_layers), low_cpu_mem_usage=True)
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}

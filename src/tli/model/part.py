@@ -25,9 +25,9 @@ from tli.data.hub.fetch import Repo
 from tli.data.hub.ranges import Remote, pieces
 from tli.io.errors import UserError
 from tli.io.files import atomic_dir, read_text
-from tli.io.structured import write_json
+from tli.io.structured import read_json, write_json
 from tli.model import hub
-from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index, read_json
+from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index
 from tli.model.tensors import Wanted, cache, file_of, hold, rows_name, stub
 
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm."
@@ -81,7 +81,7 @@ def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words:
         fetch.check_space(cache(repo), sum(one.nbytes for each in groups.values() for one in each), "set HF_HOME")
         parts = {f"{name}.safetensors": file_of(repo, name, each, remotes, manifest) for name, each in groups.items()}
     hub.place(parts, out)
-    config = read_json(out / "config.json")
+    config = read_json(out / "config.json", "a model's configuration")
     write_json(out / "config.json", _cut(config, span, rows))
     held = headers(out)
     weight_map = {name: held[name].file.name for name in sorted(held)}

@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from tli.io.errors import UserError
-from tli.io.files import read_text
+from tli.io.structured import read_json
 
 INDEX = "model.safetensors.index.json"
 CHUNK = 1 << 22  # bytes compared at a time
@@ -86,7 +86,7 @@ def missing_from_index(folder: Path) -> tuple[list[str], list[str]]:
     """
     if not (folder / INDEX).is_file():
         return [], []
-    index = read_json(folder / INDEX).get("weight_map")
+    index = read_json(folder / INDEX, "an index of shards").get("weight_map")
     if not isinstance(index, dict):
         raise UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
     held = headers(folder)
@@ -124,14 +124,3 @@ def digest_of_all(folder: Path) -> str:
         for name, info in sorted(headers(folder).items())
     )
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object that came with a checkpoint; UserError where it is none."""
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not valid JSON; remove it and fetch it anew") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}; fetch it anew")
-    return value

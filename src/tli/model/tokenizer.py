@@ -37,7 +37,7 @@ def put_bos_first(folder: Path, where: str | None = None) -> str:
         UserError: no tokenizer, or one with neither BOS nor EOS.
     """
     where = str(folder) if where is None else where
-    tokenizer = _load(folder, where)
+    tokenizer = load(folder, where)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise UserError(
             f"{where}: {SETTINGS}: expected a bos_token or an eos_token, got neither; choose a model that has one"
@@ -57,7 +57,7 @@ def prepend_bos(folder: Path, where: str | None = None) -> bool:
         UserError: no tokenizer, or one that cannot be made to put BOS first and keep every other token.
     """
     where = str(folder) if where is None else where
-    before = _load(folder, where)
+    before = load(folder, where)
     bos, ids = before.bos_token_id, _ids(before)
     if bos is None or ids[:1] == [bos]:
         return False
@@ -68,7 +68,7 @@ def prepend_bos(folder: Path, where: str | None = None) -> bool:
     for tried in (settings, plain):
         if tried is plain:
             _write(folder, plain)
-        if _ids(_load(folder, where)) == [bos, *ids]:
+        if _ids(load(folder, where)) == [bos, *ids]:
             return True
     raise UserError(
         f"{where}: expected a tokenizer that can put BOS ({before.bos_token}) first and keep its other tokens, "
@@ -127,16 +127,19 @@ def _write(folder: Path, content: Tokenizer | dict[str, Any]) -> None:
         written.replace(folder / written.name)
 
 
-def _load(folder: Path, where: str) -> PreTrainedTokenizerBase:
+def load(folder: Path, where: str, advice: str = "choose a model with one") -> PreTrainedTokenizerBase:
+    """The tokenizer in `folder`; code that may lie beside it is never run.
+
+    Raises:
+        UserError: there is none; it names `where` and ends with `advice`.
+    """
     try:
         loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # whatever transformers and tokenizers make of files that are none
         reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{where}: expected a tokenizer, got: {reason or type(error).__name__}; choose a model with one"
-        ) from None
+        raise UserError(f"{where}: expected a tokenizer, got: {reason or type(error).__name__}; {advice}") from None
     return loaded
 
 
