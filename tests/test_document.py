@@ -21,7 +21,7 @@ from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json
-from tli.paper import collected, document, grid
+from tli.paper import document, grid, render
 
 SOURCE = ROOT / "paper"
 REPORTED = SOURCE / "reported.yaml"
@@ -248,7 +248,7 @@ def test_the_full_grid_is_quoted_where_it_was_run(given: dict[str, Any], tmp_pat
     data = content(made)
     quoted = {model["name"]: model["full"] for model in data["models"]}
     assert quoted["smollm2"] is None
-    assert quoted["microworld"]["tables"].keys() == collected.read(full[0]).tables.keys()
+    assert quoted["microworld"]["tables"].keys() == render.read(full[0]).tables.keys()
     assert quoted["microworld"]["bases"].startswith("2 bases")
     assert quoted["microworld"]["revision"] == ""
     assert ABSENT["grid"] not in absent(made, data, tmp_path)
@@ -256,9 +256,9 @@ def test_the_full_grid_is_quoted_where_it_was_run(given: dict[str, Any], tmp_pat
 
 def test_tables_of_an_earlier_revision_are_named_as_such() -> None:
     """The committed full grid says where it comes from; the document passes it on."""
-    page = collected.read(ROOT / "paper" / "tables" / "microworld-full")
+    page = render.read(ROOT / "paper" / "tables" / "microworld-full")
     text = (ROOT / "paper" / "tables" / "microworld-full" / "README.md").read_text(encoding="utf-8")
-    assert (f"From an earlier revision ({collected.earlier_revision(page)})" in text) == ("earlier revision" in text)
+    assert (f"From an earlier revision ({page.revision})" in text) == ("earlier revision" in text)
     assert "come from an earlier revision" in (SOURCE / "main.typ").read_text(encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from tiny import ROOT
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.paper import wording
-from tli.paper.collected import Collected, Heading
+from tli.paper.render import Column, Table
 
 VIEW = "2.mask.nf4"
 SMALL, LARGE = math.log10(1e-9), math.log10(0.4)
@@ -22,14 +22,13 @@ def smoke() -> Params:
     return parameters.load(ROOT / "tests" / "smoke" / "params.yaml", model="microworld")
 
 
-def table(name: str, *rows: dict[str, Any]) -> Collected:
-    """A table as it is read back, of rows that need not have every cell."""
+def table(name: str, *rows: dict[str, Any]) -> Table:
+    """A table of rows that need not have every cell."""
     keys = [*dict.fromkeys(key for row in rows for key in row)]
-    values = tuple(tuple(str(row.get(key, "-")) for key in keys) for row in rows)
-    return Collected(name, name, "", tuple(Heading(key, key, True) for key in keys), values, values, ())
+    return Table(name, name, "", tuple(Column(key, key) for key in keys), rows, view="-")
 
 
-def before_after(gain: float, log10_p: float, view: str = VIEW) -> Collected:
+def before_after(gain: float, log10_p: float, view: str = VIEW) -> Table:
     one = {"view": view, "name": "trained_on", "before": 0.5, "after": 0.5 + gain, "gain": gain, "log10_p": log10_p}
     one["d_z"] = gain * 10
     published = {"view": view, "name": "published, as_scripted", "set": "trained", "gain": 0.09, "log10_p": -240}
@@ -101,7 +100,7 @@ def test_against_random_pairs(gain: float, left: float, log10_p: float, said: st
     assert wording.survives(table("controls", row, untested), smoke) == found, "a row without a test counts nowhere"
 
 
-def hits(before: float, *after: float) -> Collected:
+def hits(before: float, *after: float) -> Table:
     rows = [
         {"view": VIEW, "set": "all", "direction": arrow, "p1_before": before, "p1_after": value}
         for arrow, value in zip(wording.WAYS.values(), after, strict=True)

@@ -16,8 +16,8 @@ from tli.io.errors import UserError
 from tli.io.files import atomic_dir, read_text, sha256_of, write_manifest, write_text
 from tli.io.structured import read_json
 from tli.model import card, lora
-from tli.paper import collected
-from tli.paper.collected import Collected
+from tli.paper import render
+from tli.paper.render import Table
 
 TABLES = ("ranks", "xcopa", "xnli")
 
@@ -48,22 +48,22 @@ def source(rank: int | None, seed: int | None, build: Path, params: Params) -> P
 
 def results(tables: Path, rank: int, params: Params) -> str:
     """The lines of `rank` and of rank 0 in the tables by rank, as Markdown; a caption says what they are means of."""
-    page = collected.read(tables)
+    page = render.read(tables)
     known = [page.tables[name] for name in TABLES if name in page.tables]
     parts = [f"Of the run with this adapter, profile `{params.model}`; rank 0 is the base without it."]
     for table in known:
         lines = [*_lines(table, rank)]
         if lines:
-            parts.append(f"**{table.title}.** {table.caption}\n\n" + "\n".join(lines))
+            parts.append(f"**{table.title}.** {table.full_caption}\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _lines(table: Collected, rank: int) -> Iterator[str]:
+def _lines(table: Table, rank: int) -> Iterator[str]:
     at = [column.key for column in table.columns].index("rank")
     chosen = [line for line in table.lines if line[at] in ("0", str(rank))]
     if any(line[at] != "0" for line in chosen):
         yield f"| {' | '.join(column.title for column in table.columns)} |"
-        yield f"| {' | '.join('--:' if column.number else ':--' for column in table.columns)} |"
+        yield f"| {' | '.join(':--' if column.kind == 'text' else '--:' for column in table.columns)} |"
         yield from (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in chosen)
 
 

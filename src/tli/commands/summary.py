@@ -16,7 +16,7 @@ import click
 from tli.config.parameters import Params
 from tli.io import progress
 from tli.io.structured import read_json
-from tli.paper import collected
+from tli.paper import render
 from tli.paper.document import text
 from tli.paper.judge import AGREES, DIFFERS, NONE
 from tli.paper.rows import Measured
@@ -108,7 +108,7 @@ def _transfer(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
 
 def _rank(tables: Path) -> Iterator[tuple[str, str]]:
     """What the tests say of the rank: the first note of the robustness tables, a part a line."""
-    found = collected.read(tables).tables
+    found = render.read(tables).tables
     for name, short in (("robustness", "transfer"), ("robustness_alignment", "alignment")):
         if name in found and found[name].notes:
             first, *rest = found[name].notes[0].rstrip(".").split("; ")

@@ -29,17 +29,18 @@ def nine_digits(value: float | str) -> str:
 def write_json(path: Path | str, value: object) -> None:
     """JSON with floats at nine significant digits and keys in the order given."""
     with atomic_write(path) as file:
-        json.dump(_rounded(value), file, indent=2, ensure_ascii=False, allow_nan=False)
+        json.dump(rounded(value), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
-def _rounded(value: object) -> object:
+def rounded(value: object) -> object:
+    """`value` with every float at nine significant digits, and mappings and sequences as JSON has them."""
     if isinstance(value, float):
         return float(nine_digits(value))
     if isinstance(value, Mapping):
-        return {str(key): _rounded(item) for key, item in value.items()}
+        return {str(key): rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
+        return [rounded(item) for item in value]
     return value
 
 

@@ -20,9 +20,8 @@ from tli.config.parameters import Params
 from tli.io.errors import CheckFailed
 from tli.io.files import atomic_dir, atomic_write, write_text
 from tli.io.structured import read_json, write_json
-from tli.paper import collected, published, wording
-from tli.paper.collected import Collected, Page
-from tli.paper.render import Kind, shown, tex_number, tex_text
+from tli.paper import published, render, wording
+from tli.paper.render import Kind, Page, shown, tex_number, tex_text
 from tli.paper.rows import Measured, Value, flat, load_yaml
 from tli.paper.scores import said_of_items
 from tli.paper.similarity import left_out, points
@@ -79,8 +78,8 @@ def read(tables: Path, results: Path, params: Params) -> Run:
     full = tables / f"{model}-full"
     return Run(
         params=params,
-        tables=collected.read(tables / model),
-        full=collected.read(full) if full.is_dir() else None,
+        tables=render.read(tables / model),
+        full=render.read(full) if full.is_dir() else None,
         measured=read_json(results / model / "measured.json", "measured values by key"),
         verify=read_json(results / model / "verify.json", "verdicts"),
     )
@@ -109,27 +108,17 @@ def _model(run: Run) -> dict[str, Any]:
         "views": points(params),
         "left_out": left_out(params),
         "said": wording.all_sentences(tables, run.full.tables if run.full else {}, run.verify, params),
-        "tables": {name: _shown(table) for name, table in tables.items()},
+        "tables": {name: table.displayed() for name, table in tables.items()},
         "figures": [figure._asdict() for figure in run.tables.figures],
         "full": _full(run.full) if run.full else None,
     }
 
 
-def _shown(table: Collected) -> dict[str, Any]:
-    return {
-        "title": table.title,
-        "caption": table.caption,
-        "columns": [column._asdict() for column in table.columns],
-        "lines": table.lines,
-        "notes": table.notes,
-    }
-
-
 def _full(page: Page) -> dict[str, Any]:
     return {
-        "bases": collected.bases(page),
-        "revision": collected.earlier_revision(page),
-        "tables": {name: _shown(table) for name, table in page.tables.items()},
+        "bases": page.bases,
+        "revision": page.revision,
+        "tables": {name: table.displayed() for name, table in page.tables.items()},
         "figures": [figure._asdict() for figure in page.figures],
     }
 

@@ -1,6 +1,8 @@
-"""Tables as .csv, .md and .tex, and the README that collects them: the one place that formats a number (all tables).
+"""Tables as data, and what is generated from them: .csv, .md, .tex, the README (all tables).
 
-The .csv holds nine significant digits; .md and .tex round by the column's kind. `-` is a cell without a defined value.
+A folder of tables holds tables.json: every table with its caption, columns, rows and notes, and the figures. Everything
+else that shows a table reads it (`read`); nothing parses the generated files. This is the one place that formats a
+number: `shown` rounds by the column's kind, the .csv holds nine significant digits. `-` stands for an undefined value.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from tli.io.errors import UserError
 from tli.io.files import atomic_dir, write_text
-from tli.io.structured import nine_digits
+from tli.io.structured import nine_digits, read_json, write_json
 from tli.paper.rows import Measured
 
 Kind = Literal["text", "count", "similarity", "change", "score", "percent", "points", "number", "t", "p"]
@@ -58,6 +61,54 @@ class Table:
         """The notes, each once, without the empty ones."""
         return [note for note in dict.fromkeys(self.notes) if note]
 
+    @property
+    def full_caption(self) -> str:
+        """The caption, and the view where it is one for all rows."""
+        return " ".join([self.caption, *([f"View: {self.view}."] if self.view else [])])
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The cells as a reader sees them, a minus sign for a hyphen."""
+        return [
+            [
+                f"−{text[1:]}" if _negative(text, column) else text
+                for text, column in zip(line, self.columns, strict=True)
+            ]
+            for line in _lines(self)
+        ]
+
+    def displayed(self) -> dict[str, Any]:
+        """What a reader sees of the table, as JSON, for the paper and the report."""
+        return {
+            "title": self.title,
+            "caption": self.full_caption,
+            "columns": [
+                {"key": column.key, "title": column.title, "number": column.kind != "text"} for column in self.columns
+            ],
+            "lines": self.lines,
+            "notes": self.remarks,
+        }
+
+    def matching(self, **wanted: Cell) -> list[Mapping[str, Cell]]:
+        """The rows with these cells."""
+        return [row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())]
+
+    def number(self, key: str, **wanted: Cell) -> float | None:
+        """A number of the one row with these cells; None where the value is undefined.
+
+        Raises:
+            UserError: no row or several, or no such column.
+        """
+        rows = self.matching(**wanted)
+        if len(rows) != 1 or key not in [column.key for column in self.columns]:
+            cells = ", ".join(f"{name}={value}" for name, value in wanted.items())
+            raise UserError(
+                f"table {self.name}: expected one row with {cells} and a column {key}, got {len(rows)} rows; "
+                "run `dvc repro`, which writes the tables again"
+            )
+        value = rows[0].get(key)
+        return None if value is None else float(value)
+
 
 class Made(NamedTuple):
     """A table and the values of it that `verify` reads, by flat key."""
@@ -72,6 +123,19 @@ class Figure(NamedTuple):
     file: str
     caption: str
     alt: str
+
+
+class Page(NamedTuple):
+    """A folder of tables: its opening paragraphs in Markdown (the title first), its tables and its figures.
+
+    `bases` counts the bases of a full grid; `revision` is set where the tables come from an earlier revision.
+    """
+
+    intro: Sequence[str]
+    tables: Mapping[str, Table]
+    figures: Sequence[Figure]
+    bases: str = ""
+    revision: str = ""
 
 
 def shown(value: Cell, kind: Kind) -> str:
@@ -130,25 +194,14 @@ def _lines(table: Table) -> list[list[str]]:
     return [[shown(cell, column.kind) for cell, column in zip(row, table.columns, strict=True)] for row in table.cells]
 
 
-def _under(table: Table) -> list[str]:
-    """What stands with the table: the caption, the view where it is one for all."""
-    return [table.caption, *([f"View: {table.view}."] if table.view else [])]
-
-
 def to_md(table: Table, level: int = 1) -> str:
     """A GitHub table under a heading, the caption above and the notes below."""
     head = [column.title.replace("|", "\\|") for column in table.columns]
     rule = [":--" if column.kind == "text" else "--:" for column in table.columns]
-    body = [
-        [
-            f"−{cell[1:]}" if _negative(cell, column) else cell.replace("|", "\\|")
-            for cell, column in zip(line, table.columns, strict=True)
-        ]
-        for line in _lines(table)
-    ]
+    body = [[cell.replace("|", "\\|") for cell in line] for line in table.lines]
     grid = ["| " + " | ".join(line) + " |" for line in [head, rule, *body]]
     notes = [f"- {note}" for note in table.remarks]
-    parts = [f"{'#' * level} {table.title}", " ".join(_under(table)), "\n".join(grid), "\n".join(notes)]
+    parts = [f"{'#' * level} {table.title}", table.full_caption, "\n".join(grid), "\n".join(notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -211,7 +264,7 @@ def to_tex(table: Table) -> str:
         ]
         body.append("    " + " & ".join(cells) + r" \\")
     caption = " ".join(
-        [f"{table.title}.", *_under(table), *(f"{note[:1].upper()}{note[1:]}." for note in table.remarks)]
+        [f"{table.title}.", table.full_caption, *(f"{note[:1].upper()}{note[1:]}." for note in table.remarks)]
     )
     return "\n".join(
         [
@@ -233,28 +286,86 @@ def to_tex(table: Table) -> str:
     )
 
 
-def write(folder: Path, intro: Sequence[str], tables: Sequence[Table], figures: Sequence[Figure], where: str) -> None:
-    """Writes every table three times and README.md, which holds them all and shows the figures, into a new folder.
+FILE = "tables.json"
+
+
+def write(folder: Path, page: Page, where: str) -> None:
+    """Writes tables.json, every table in three formats and README.md, which holds them all, into a new folder.
 
     Args:
         folder: replaced as a whole, so that no table of an earlier run stays.
-        intro: the README's opening paragraphs, in Markdown, the title first.
         where: the figures' folder as the README names it.
     """
     with atomic_dir(folder) as made:
-        for table in tables:
+        write_json(made / FILE, to_json(page))
+        page = read(made)  # the numbers as they are stored, so that every format rounds the same ones
+        for table in page.tables.values():
             write_text(made / f"{table.name}.csv", to_csv(table))
             write_text(made / f"{table.name}.md", to_md(table))
             write_text(made / f"{table.name}.tex", to_tex(table))
-        contents = [f"- [{table.title}](#{_anchor(table.title)})" for table in tables]
-        parts = [*intro, "\n".join([*contents, "- [Figures](#figures)"])]
-        for table in tables:
-            files = " · ".join(f"[.{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
-            parts += [to_md(table, level=2).rstrip("\n"), f"As files: {files}"]
-        parts.append("## Figures")
-        for figure in figures:
-            parts += [f"![{figure.alt}]({where}/{figure.file})", figure.caption]
-        write_text(made / "README.md", "\n\n".join(parts) + "\n")
+        write_text(made / "README.md", readme(page, where))
+
+
+def readme(page: Page, where: str) -> str:
+    """README.md: the opening, a list of contents, every table and figure."""
+    contents = [f"- [{table.title}](#{_anchor(table.title)})" for table in page.tables.values()]
+    parts = [*page.intro, "\n".join([*contents, "- [Figures](#figures)"])]
+    for table in page.tables.values():
+        files = " · ".join(f"[.{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
+        parts += [to_md(table, level=2).rstrip("\n"), f"As files: {files}"]
+    parts.append("## Figures")
+    for figure in page.figures:
+        parts += [f"![{figure.alt}]({where}/{figure.file})", figure.caption]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_json(page: Page) -> dict[str, Any]:
+    """The page as JSON: rows as lists in the columns' order."""
+    return {
+        "intro": page.intro,
+        "bases": page.bases,
+        "revision": page.revision,
+        "tables": [
+            {
+                "name": table.name,
+                "title": table.title,
+                "caption": table.caption,
+                "view": table.view,
+                "columns": [column._asdict() for column in table.columns],
+                "rows": table.cells,
+                "notes": table.remarks,
+            }
+            for table in page.tables.values()
+        ],
+        "figures": [figure._asdict() for figure in page.figures],
+    }
+
+
+def read(folder: Path) -> Page:
+    """The page in `folder`/tables.json.
+
+    Raises:
+        UserError: the file is missing or has another form.
+    """
+    file = folder / FILE
+    found = read_json(file, "tables as `dvc repro` writes them")
+    try:
+        tables = [from_json(each) for each in found["tables"]]
+        figures = [Figure(**each) for each in found["figures"]]
+        return Page(found["intro"], {t.name: t for t in tables}, figures, found["bases"], found["revision"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: expected tables as `dvc repro` writes them, got {error!r}; run `dvc repro`") from None
+
+
+def from_json(found: Mapping[str, Any]) -> Table:
+    """A table of tables.json."""
+    columns = [Column(**column) for column in found["columns"]]
+    rows = [
+        {column.key: value for column, value in zip(columns, row, strict=True) if value is not None}
+        for row in found["rows"]
+    ]
+    texts = {key: found[key] for key in ("name", "title", "caption", "view", "notes")}
+    return Table(columns=columns, rows=rows, **texts)
 
 
 def _anchor(title: str) -> str:

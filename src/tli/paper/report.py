@@ -19,7 +19,6 @@ from markupsafe import Markup, escape
 from tli.io.files import read_text, write_text
 from tli.io.structured import read_json
 from tli.paper import dag
-from tli.paper.collected import Collected, Heading
 from tli.paper.rows import load_yaml
 
 
@@ -55,25 +54,8 @@ def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, re
 
 
 def _shown(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's data as the template reads them: tables as tables, and which views have anything to draw."""
-    groups = {
-        group: {name: _read_table(name, table) for name, table in written[group].items()}
-        for group in ("tables", "full")
-    }
-    return {**written, **groups, "has": {name: bool(values) for name, values in written["plots"].items()}}
-
-
-def _read_table(name: str, written: Mapping[str, Any]) -> Collected:
-    """A table back from JSON; the page shows rounded cells alone."""
-    return Collected(
-        name=name,
-        title=written["title"],
-        caption=written["caption"],
-        columns=tuple(Heading(**column) for column in written["columns"]),
-        lines=tuple(map(tuple, written["lines"])),
-        values=(),
-        notes=tuple(written["notes"]),
-    )
+    """A model's data as the template reads them, with which views have anything to draw."""
+    return {**written, "has": {name: bool(values) for name, values in written["plots"].items()}}
 
 
 def inline(sentence: str) -> Markup:
@@ -86,21 +68,21 @@ def inline(sentence: str) -> Markup:
     return Markup("".join(pieces))
 
 
-def grid_of(table: Collected, *keys: str) -> Markup:
+def grid_of(table: Mapping[str, Any], *keys: str) -> Markup:
     """A table, or some of its columns, as HTML that scrolls where the screen is narrow."""
-    at = [index for index, column in enumerate(table.columns) if not keys or column.key in keys]
-    side = ["n" if table.columns[index].number else "t" for index in at]
+    at = [index for index, column in enumerate(table["columns"]) if not keys or column["key"] in keys]
+    side = ["n" if table["columns"][index]["number"] else "t" for index in at]
     head = "".join(
-        f'<th scope="col" class="{side}">{inline(table.columns[index].title)}</th>'
+        f'<th scope="col" class="{side}">{inline(table["columns"][index]["title"])}</th>'
         for index, side in zip(at, side, strict=True)
     )
     lines = []
-    for line in table.lines:
+    for line in table["lines"]:
         cells = [inline(line[index]) for index in at]
         first = f'<th scope="row" class="{side[0]}">{cells[0]}</th>'
         rest = (f'<td class="{mark}">{cell}</td>' for mark, cell in zip(side[1:], cells[1:], strict=True))
         lines.append(f"<tr>{first}{''.join(rest)}</tr>")
-    title = escape(table.title)
+    title = escape(table["title"])
     return Markup(
         f'<div class="wide" tabindex="0" role="region" aria-label="{title}"><table><caption class="out">{title}'
         f"</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"

@@ -17,9 +17,9 @@ from tli.data.words.lexicon import item_names, read_pairs
 from tli.io.files import sha256_of, write_text
 from tli.io.structured import read_json
 from tli.measure.views import per_pair
-from tli.paper import collected, published, wording
-from tli.paper.collected import Collected, Page
+from tli.paper import published, render, wording
 from tli.paper.document import text
+from tli.paper.render import Page
 from tli.paper.rows import Rows, flat
 from tli.paper.scores import CORRECTED, item_name, language_name, said_of_items
 from tli.paper.similarity import PAIR_SETS, points, trained_view
@@ -47,9 +47,9 @@ def run(
         pairs, items, base_rows, align, transfer: the word list, the items, the rows of base and paper's cell.
         out: the JSON file to write.
     """
-    page = collected.read(tables / params.model)
+    page = render.read(tables / params.model)
     full = tables / f"{params.model}-full"
-    grid = collected.read(full) if full.is_dir() else None
+    grid = render.read(full) if full.is_dir() else None
     over_bases = grid.tables if grid else {}
     aligned = Rows(base_rows / "similarity.tsv", align)
     scored = Rows(base_rows / "score.tsv", transfer)
@@ -60,9 +60,9 @@ def run(
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
         "said": wording.all_sentences(page.tables, over_bases, read_json(verify, "verdicts"), params),
-        "tables": {name: _written(table) for name, table in page.tables.items()},
-        "full": {name: _written(table) for name, table in over_bases.items()},
-        "full_revision": collected.earlier_revision(grid) if grid else "",
+        "tables": {name: table.displayed() for name, table in page.tables.items()},
+        "full": {name: table.displayed() for name, table in over_bases.items()},
+        "full_revision": grid.revision if grid else "",
         "plots": {
             "scan": scan(page),
             "pairs": word_pairs(pairs, aligned, params),
@@ -73,17 +73,6 @@ def run(
         "hashes": [(path.as_posix(), sha256_of(path)) for path in sources if path.is_file()],
     }
     write_text(out, json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n")
-
-
-def _written(table: Collected) -> dict[str, Any]:
-    """A table as JSON: what a reader sees of it."""
-    return {
-        "title": table.title,
-        "caption": table.caption,
-        "columns": [column._asdict() for column in table.columns],
-        "lines": table.lines,
-        "notes": table.notes,
-    }
 
 
 def _parameters(params: Params) -> list[tuple[str, str]]:
@@ -99,9 +88,9 @@ def scan(page: Page) -> list[dict[str, Any]]:
     if table is None:
         return []
     rows = []
-    for row in table.rows():
+    for row in table.rows:
         layer, pooling, _ = row["view"].split(".")
-        numbers = {key: _number(row[key]) for key in ("cosine", "random", "p1_sw_en", "p1_en_sw", "published")}
+        numbers = {key: row.get(key) for key in ("cosine", "random", "p1_sw_en", "p1_en_sw", "published")}
         rows.append({"layer": layer, "pooling": pooling, **numbers})
     return rows
 
@@ -135,12 +124,12 @@ def curves(page: Page, grid: Page | None) -> dict[str, dict[str, list[list[float
     """Outcome -> arm -> [rank, change, low, high]: of the sweep on this base, of the full grid's arms over bases."""
     outcomes: dict[str, dict[str, list[list[float | None]]]] = {}
     if table := page.tables.get("changes"):
-        for row in table.rows():
-            line = [_number(row[key]) for key in ("rank", "change", "low", "high")]
+        for row in table.rows:
+            line = [row.get(key) for key in ("rank", "change", "low", "high")]
             outcomes.setdefault(f"{row['task']}, {row['language']}", {}).setdefault("sweep, this base", []).append(line)
     if grid and (table := grid.tables.get("arms_transfer")):
-        for row in table.rows():
-            line = [_number(row[key]) for key in ("rank", "change", "low", "high")]
+        for row in table.rows:
+            line = [row.get(key) for key in ("rank", "change", "low", "high")]
             outcomes.setdefault(row["items"], {}).setdefault(f"{row['arm']}, over bases", []).append(line)
     return outcomes
 
@@ -169,7 +158,3 @@ def _set(set_: str, items: Sequence[Item], most: int, transfer: Rows, params: Pa
 
     name = f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}"
     return {"name": name, "number": len(items), "rows": [line(item) for item in items[:most]]}
-
-
-def _number(value: str) -> float | None:
-    return None if value == "-" else float(value)

@@ -130,7 +130,8 @@ def run(
         values |= one.measured
     shown = [*(one.table for one in made), claims.table(claims.study_claims(values, published, params))]
     figured = figures.write(figures_out, found, by_seed, drawn, published, params)
-    render.write(tables, intro(params), shown, figured, os.path.relpath(figures_out, tables))
+    page = render.Page(intro(params), {table.name: table for table in shown}, figured)
+    render.write(tables, page, os.path.relpath(figures_out, tables))
     plots.write(plots_out, shown, params)
     write_json(measured, values)
     write_json(headline, _headline(values, params))

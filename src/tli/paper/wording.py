@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tli.config.parameters import Params
-from tli.paper.collected import Collected
-from tli.paper.render import Kind, shown
+from tli.paper.render import Kind, Table, shown
 from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}
@@ -37,7 +36,7 @@ def way(change: float, log10_p: float | None, alpha: float) -> str:
     return "is not shown to change" if not apart(log10_p, alpha) else "rises" if change > 0 else "falls"
 
 
-def training(table: Collected, view: str, params: Params, where: str = "") -> str:
+def training(table: Table, view: str, params: Params, where: str = "") -> str:
     """What training does to the mean cosine of the trained and of the unseen pairs at a view (before_after).
 
     `where` says the view in other words than its name.
@@ -58,20 +57,20 @@ def training(table: Collected, view: str, params: Params, where: str = "") -> st
     return f"{where or f'At `{view}`'} the mean cosine {' and that '.join(parts)}."
 
 
-def unseen(table: Collected, view: str, params: Params) -> str:
+def unseen(table: Table, view: str, params: Params) -> str:
     """Whether trained pairs gain more than unseen ones (gains)."""
     return _unseen(table, view, _own(table, view), params.stats.alpha, "Here")
 
 
-def unseen_published(table: Collected, params: Params) -> str | None:
+def unseen_published(table: Table, params: Params) -> str | None:
     """The same of the published summaries; None where the table does not show them."""
-    rows = [row for row in table.rows() if row["name"].startswith("published")]
+    rows = [row for row in table.rows if _text(row, "name").startswith("published")]
     if not rows:
         return None
-    return _unseen(table, rows[0]["view"], rows[0]["name"], params.stats.alpha, "In the published values")
+    return _unseen(table, _text(rows[0], "view"), _text(rows[0], "name"), params.stats.alpha, "In the published values")
 
 
-def _unseen(table: Collected, view: str, name: str, alpha: float, where: str) -> str:
+def _unseen(table: Table, view: str, name: str, alpha: float, where: str) -> str:
     found = table.number("difference", view=view, name=name)
     p, difference = table.number("log10_p", view=view, name=name), _given(found)
     size = number(difference, "change")
@@ -81,7 +80,7 @@ def _unseen(table: Collected, view: str, name: str, alpha: float, where: str) ->
     return f"{where} trained pairs gain {more} than unseen pairs: {size} ({p_value(p)})."
 
 
-def against_random(table: Collected, params: Params) -> str:
+def against_random(table: Table, params: Params) -> str:
     """What is left of the gain beside random pairs, at the first control row, `as trained` (controls)."""
     gain, random, left, p = (table.number(key, control="as trained") for key in ("gain", "random", "left", "log10_p"))
     first = f"The same Swahili words with another pair's English word change by {number(_given(random), 'change')}"
@@ -97,10 +96,10 @@ def _bare(log10_p: float | None) -> str:
     return "-" if log10_p is None else shown(log10_p, "p")
 
 
-def survives(table: Collected, params: Params) -> str:
+def survives(table: Table, params: Params) -> str:
     """In how many of the control rows that have a test translations gain more than random pairs (controls)."""
-    found = [row for row in table.rows() if row["log10_p"] != "-"]
-    ways = [float(row["left"]) for row in found if apart(float(row["log10_p"]), params.stats.alpha)]
+    found = [row for row in table.rows if row.get("log10_p") is not None]
+    ways = [_mean(row, "left") for row in found if apart(_value(row, "log10_p"), params.stats.alpha)]
     up, down = sum(left > 0 for left in ways), sum(left < 0 for left in ways)
     return (
         f"Of the {len(found)} control rows that have a test, translations gain more than random pairs in {up}, less in "
@@ -108,7 +107,7 @@ def survives(table: Collected, params: Params) -> str:
     )
 
 
-def retrieval(table: Collected, view: str, where: str = "") -> str:
+def retrieval(table: Table, view: str, where: str = "") -> str:
     """P@1 in both directions before and after training (retrieval); no test stands behind it."""
     parts = []
     for arrow in WAYS.values():
@@ -120,7 +119,7 @@ def retrieval(table: Collected, view: str, where: str = "") -> str:
     return f"{where or f'At `{view}`'} P@1 among all pairs {' and '.join(parts)}."
 
 
-def cosine_and_hits(table: Collected, found: Collected, view: str, params: Params) -> str:
+def cosine_and_hits(table: Table, found: Table, view: str, params: Params) -> str:
     """Whether mean cosine and P@1 move the same way at a view (before_after, retrieval)."""
     gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
     p = table.number("log10_p", view=view, set="trained", name=_own(table, view))
@@ -140,27 +139,24 @@ def cosine_and_hits(table: Collected, found: Collected, view: str, params: Param
     return f"Mean cosine and P@1 {said} at this view: the one does not stand for the other."
 
 
-def views(table: Collected, params: Params) -> str:
+def views(table: Table, params: Params) -> str:
     """At how many of this run's views the mean cosine of the trained pairs rises, falls, or neither (before_after)."""
-    rows = [row for row in table.rows(set="trained") if _is_run_s(row["name"])]
-    ways = [
-        way(float(row["gain"]), None if row["log10_p"] == "-" else float(row["log10_p"]), params.stats.alpha)
-        for row in rows
-    ]
+    rows = [row for row in table.matching(set="trained") if _is_run_s(_text(row, "name"))]
+    ways = [way(_mean(row, "gain"), _value(row, "log10_p"), params.stats.alpha) for row in rows]
     up, down = ways.count("rises"), ways.count("falls")
     rest = "" if up + down == len(rows) else f", and is not shown to change at {len(rows) - up - down}"
     return f"Of {len(rows)} views the mean cosine of trained pairs falls at {down} and rises at {up}{rest}."
 
 
-def beside_published(table: Collected, params: Params) -> str | None:
+def beside_published(table: Table, params: Params) -> str | None:
     """The sign of the gain at both readings of the published one, as far as this run has their layers.
 
     Of another model the sign alone is compared.
     """
-    rows = [row for row in table.rows(set="trained") if row["name"].startswith("published")]
+    rows = [row for row in table.matching(set="trained") if _text(row, "name").startswith("published")]
     if not rows:
         return None
-    theirs, parts = float(rows[0]["gain"]), []
+    theirs, parts = _mean(rows[0], "gain"), []
     for name in _readings(params):
         view = points(params)[name]
         gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
@@ -174,7 +170,7 @@ def beside_published(table: Collected, params: Params) -> str | None:
     return f"The published mean gain is {number(theirs, 'change')}; this run's is {' and '.join(parts)}."
 
 
-def scan(table: Collected, params: Params) -> str:
+def scan(table: Table, params: Params) -> str:
     """Translations beside random pairs at the trained layer under both poolings (scan)."""
     parts = []
     for pooling, name in (("mask", "BOS in the mean"), ("content", "BOS out")):
@@ -187,10 +183,12 @@ def scan(table: Collected, params: Params) -> str:
     return f"Before training, {'; '.join(parts)}."
 
 
-def highest(table: Collected, pooling: str) -> str:
+def highest(table: Table, pooling: str) -> str:
     """Whether the layer of the highest mean cosine is that of the best retrieval, under one pooling (scan)."""
-    rows = [row for row in table.rows() if row["view"].split(".")[1] == pooling]
-    best = {key: max(rows, key=lambda row: float(row[key]))["view"] for key in ("cosine", "p1_sw_en", "difference")}
+    rows = [row for row in table.rows if _text(row, "view").split(".")[1] == pooling]
+    best = {
+        key: _text(max(rows, key=lambda row: _mean(row, key)), "view") for key in ("cosine", "p1_sw_en", "difference")
+    }
     if best["cosine"] == best["p1_sw_en"]:
         return f"Under {pooling} pooling mean cosine and P@1 sw→en are both highest at `{best['cosine']}`."
     return (
@@ -199,7 +197,7 @@ def highest(table: Collected, pooling: str) -> str:
     )
 
 
-def bos(table: Collected, params: Params) -> str:
+def bos(table: Table, params: Params) -> str:
     """What training does to the BOS state's norm beside that of words, at the trained layer (norms)."""
     view = f"{params.train.layer}.-.nf4"
     before, after = (_given(table.number(f"ratio_{when}", view=view)) for when in ("before", "after"))
@@ -238,7 +236,7 @@ def expected(verify: Mapping[str, Any]) -> str:
 
 
 def all_sentences(
-    tables: Mapping[str, Collected], full: Mapping[str, Collected], verify: Mapping[str, Any], params: Params
+    tables: Mapping[str, Table], full: Mapping[str, Table], verify: Mapping[str, Any], params: Params
 ) -> dict[str, str]:
     """Name -> sentence, for every sentence whose tables this run has, of the default or of the full grid."""
     view, alone = trained_view(params), {"recomputed": recomputed(verify), "judged": judged(verify)}
@@ -277,10 +275,24 @@ def _is_run_s(name: str) -> bool:
     return not name.startswith("published") and not name.endswith(IN_BFLOAT16)
 
 
-def _own(table: Collected, view: str) -> str:
+def _own(table: Table, view: str) -> str:
     """The names of a view in the rows of this run, which the published rows stand beside."""
-    (name,) = {row["name"] for row in table.rows(view=view) if _is_run_s(row["name"])}
+    (name,) = {_text(row, "name") for row in table.matching(view=view) if _is_run_s(_text(row, "name"))}
     return name
+
+
+def _value(row: Mapping[str, Cell], key: str) -> float | None:
+    """A number of a row; None where it is undefined."""
+    value = row.get(key)
+    return None if value is None else float(value)
+
+
+def _mean(row: Mapping[str, Cell], key: str) -> float:
+    return _given(_value(row, key))
+
+
+def _text(row: Mapping[str, Cell], key: str) -> str:
+    return str(row[key])
 
 
 def _given(value: float | None) -> float:
