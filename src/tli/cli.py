@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import logging
 import os
 import sys
@@ -158,6 +159,7 @@ def stage(
     # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if torch:
+        import_without_compiler("bitsandbytes")
         from tli.model import backbone
 
         gc.freeze()
@@ -165,6 +167,22 @@ def stage(
         backbone.setup(params.active.compute.threads, params.active.compute.device)
     with resume.lock(out), progress.stage(_name(), last_receipt(out)) as told, write_receipt(out, inputs, told.pace):
         yield params
+
+
+def import_without_compiler(name: str) -> None:
+    """Imports a module while torch.compile does nothing.
+
+    bitsandbytes wraps its functions for devices without kernels in torch.compile, which imports the whole compiler: a
+    quarter of a stage's start-up. CPU and CUDA devices have kernels, so that none of these functions runs here.
+    """
+    import torch
+
+    compiler = torch.compile
+    torch.compile = lambda function=None, **_: function or (lambda inner: inner)  # type: ignore[assignment]
+    try:
+        importlib.import_module(name)
+    finally:
+        torch.compile = compiler
 
 
 def _name() -> str:
@@ -418,7 +436,7 @@ def sweep_score(
         from tli.stages import sweep_score
 
         ranks = adapter_folders(params, rank, arm)
-        sweep_score.run(pairs_path, items, quantized, export_adapter, ranks, out, params, arm)
+        sweep_score.run(pairs_path, items, quantized, adapters, ranks, out, params, arm)
 
 
 @main.command()
@@ -601,7 +619,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     from tli.commands import audit as module
 
     batch_size = loaded().train.batch_size
-    module.run(**check_files, reported=reported, batch_size=batch_size, strict=strict)
+    module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
 @main.command("export-results")
