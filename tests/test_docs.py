@@ -46,7 +46,7 @@ def test_the_glossary_is_in_order_and_each_term_once() -> None:
 def test_every_term_is_used_elsewhere() -> None:
     """In the README, another page, or the tables."""
     tables = (ROOT / "paper" / "tables").rglob("README.md")
-    pages = [ROOT / "README.md", *DOCS.glob("*.md"), *tables, ROOT / "params.yaml"]
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md"), *tables, ROOT / "params.yaml"]
     used = " ".join(page.read_text(encoding="utf-8") for page in pages if page.name != "glossary.md").casefold()
     used = re.sub(r"\s+", " ", used)
     for terms, _ in glossary():
@@ -68,6 +68,19 @@ def test_the_profile_shown_is_one_that_loads(tmp_path: Path, monkeypatch: pytest
     done = CliRunner().invoke(main, commands.splitlines()[0].split()[1:], catch_exceptions=False)
     assert done.exit_code == 0
     assert "Qwen/Qwen2.5-1.5B@first, 28 blocks" in done.output
+
+
+def test_every_decision_has_a_date_and_stands_in_the_index() -> None:
+    folder = DOCS / "decisions"
+    index = (folder / "README.md").read_text(encoding="utf-8")
+    titles = []
+    for page in sorted(set(folder.glob("*.md")) - {folder / "README.md"}):
+        for title, first in re.findall(r"^## (.+)\n\n(.+)$", page.read_text(encoding="utf-8"), re.M):
+            assert re.match(r"20\d\d-\d\d-\d\d\. ", first), f"{page.name}: {title}"
+            anchor = re.sub(r"[^\w\- ]", "", title.casefold()).replace(" ", "-")
+            assert f"- [{title}]({page.name}#{anchor})" in index
+            titles.append(title)
+    assert len(re.findall(r"^- \[", index, re.M)) == len(titles) > 50
 
 
 def narrowest_rank(changes: dict[str, object]) -> int:

@@ -125,11 +125,28 @@ def test_a_reviewer_sees_what_the_page_shows(command: str, output: str) -> None:
 
 
 def test_every_excerpt_is_a_line_of_the_committed_tables() -> None:
-    """No table row of measured values in the README is typed by hand."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition("## What you get")[2].partition("\n## ")[0]
+    """No table row of measured values in docs/results.md is typed by hand."""
+    shown = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     rows = [line for line in shown.splitlines() if line.startswith("|")]
     tables = (ROOT / "paper" / "tables").glob("*/*.md")
     known = {line for path in tables for line in path.read_text(encoding="utf-8").splitlines()}
     assert len(rows) > 10
     assert [row for row in rows if row not in known] == []
+
+
+def test_every_path_of_the_repository_tree_exists() -> None:
+    """Each line of the README's tree starts with a path; the indented ones are those of src/tli, all of them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```text\n(.*?)^```", readme.partition("## The repository")[2], re.M | re.S)
+    package = {path.parent.name for path in (ROOT / "src" / "tli").glob("*/__init__.py")} | {"cli.py"}
+    shown = set()
+    for line in tree.splitlines():
+        path = line.split()[0]
+        assert (ROOT / "src" / "tli" / path if line.startswith(" ") else ROOT / path).exists(), line
+        if line.startswith(" "):
+            shown.add(path.split("/")[0])
+    assert shown == package
+
+
+def test_the_readme_fits_a_few_screens() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 125

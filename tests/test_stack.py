@@ -21,7 +21,7 @@ from tli.model.batched_lora import Batch, Products, Step, stacked
 from tli.training import loop
 
 # What together and alone may differ by. Nothing where a row of W x is the same bits whatever rows stand beside it, as
-# measured (docs/decisions.md); but no library promises that, and a bfloat16 state may round the other way.
+# measured (docs/decisions/training.md); but no library promises that, and a bfloat16 state may round the other way.
 LOSS, WEIGHTS = 1e-3, 1e-3
 
 

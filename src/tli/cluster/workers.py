@@ -22,7 +22,8 @@ from tli.data.words import lexicon
 from tli.io.structured import read_json
 
 WORKERS = (1, 8, 64)
-START = 6.0  # seconds of a process before its receipt begins: 20 minutes for the grid's 190 (docs/decisions.md)
+# Seconds of a process before its receipt begins: 20 minutes for the 190 of the full grid (docs/decisions/pipeline.md).
+START = 6.0
 STAGES = {"sweep-train": "training", "sweep-score": "measuring"}
 TRAINING, SCORING = ("gpu train", "training"), ("gpu score",)  # the benchmarks' names, the first that was measured
 
