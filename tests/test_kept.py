@@ -140,9 +140,10 @@ def change_processor(_: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def change_code(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    (folder / "study").mkdir()
-    (folder / "study" / "train.py").write_text("1")
-    patch.setattr(resume, "__file__", str(folder / "io/resume.py"))
+    assert all([*(ROOT / "src" / "tli" / name).rglob("*.py")] for name in resume.FOLDERS), "a folder without code"
+    (folder / "measure").mkdir()
+    (folder / "measure" / "scoring.py").write_text("1")
+    patch.setattr(resume, "__file__", str(folder / "io" / "resume.py"))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from tli.io.errors import UserError
 from tli.io.files import MANIFEST, manifest_of, sha256_of, sync, sync_tree
 
 FOLDER = ".kept"
-ROOMS = ("data", "model", "study")  # of the package: what computes the pieces
+FOLDERS = ("data", "model", "measure", "training", "stages")  # of the package: the code that computes the pieces
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy")
 
 
@@ -115,9 +115,9 @@ def pieces(out: Path, inputs: Iterable[Path], **settings: object) -> Iterator[Ke
 
 def _circumstances() -> dict[str, object]:
     """What a piece depends on beside inputs and settings: code, packages, threads, instruction set, processor."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     code = hashlib.sha256()
-    for file in sorted(file for room in ROOMS for file in (package / room).rglob("*.py")):
+    for file in sorted(file for folder in FOLDERS for file in (package / folder).rglob("*.py")):
         code.update(f"{sha256_of(file)}  {file.relative_to(package)}\n".encode())
     found: dict[str, object] = {
         "code": code.hexdigest(),
