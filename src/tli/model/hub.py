@@ -256,7 +256,7 @@ def _take_head(
             raise CheckFailed(
                 f"head_from: {sibling.key('')}: {name}: expected shape {expected[name]}, got {got}; {advice}"
             )
-    for name in progress.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
+    for name in progress.track(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
         if not same(tensors[name], theirs[name]):
             raise CheckFailed(f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}")
     if (out / "model.safetensors").exists():  # a loader would take it for the whole

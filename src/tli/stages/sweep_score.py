@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tli.config.parameters import Params
 from tli.data.words.lexicon import read_pairs
 from tli.io import progress, resume
+from tli.io.errors import UserError
 from tli.io.rows import join_rows, write_rows
 from tli.measure import pair_rows, scoring
 from tli.measure.views import Cell, sweep_cell
@@ -74,8 +75,8 @@ def _measure(
     choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
     choices["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
-    with resume.pieces(out, inputs, **choices) as finished:
-        told = progress.progress(cells.items(), f"sweep-score r={ranks}", len(cells))
-        made = [finished.piece(name.cell, partial(write, name, adapter)) for name, adapter in told]
+    with resume.checkpoints(out, inputs, **choices) as finished:
+        told = progress.track(cells.items(), f"sweep-score r={ranks}", len(cells))
+        made = [finished.get_or_make(name.cell, partial(write, name, adapter)) for name, adapter in told]
         for file in (pair_rows.FILE, scoring.FILE):
             join_rows(out / file, [piece / file for piece in made])

@@ -136,7 +136,7 @@ def fetch(repo: Repo, names: Sequence[str], manifest: Path) -> dict[str, Path]:
     _make_room(repo, [name for name in names if _cached(repo, name) is None])
     found: dict[str, Path] = {}
     new: dict[str, str] = {}
-    for name in progress.progress(names, f"fetch {repo.name}"):
+    for name in progress.track(names, f"fetch {repo.name}"):
         path = _cached(repo, name) or _download(repo, name)
         new[repo.key(name)] = _check(repo.key(name), path, known.get(repo.key(name)), manifest)
         found[name] = path
