@@ -200,9 +200,9 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
         assert (result.exit_code, said in result.output) == (2, True), result.output
     for arguments, said in (
         ((), "give --results, --pilot or --pairs"),
-        (("--control", path), "--control: expected --pairs beside it"),
+        (("--control", path), "--control: expected --pairs too"),
         (("--results", tmp_path / "none.csv"), "no such file"),
-        (("--pairs", "data/pairs.tsv", "--control", path), "needs no --control"),
+        (("--pairs", "data/pairs.tsv", "--control", path), "--control: expected none with a list"),
     ):
         result = call(*arguments)
         assert (result.exit_code, said in result.output) == (2, True), result.output

@@ -367,7 +367,7 @@ CASES: dict[str, Case] = {
     "items: an option too few": Case("score", line(1, options=["a"]), "items.jsonl:2: options: expected 2 texts"),
     "items: an empty option": Case("score", line(1, options=["a", ""]), "items.jsonl:2: options: expected 2 texts"),
     "items: half a character": Case("score", line(1, context="a\ud800"), "items.jsonl:2: context: expected a text"),
-    "items: an id twice": Case("score", line(1, id="c1"), "items.jsonl:2: id: c1 stands in line 1 too"),
+    "items: an id twice": Case("score", line(1, id="c1"), "items.jsonl:2: id: c1 is also on line 1"),
     "items: a key twice": Case(
         "score", edit("items.jsonl", '{"id"', '{"id": "a", "id"'), "items.jsonl:1: not JSON: the key 'id' twice"
     ),
