@@ -242,8 +242,8 @@ def _notes(params: Params, pairs: int) -> list[str]:
         lines.append("A fetched weight counts as 4 bytes; files in the cache are not fetched again.")
     if not params.active.model.whole:
         lines.append(
-            "Only parts of the weights are fetched, and the hub has no hash of a part. Config and tokenizer are checked "
-            "by hash; a part by its range, its shard's header and size, and the hash noted at its first fetch."
+            "Only parts of the weights are fetched, and the hub has no hash of a part. Config and tokenizer are "
+            "checked by hash; a part by its range, its shard's header and size, and the hash noted at its first fetch."
         )
         lines.append("Left out: the higher blocks, the final norm, the head, and all benchmark scores.")
     if params.sweep.ranks != (params.lora.rank,):
