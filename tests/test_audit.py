@@ -155,7 +155,7 @@ def test_a_sample_is_told_apart_and_fails_only_when_strict(tmp_path: Path, full:
     strict = call("--results", path, "--strict")
     assert strict.exit_code == 1
     assert "trained: n: expected 623 (published), got 37" in strict.output
-    assert "a file that holds a sample cannot agree" in strict.output
+    assert "a file that contains a sample cannot agree" in strict.output
     one = call("--results", write(tmp_path / "one.csv", full[:1]))
     assert one.exit_code == 0
     assert "control: n" in one.output

@@ -169,9 +169,9 @@ def test_an_input_that_stays_unseen_is_named(
     runs(WRITES)
     (folder,) = prepared(cell())
     (place / "in.txt").unlink()
-    with pytest.raises(CheckFailed, match=r"in\.txt: expected this input, found none in 0 s"):
+    with pytest.raises(CheckFailed, match=r"in\.txt: expected this input, got none in 0 s"):
         attempt.run(folder)
-    assert "found none" in str(cells.failure(folder))
+    assert "got none" in str(cells.failure(folder))
 
 
 def test_a_job_is_pickled_as_a_name_and_a_path(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(main, ["--set", "cluster.executor=slurm", "submit"])
     assert result.exit_code == 2
-    assert "expected Slurm's commands with slurm, found none" in result.output
+    assert "expected Slurm's commands with slurm, got none" in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 

@@ -44,7 +44,7 @@ def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Pa
 
 
 def test_nothing_to_tell_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected receipts of a run, found none"):
+    with pytest.raises(UserError, match="expected receipts of a run, got none"):
         costs.run(tmp_path, tmp_path / "costs")
 
 

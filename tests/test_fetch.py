@@ -296,13 +296,13 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
         FETCH,
         "HEAD",
         Fault(status=401),
-        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence where",
+        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence if",
     ),
     "403": (
         FETCH,
         "HEAD",
         Fault(status=403),
-        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence where",
+        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence if",
     ),
     "a page that is no hub's": (
         FETCH,

@@ -383,7 +383,7 @@ def test_a_part_says_what_stands_behind_it(world: SimpleNamespace) -> None:
         (key,) = [key for key in known if key.startswith(f"{LLAMA.key(one['file'])}#{one['tensor']}")]
         assert known[key] == one["sha256"]
     assert "no hash of the hub's stands behind" in summary["checked"]
-    assert fetch.noted(LLAMA, world.manifest) == [
+    assert fetch.manifest_files(LLAMA, world.manifest) == [
         "config.json",
         "generation_config.json",
         shards.INDEX,

@@ -80,7 +80,7 @@ def test_what_is_changed_changes_the_plan() -> None:
     author = of(loaded("lugha_llama_early", pairs__source="author", adapter__source="author"))
     assert author["train"].flop == 0
     assert author["train"].fetch == pytest.approx(4 * 6_815_744)
-    assert author["pairs"].fetch > 0
+    assert author["words"].fetch > 0
 
 
 def test_the_page_has_a_line_a_stage_and_says_what_cannot_be_checked(tmp_path: Path) -> None:

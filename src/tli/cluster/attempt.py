@@ -149,9 +149,7 @@ def _wait_for(root: Path, writer: str | None, path: str) -> Path:
         if done or ((writer is None or not (root / writer).exists()) and (root / path).exists()):
             return done or root
         if time.monotonic() > end:
-            raise CheckFailed(
-                f"{root / path}: expected this input, found none in {WAIT} s; see the stage that writes it"
-            )
+            raise CheckFailed(f"{root / path}: expected this input, got none in {WAIT} s; see the stage that writes it")
         os.listdir(root / writer if writer else (root / path).parent)  # makes a network file system look again
         time.sleep(1)
 

@@ -75,7 +75,7 @@ def _check(cell: Cell, attempt: Path, threads: int) -> None:
     for path, expected in done["outs"].items():
         source = attempt / path if (attempt / path).exists() else Path(path)  # an interrupted call has moved it
         if not source.exists():
-            raise CheckFailed(f"{cell.stage}: expected the output {source}, found none; remove {cell.folder}")
+            raise CheckFailed(f"{cell.stage}: expected the output {source}, got none; remove {cell.folder}")
         _check_equal(f"{cell.stage}: the hash of its output {source}", resume.digest(source), expected)
     receipt = _receipt(cell, attempt)
     _check_equal(f"{cell.stage}: its command", receipt["command"], [*cell.command])

@@ -42,7 +42,7 @@ def run(targets: Sequence[str], params: Params, dry: bool, detach: bool) -> None
     """
     settings = params.cluster
     if settings.executor == "slurm" and not dry and not all(map(shutil.which, ("sbatch", "squeue", "scancel", "srun"))):
-        raise UserError("cluster.executor: expected Slurm's commands with slurm, found none; or set it to local")
+        raise UserError("cluster.executor: expected Slurm's commands with slurm, got none; or set it to local")
     stale = [cell for cell in cells.sweep_cells(targets) if cell.stale]
     executor = Slurm(settings) if settings.executor == "slurm" else Local(settings)
     working = [] if dry else executor.working(stale)

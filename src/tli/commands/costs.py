@@ -69,7 +69,7 @@ def run(build: Path, out: Path) -> str:
     stages = earlier.get("stages", {}) | collect(build)
     described = earlier.get("machine", {}) | machine(build)
     if not stages:
-        raise UserError(f"{build}: expected receipts of a run, found none; run `dvc repro` first")
+        raise UserError(f"{build}: expected receipts of a run, got none; run `dvc repro` first")
     total = {
         "minutes": round(sum(stage["seconds"] for stage in stages.values()) / 60, 1),
         "peak_memory_gib": max(stage["peak_memory_gib"] for stage in stages.values()),

@@ -613,7 +613,7 @@ def load(
     if isinstance(raw, dict):
         _choose(raw, model, path)
     params = _validated(raw, str(path))
-    # check every variant, but of a partial model only the one asked for: the full grid needs the whole model
+    # check every variant, but of a partial model only `arm`: the full grid needs the whole model
     checked = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
     changed = {name: _variant(raw, name, variant, path) for name, variant in checked.items()}
     for key, names in (("sweep.arms", params.sweep.arms), ("sweep.bos_arms", params.sweep.bos_arms), ("--arm", (arm,))):

@@ -24,7 +24,7 @@ def explain(error: Exception, command: str) -> str | None:
 
     Args:
         error: the exception that ended the command.
-        command: the command that was running; it stands in the line if the error names no file.
+        command: the command that was running; it is named if the error names no file.
 
     Returns:
         The line; None if the machine did not cause the error, or if the error has a one-line message already.

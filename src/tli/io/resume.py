@@ -73,7 +73,7 @@ class Checkpoints:
         try:
             write(temporary / name)
             sync_tree(temporary / name)
-            os.utime(temporary / name)  # a folder's own time stands still while files in it are written
+            os.utime(temporary / name)  # writing to a file in a folder does not update the folder's time
             path = self.folder / f"{name}.{digest(temporary / name)}"
             if path not in earlier:
                 os.replace(temporary / name, path)

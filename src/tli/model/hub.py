@@ -166,7 +166,7 @@ def _listed(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]
 
     `fetch` notes all files of a call together: where the manifest names some weights, it names all.
     """
-    names = fetch.noted(repo, manifest)
+    names = fetch.manifest_files(repo, manifest)
     if not any(name.endswith(WEIGHTS) for name in names) or not (weights_only or "config.json" in names):
         names = fetch.listing(repo, manifest, WEIGHTS)
     return names

@@ -90,7 +90,7 @@ def _info(repo: Repo) -> tuple[str, list[str]]:
     return server.ask(f"{repo.subject}@{repo.revision}", call)
 
 
-def noted(repo: Repo, manifest: Path) -> list[str]:
+def manifest_files(repo: Repo, manifest: Path) -> list[str]:
     """Returns the names of the files of `repo` in the manifest, without parts of files."""
     prefix = repo.key("")
     keys = (key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix))
@@ -109,7 +109,7 @@ def listing(repo: Repo, manifest: Path, ending: str = "") -> list[str]:
         UserError: offline, and the manifest has no such name; or a name that leads out of the folder of the files.
     """
     if constants.is_offline_mode():
-        names = noted(repo, manifest)
+        names = manifest_files(repo, manifest)
         if not any(name.endswith(ending) for name in names):
             kind = f"*{ending} files" if ending else "files"
             raise UserError(
