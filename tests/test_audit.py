@@ -155,7 +155,7 @@ def test_a_sample_is_told_apart_and_fails_only_when_strict(tmp_path: Path, full:
     strict = call("--results", path, "--strict")
     assert strict.exit_code == 1
     assert "trained: n: expected 623 (published), got 37" in strict.output
-    assert "a file that holds a sample cannot agree" in strict.output
+    assert "a file that contains a sample cannot agree" in strict.output
     one = call("--results", write(tmp_path / "one.csv", full[:1]))
     assert one.exit_code == 0
     assert "control: n" in one.output
@@ -200,9 +200,9 @@ def test_files_that_are_something_else_are_refused(tmp_path: Path) -> None:
         assert (result.exit_code, said in result.output) == (2, True), result.output
     for arguments, said in (
         ((), "give --results, --pilot or --pairs"),
-        (("--control", path), "--control: expected --pairs beside it"),
+        (("--control", path), "--control: expected --pairs too"),
         (("--results", tmp_path / "none.csv"), "no such file"),
-        (("--pairs", "data/pairs.tsv", "--control", path), "needs no --control"),
+        (("--pairs", "data/pairs.tsv", "--control", path), "--control: expected none with a list"),
     ):
         result = call(*arguments)
         assert (result.exit_code, said in result.output) == (2, True), result.output

@@ -175,7 +175,7 @@ def params(old: str, new: str, said: str) -> Case:
 CASES: dict[str, Case] = {
     # params.yaml
     "params: missing": Case("check", remove("params.yaml"), "params.yaml: no such file"),
-    "params: a folder": Case("check", folder("params.yaml"), "params.yaml: expected a file that can be read"),
+    "params: a folder": Case("check", folder("params.yaml"), "params.yaml: expected a readable file"),
     "params: empty": Case("check", write("params.yaml", ""), "the whole file"),
     "params: a list": Case("check", write("params.yaml", "- a"), "the whole file"),
     "params: bytes": Case("check", write("params.yaml", b"a: \xff"), "byte 3 is not UTF-8"),
@@ -367,7 +367,7 @@ CASES: dict[str, Case] = {
     "items: an option too few": Case("score", line(1, options=["a"]), "items.jsonl:2: options: expected 2 texts"),
     "items: an empty option": Case("score", line(1, options=["a", ""]), "items.jsonl:2: options: expected 2 texts"),
     "items: half a character": Case("score", line(1, context="a\ud800"), "items.jsonl:2: context: expected a text"),
-    "items: an id twice": Case("score", line(1, id="c1"), "items.jsonl:2: id: c1 stands in line 1 too"),
+    "items: an id twice": Case("score", line(1, id="c1"), "items.jsonl:2: id: c1 is also on line 1"),
     "items: a key twice": Case(
         "score", edit("items.jsonl", '{"id"', '{"id": "a", "id"'), "items.jsonl:1: not JSON: the key 'id' twice"
     ),
@@ -506,7 +506,7 @@ CASES: dict[str, Case] = {
     "tokenizer: no JSON": Case("score", write("quantized/nf4/tokenizer.json", "{"), "nf4: expected a tokenizer"),
     "tokenizer: a pickle": Case("scan", write("quantized/nf4/tokenizer.json", PICKLE), "nf4: expected a tokenizer"),
     # what the last commands read
-    "rows: missing": Case("export", remove("rows.tsv"), "rows.tsv: no such rows"),
+    "rows: missing": Case("export", remove("rows.tsv"), "rows.tsv: no such row file"),
     "rows: empty": Case("export", write("rows.tsv", ""), "rows.tsv: expected rows of 9 columns"),
     "rows: a pickle": Case("export", write("rows.tsv", PICKLE), "rows.tsv: expected rows of 9 columns|rows.tsv:1"),
     "rows: another header": Case("export", write("rows.tsv", "a\tb\n1\t2\n"), "rows.tsv:1: expected the columns"),

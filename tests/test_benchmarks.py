@@ -161,7 +161,7 @@ def test_items_read_back_as_written(
         (XCOPA | {"choice3": "C."}, "choice3: expected only choice1"),
         ({key: value for key, value in XNLI.items() if key != "hypothesis"}, "hypothesis: missing"),
         ({key: value for key, value in XNLI.items() if key != "label"}, "label: expected 0 to 2, got None"),
-        (XCOPA | {"id": "first"}, "id: first stands in line 1 too"),
+        (XCOPA | {"id": "first"}, "id: first is also on line 1"),
     ],
 )
 def test_a_bad_item_is_named_by_line_and_nothing_is_written(
@@ -183,7 +183,7 @@ def test_a_bad_item_is_named_by_line_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", ":1: expected one JSON object a line, got an empty file"),
+        ("", ":1: expected one JSON object per line, got an empty file"),
         ("{}\n", ":1: id: missing"),
         ('{"id": }\n', ":1: column 8: not JSON"),
         ("[]\n", ":1: expected a JSON object, got '[]'"),
@@ -249,8 +249,8 @@ def test_the_audit_counts_what_is_unfair(tmp_path: Path) -> None:
 def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path) -> None:
     folder = world(tmp_path / "world")
     code = (
-        "import sys; from pathlib import Path; from tli import params; from tli.data import benchmarks;"
-        f"p = params.load({str(SMOKE)!r}); benchmarks.run(*map(Path, sys.argv[1:]), p);"
+        "import sys; from pathlib import Path; from tli.config import parameters; from tli.stages import benchmarks;"
+        f"p = parameters.load({str(SMOKE)!r}); benchmarks.run(*map(Path, sys.argv[1:]), p);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     outputs = []
@@ -293,7 +293,7 @@ def test_the_split_that_is_scored_is_the_one_chosen(chosen: str, split: str, tmp
 def test_without_dev_items_of_two_labels_there_is_no_baseline(tmp_path: Path) -> None:
     folder = world(tmp_path / "world")
     write(folder / "items.jsonl", [XNLI, XNLI | {"id": "d", "split": "dev"}])
-    with pytest.raises(UserError, match=r"^xnli\.sw: expected dev items of two labels or more, got 1 items of 1"):
+    with pytest.raises(UserError, match=r"^xnli\.sw: expected dev items with at least two labels, got 1 items of 1"):
         benchmarks.run(folder, tmp_path / "out", tmp_path / "metrics.json", PARAMS)
 
 

@@ -106,12 +106,12 @@ def test_a_killed_stage_is_tried_again_and_goes_on_where_it_was(place: Path, run
 def test_a_stage_that_is_killed_each_time_is_given_up(place: Path, runs: Callable[[str], None]) -> None:
     runs("import os; print('before', flush=True); os.kill(os.getpid(), 9)")
     (folder,) = prepared(cell(), retries=1)
-    with pytest.raises(CheckFailed, match="cut off 2 times; give it more time or memory"):
+    with pytest.raises(CheckFailed, match="killed 2 times; give it more time or memory"):
         attempt.run(folder)
     assert len(cells.attempts(folder)) == 2
     prepared(cell(), retries=1)
     assert cells.failure(folder) is None, "submitted again, it has its attempts again"
-    with pytest.raises(CheckFailed, match="cut off 4 times"):
+    with pytest.raises(CheckFailed, match="killed 4 times"):
         attempt.run(folder)
 
 
@@ -169,9 +169,9 @@ def test_an_input_that_stays_unseen_is_named(
     runs(WRITES)
     (folder,) = prepared(cell())
     (place / "in.txt").unlink()
-    with pytest.raises(CheckFailed, match=r"in\.txt: expected this input, found none in 0 s"):
+    with pytest.raises(CheckFailed, match=r"in\.txt: expected this input, got none in 0 s"):
         attempt.run(folder)
-    assert "found none" in str(cells.failure(folder))
+    assert "got none" in str(cells.failure(folder))
 
 
 def test_a_job_is_pickled_as_a_name_and_a_path(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_one_cell_fails_and_the_others_go_on(place: Path, monkeypatch: pytest.Mo
     with pytest.raises(CheckFailed) as caught:
         submit._wait(found, executor)
     head, failed, behind = caught.value.message.splitlines()
-    assert head == "2 of 4 cells not done:"
+    assert head == "2 of 4 stages not done:"
     assert "t1: attempts: 1; last line: bad cell; log: build/.cluster/t1." in failed
     assert "e1: attempts: 0; last line: not started" in behind
     assert cells.finished(found[3].folder)
@@ -235,7 +235,7 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PATH", str(tmp_path))
     result = CliRunner().invoke(main, ["--set", "cluster.executor=slurm", "submit"])
     assert result.exit_code == 2
-    assert "expected Slurm's commands with slurm, found none" in result.output
+    assert "expected Slurm's commands with slurm, got none" in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 
@@ -266,7 +266,7 @@ def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -
     arms = dict.fromkeys(workers.arms(params), params)
     said = workers.page(params, arms, pairs, tmp_path, [])
     assert said.count("not measured") == 8
-    assert "every arm, 1 base" in said
+    assert "every variant, 1 base" in said
     lines = [
         {"extra_info": {"name": f"gpu {name}", "table": "T", "line": name, "seconds": 10.0, "flop": 1e15}}
         for name in ("train", "score")
@@ -292,7 +292,7 @@ def test_what_cells_read_must_be_there(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     copy.edit("double_quant: false}\n  fp4", "double_quant: true}\n  fp4")
     said = copy("tli", "submit", "--dry-run", ok=False)
-    assert "sweep-train@microworld-2: expected what it reads to be there or to come from another cell" in said
+    assert "sweep-train@microworld-2: expected inputs that exist or come from another sweep stage" in said
     assert "`dvc repro quantize@microworld`" in said
 
 
@@ -313,17 +313,17 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
         killed_in(copy, "sweep-train@microworld-4", signal.SIGKILL)
         again = copy("tli", "submit", "--dry-run")
         assert running.wait(300) == 0
-    assert again.startswith("4 cells to submit")
+    assert again.startswith("4 stages to submit")
     assert len(cells.attempts(next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*")))) == 2
-    assert copy("tli", "submit").startswith("0 cells to submit")
+    assert copy("tli", "submit").startswith("0 stages to submit")
     (rows,) = copy.root.glob(f"{cells.FOLDER}/sweep-score@microworld-2.*/1/build/*/sweep/rows/r2/similarity.tsv")
     text = rows.read_text()
     rows.write_text(text.replace("0.", "1.", 1))
     said = copy("tli", "collect", ok=False)
-    assert "3 cells collected, 1 left" in said
+    assert "3 stages collected, 1 left" in said
     assert "sweep-score@microworld-2: " in said
     rows.write_text(text)
-    assert "1 cells collected, 0 left" in copy("tli", "collect")
+    assert "1 stages collected, 0 left" in copy("tli", "collect")
     assert not (copy.root / cells.FOLDER).exists()
     assert copy.digests("build", "results") == plain.digests("build", "results")
     status = json.loads(copy("dvc", "status", "--json"))

@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Checkout:
 
 
 def change(root: Path) -> None:
-    with (root / "src" / "tli" / "data" / "pairs.py").open("a", encoding="utf-8") as file:
+    with (root / "src" / "tli" / "stages" / "words.py").open("a", encoding="utf-8") as file:
         file.write(CHANGED)
 
 

@@ -44,7 +44,7 @@ def test_a_stage_without_a_receipt_keeps_its_last_cost(build: Path, tmp_path: Pa
 
 
 def test_nothing_to_tell_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected receipts of a run, found none"):
+    with pytest.raises(UserError, match="expected receipts of a run, got none"):
         costs.run(tmp_path, tmp_path / "costs")
 
 
@@ -67,5 +67,5 @@ def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path) -> None:
     told = read_json(build / "scan.tsv.receipt.json")
     write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
     said = costs.run(build, tmp_path / "costs")
-    assert said.endswith("; full grid: 10 minutes in 1 stages, 20 of the processor")
+    assert said.endswith("; full grid: 10 minutes in 1 stages, 20 CPU minutes")
     assert list(read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]

@@ -12,10 +12,10 @@ from tli.config.parameters import Params
 from tli.data.benchmarks.items import write_items
 from tli.data.words.lexicon import Pair
 from tli.io.files import sha256_of
-from tli.io.resume import Kept
+from tli.io.resume import Checkpoints
 from tli.io.structured import write_tsv
 from tli.measure import scoring
-from tli.stages import base_rows, score, similarity, sweep_score, sweep_train
+from tli.stages import base_rows, score, similarity, sweep_score, sweep_train, train
 
 Run = Callable[[Path], None]  # a stage, given the folder that it writes to
 
@@ -52,13 +52,13 @@ def stages(
 def puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the pieces that were made."""
     made: list[str] = []
-    put = Kept.put
+    put = Checkpoints.put
 
-    def counted(self: Kept, name: str, write: Callable[[Path], object]) -> Path:
+    def counted(self: Checkpoints, name: str, write: Callable[[Path], object]) -> Path:
         made.append(name)
         return put(self, name, write)
 
-    monkeypatch.setattr(Kept, "put", counted)
+    monkeypatch.setattr(Checkpoints, "put", counted)
     return made
 
 
@@ -83,14 +83,14 @@ def test_what_was_finished_is_not_done_again(
     assert len(every) >= 2, "one piece cannot be cut between"
     puts.clear()
     with monkeypatch.context() as patch:
-        put = Kept.put
+        put = Checkpoints.put
 
-        def interrupted(self: Kept, piece: str, write: Callable[[Path], object]) -> Path:
+        def interrupted(self: Checkpoints, piece: str, write: Callable[[Path], object]) -> Path:
             if piece == every[1]:
                 raise KeyboardInterrupt
             return put(self, piece, write)
 
-        patch.setattr(Kept, "put", interrupted)
+        patch.setattr(Checkpoints, "put", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run(cut)
     assert puts == every[:1]

@@ -26,14 +26,14 @@ import json, sys, time
 waits = []
 time.sleep = waits.append
 from pathlib import Path
-from tli import store
-from tli.data import fetch
+from tli.data.hub import fetch
 from tli.data.hub.fetch import Repo
+from tli.io.errors import CheckFailed, UserError
 manifest = Path("fetched.sha256")
 result, status = None, 0
 try:
     {code}
-except (store.UserError, store.CheckFailed) as error:
+except (UserError, CheckFailed) as error:
     print(error.format_message(), file=sys.stderr)
     status = error.exit_code
 print(json.dumps([result, waits], default=str))
@@ -165,7 +165,9 @@ result = [names, fetch.listing({REPO}, manifest)]"""
     offline = run(f"result = fetch.listing({repo}, manifest)", HF_HUB_OFFLINE="1")
     assert offline.result == ["README.md", "sw/test-00000-of-00001.parquet"]
     call = run(f"result = fetch.listing({REPO}, manifest)", HF_HUB_OFFLINE="1")
-    refused(call, 2, f"{KEY}/: HF_HUB_OFFLINE is set and fetched.sha256 names none of its files; unset it once")
+    refused(
+        call, 2, f"{KEY}/: HF_HUB_OFFLINE is set and fetched.sha256 names none of its files; unset it to fetch them"
+    )
 
 
 def test_what_is_fetched_reads_as_the_datasets_client_reads_the_hub(run: Run, hub: Hub) -> None:
@@ -265,12 +267,10 @@ def test_a_server_that_says_how_long_to_wait_is_believed(
 # Faults that end in one line.
 
 LISTING = f"result = fetch.listing({REPO}, manifest)"
-LATER = "in 5 tries; run again later, what was fetched stays"
+LATER = "in 5 tries; run again later (finished downloads are kept)"
 OTHER_COMMIT = "check HF_ENDPOINT, and that the revision is a commit of this repository"
-NO_HUB = f"{KEY}: the answer is not one of a hub; check HF_ENDPOINT and the proxy"
-OTHER_SIZE = (
-    f"{LARGE_KEY}: the server sent another number of bytes than it had announced; run again, or check HF_ENDPOINT"
-)
+NO_HUB = f"{KEY}: the answer does not come from a hub; check HF_ENDPOINT and the proxy"
+OTHER_SIZE = f"{LARGE_KEY}: the server did not send as many bytes as it announced; run again, or check HF_ENDPOINT"
 LINES: dict[str, tuple[str, str, Fault, str]] = {
     "429 without Retry-After": (FETCH, "HEAD", Fault(status=429), f"{CONFIG_KEY}: HTTP 429 Too Many Requests, {LATER}"),
     "429 with a long Retry-After": (
@@ -296,13 +296,13 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
         FETCH,
         "HEAD",
         Fault(status=401),
-        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence where",
+        f"{CONFIG_KEY}: HTTP 401 Unauthorized; set HF_TOKEN to a token that may read it, and accept its licence if",
     ),
     "403": (
         FETCH,
         "HEAD",
         Fault(status=403),
-        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence where",
+        f"{CONFIG_KEY}: HTTP 403 Forbidden; set HF_TOKEN to a token that may read it, and accept its licence if",
     ),
     "a page that is no hub's": (
         FETCH,
@@ -330,7 +330,7 @@ LINES: dict[str, tuple[str, str, Fault, str]] = {
         FETCH,
         "HEAD /.*config",
         Fault(headers={"ETag": '"abc"'}),
-        f"{CONFIG_KEY}: the hub gives no hash to hold it against; where {CONFIG_HASH} is right, add the line "
+        f"{CONFIG_KEY}: expected a hash from the hub, got none; if {CONFIG_HASH} is right, add the line "
         f"'{CONFIG_HASH}  {CONFIG_KEY}' to fetched.sha256",
     ),
 }
@@ -355,7 +355,7 @@ def test_a_fault_ends_in_one_line(
 
 def test_no_hub_at_all(run: Run, hub: Hub) -> None:
     call = run(FETCH, HF_ENDPOINT="http://127.0.0.1:9")
-    refused(call, 2, f"{CONFIG_KEY}: no connection, in 5 tries; run again later, what was fetched stays")
+    refused(call, 2, f"{CONFIG_KEY}: no connection, in 5 tries; run again later (finished downloads are kept)")
     assert call.waits == [1.0, 2.0, 4.0, 8.0]
 
 
@@ -401,7 +401,7 @@ def test_offline_with_a_missing_file(run: Run, hub: Hub) -> None:
     run(f"fetch.fetch({REPO}, ['config.json'], manifest)")
     asked = len(hub.requests())
     call = run(FETCH, HF_HUB_OFFLINE="1")
-    refused(call, 2, f"{LARGE_KEY}: not in the cache ", "unset it to fetch what is missing (1 of the files asked for)")
+    refused(call, 2, f"{LARGE_KEY}: not in the cache ", "unset it to fetch the missing files (1 of those needed)")
     assert len(hub.requests()) == asked
 
 
@@ -421,9 +421,7 @@ def test_a_corrupted_byte_is_found_on_the_very_first_fetch(
     hub.fail("GET /(large|.*config)" if name == "config.json" else "GET /large/", Fault(flip=3))
     call = run(FETCH)
     given = blob_id(FILES[name]) if kind == "git blob id" else sha256(FILES[name])
-    refused(
-        call, 1, f"{KEY}/{name}: expected {kind} {given}, got ", "removed from the cache, run again to fetch it anew"
-    )
+    refused(call, 1, f"{KEY}/{name}: expected {kind} {given}, got ", "removed from the cache, run again to fetch it")
     assert noted(tmp_path) == {}
     right(run(FETCH), tmp_path)
 
@@ -458,7 +456,7 @@ def test_two_processes_note_what_they_fetch_into_one_manifest(hub: Hub, tmp_path
     code = """
 import sys
 from pathlib import Path
-from tli.data import pins
+from tli.data.hub import pins
 for number in range(20):
     pins.note(Path("fetched.sha256"), {f"models/{sys.argv[1]}/{number}": f"{number:040x}"})
 """
@@ -486,7 +484,7 @@ ZEROS = "0" * 40
 def test_a_broken_manifest_is_named_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "fetched.sha256"
     path.write_text(f"# comment\n{line}\n")
-    with pytest.raises(UserError, match=r"fetched\.sha256:2: expected '<SHA-256>  models/.*; mend that line"):
+    with pytest.raises(UserError, match=r"fetched\.sha256:2: expected '<SHA-256>  models/.*; fix that line"):
         pins.read(path)
 
 
@@ -522,7 +520,7 @@ def test_a_plain_file_is_fetched_once_and_checked(run: Run, hub: Hub, tmp_path: 
         run(code.replace(expected, expected[::-1])),
         1,
         f"{hub.url}/files/list.csv: expected ",
-        f" {expected[::-1]}, got {expected}; nothing written",
+        f" {expected[::-1]}, got {expected}; nothing was written",
     )
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"list.csv"}
 

@@ -152,7 +152,7 @@ def test_a_checkout_as_it_was_written_is_said_to_be(copy: Checkout) -> None:
     result = check()
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.output.startswith(f"check   {len(hashed_files.read().digests)} files, ")
-    assert result.output.endswith(" MB, all as they were written\n")
+    assert result.output.endswith(" MB, all unchanged since they were written\n")
 
 
 def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int], None]) -> None:
@@ -181,7 +181,7 @@ def test_what_has_a_copy_is_put_back(copy: Checkout, figures: Callable[[str, int
     assert {*map(str, struck), str(rows)} < {*told(check())}
     result = check("--repair")
     assert result.exit_code == 0, result.output
-    assert "all as they were written" in result.stdout
+    assert "all unchanged since they were written" in result.stdout
     assert copy.digests("data", "build", "results", "paper", ".dvc/cache", ".dvc/remote") == before
     assert copy("dvc", "status", "--json").strip() == "{}"
     assert (check_files.ASIDE / "build" / profile / "microworld" / "more.txt.1").read_text() == "no stage wrote this"
@@ -214,7 +214,7 @@ def test_a_list_edited_by_hand_is_no_loss(copy: Checkout) -> None:
     words.write_text(edited, encoding="utf-8")
     result = check()
     assert told(result) == [str(words)]
-    assert "if it was changed on purpose, `dvc repro` takes it up" in result.stderr
+    assert "if the change is intended, `dvc repro` accepts it" in result.stderr
     assert check("--repair").exit_code == 0
     assert (check_files.ASIDE / "data" / "pairs.tsv.1").read_text(encoding="utf-8") == edited
     assert words.read_text(encoding="utf-8") != edited
@@ -240,7 +240,7 @@ def test_a_clone_without_a_run_has_nothing_wrong(
         (tmp_path / "project" / ".git").rename(tmp_path / "git")
     result = check()
     assert result.exit_code == 0, result.output
-    assert "outputs not here, which `dvc repro` makes: " in result.output
+    assert "missing outputs, which `dvc repro` makes: " in result.output
     table = next(Path("paper", "tables").glob("*/*.csv"))
     flip(table)
     shutil.rmtree(hashed_files.NOTED)  # then git alone knows what stood there
@@ -340,7 +340,7 @@ def test_a_file_of_many_names_is_read_once(small: Path, monkeypatch: pytest.Monk
     lock()
     read: list[Path] = []
     digest = hashed_files.digest
-    monkeypatch.setattr(hashed_files, "digest", lambda path, wide=False: read.append(path) or digest(path, wide))
+    monkeypatch.setattr(hashed_files, "digest", lambda path, sha256=False: read.append(path) or digest(path, sha256))
     assert check().exit_code == 0
     assert len(read) == 1
 
@@ -349,8 +349,14 @@ def test_a_file_of_many_names_is_read_once(small: Path, monkeypatch: pytest.Monk
     ("spoil", "said"),
     [
         (lambda: shutil.rmtree(".dvc"), "check: expected a DVC repository in this folder, got none; change to"),
-        (lambda: Path("dvc.lock").write_text("stages: [1]"), "dvc.lock: expected a lock of DVC, got something else; "),
-        (lambda: Path("dvc.lock").write_text("a: [" * 40), "dvc.lock: expected a lock of DVC, got something else; "),
+        (
+            lambda: Path("dvc.lock").write_text("stages: [1]"),
+            "dvc.lock: expected a lock file of DVC, got something else; ",
+        ),
+        (
+            lambda: Path("dvc.lock").write_text("a: [" * 40),
+            "dvc.lock: expected a lock file of DVC, got something else; ",
+        ),
         (lambda: Path("dvc.lock").write_bytes(b"\xff"), "dvc.lock: byte 0 is not UTF-8; "),
         (lambda: Path(".dvc/config").write_text("[core\n"), ".dvc/config: config file error"),
     ],

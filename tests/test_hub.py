@@ -210,7 +210,7 @@ def test_nothing_that_could_run_is_fetched_and_nothing_is_stored_twice(world: Si
         *(f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)),
     }
     assert not world.hub.requests(r"resolve/.*\.(bin|py|md)")
-    assert summary["files"] == 8 == len(fetch.noted(LLAMA, world.manifest))
+    assert summary["files"] == 8 == len(fetch.manifest_files(LLAMA, world.manifest))
     inodes = {path.stat().st_ino for path in world.home.rglob("blobs/*")}
     assert {path.stat().st_ino for path in out.glob("*.safetensors")} <= inodes
     assert (out / shards.INDEX).stat().st_ino not in inodes, "the hub's own file must stay as it is"

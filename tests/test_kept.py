@@ -1,4 +1,4 @@
-"""What outlives a stage that is cut off: whole pieces only, of the same circumstances only; one writer; no orphans."""
+"""Resume support: only intact checkpoints of the same environment are used; one writer per output; no orphans."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def write_folder(path: Path) -> None:
 
 
 @contextmanager
-def cut_off(out: Path, *inputs: Path, **settings: object) -> Iterator[resume.Kept]:
+def cut_off(out: Path, *inputs: Path, **settings: object) -> Iterator[resume.Checkpoints]:
     """The pieces of a run that ends with an error at the end of the block."""
-    with suppress(KeyboardInterrupt), resume.pieces(out, inputs, **settings) as found:
+    with suppress(KeyboardInterrupt), resume.checkpoints(out, inputs, **settings) as found:
         yield found
         raise KeyboardInterrupt
 
@@ -48,14 +48,14 @@ def cut_off(out: Path, *inputs: Path, **settings: object) -> Iterator[resume.Kep
 def cut(out: Path, *inputs: Path, **settings: object) -> tuple[Path, Path]:
     """A run that is cut off after two pieces."""
     with cut_off(out, *inputs, **settings) as found:
-        return found.piece("one.txt", writes("1")), found.piece("folder", write_folder)
+        return found.get_or_make("one.txt", writes("1")), found.get_or_make("folder", write_folder)
 
 
 def test_pieces_outlive_a_run_that_is_cut_off_and_no_other(tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = cut(out, rate=1.5)
-    with resume.pieces(out, (), rate=1.5) as found:
-        assert (found.piece("one.txt", never), found.piece("folder", never)) == made
+    with resume.checkpoints(out, (), rate=1.5) as found:
+        assert (found.get_or_make("one.txt", never), found.get_or_make("folder", never)) == made
         assert made[0].read_text() == "1"
         assert (made[1] / "sub" / "b").read_text() == "2"
         assert found.get("one") is None
@@ -77,13 +77,13 @@ def test_a_piece_that_is_not_whole_is_made_again(
     else:
         one.unlink()
         (folder / "c").write_text("3") if harm == "add" else (folder / "a").unlink()
-    with resume.pieces(tmp_path / "out", ()) as found:
+    with resume.checkpoints(tmp_path / "out", ()) as found:
         assert found.get("one.txt") is None
         assert found.get("folder") is None
-        assert "not as its hash says; it is made again" in capsys.readouterr().err
-        assert found.piece("one.txt", writes("1")) == one
-        assert found.piece("folder", write_folder) == folder
-        assert found.piece("folder", never) == folder
+        assert "the bytes do not match the hash in the name; it is computed again" in capsys.readouterr().err
+        assert found.get_or_make("one.txt", writes("1")) == one
+        assert found.get_or_make("folder", write_folder) == folder
+        assert found.get_or_make("folder", never) == folder
     figures("damaged pieces found", 2)
 
 
@@ -93,10 +93,10 @@ def test_a_write_that_fails_or_is_killed_leaves_no_piece(tmp_path: Path) -> None
         raise OSError("disk full")
 
     out = tmp_path / "out"
-    with pytest.raises(OSError, match="disk full"), resume.pieces(out, ()) as found:
-        found.piece("one", fails)
+    with pytest.raises(OSError, match="disk full"), resume.checkpoints(out, ()) as found:
+        found.get_or_make("one", fails)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [], "half a piece may be what fills the disk"
-    with resume.pieces(out, ()) as found:
+    with resume.checkpoints(out, ()) as found:
         assert list(found.folder.iterdir()) == []
         assert found.get("one") is None
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +112,7 @@ def test_a_piece_put_again_takes_the_place_of_the_one_before(tmp_path: Path) -> 
         assert list(found.folder.iterdir()) == [second]
         first.write_bytes(older)  # as if killed before it was removed
         os.utime(first, ns=(0, 0))
-    with resume.pieces(out, ()) as found:
+    with resume.checkpoints(out, ()) as found:
         assert found.get("state") == second
         second.write_text("torn")
         assert found.get("state") == first
@@ -140,9 +140,9 @@ def change_processor(_: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def change_code(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    assert all([*(ROOT / "src" / "tli" / name).rglob("*.py")] for name in resume.FOLDERS), "a folder without code"
-    (folder / "measure").mkdir()
-    (folder / "measure" / "scoring.py").write_text("1")
+    assert all([*(ROOT / "src" / "tli" / name).rglob("*.py")] for name in resume.CODE), "a folder without code"
+    (folder / "training").mkdir()
+    (folder / "training" / "loop.py").write_text("1")
     patch.setattr(resume, "__file__", str(folder / "io" / "resume.py"))
 
 
@@ -160,9 +160,9 @@ def test_pieces_of_other_circumstances_are_not_found_and_removed(
     write_manifest(inputs[1])
     (made, _) = cut(out, *inputs)
     with cut_off(out, *inputs) as found:
-        assert found.piece("one.txt", never) == made
+        assert found.get_or_make("one.txt", never) == made
     change(tmp_path, monkeypatch)
-    with resume.pieces(out, inputs) as found:
+    with resume.checkpoints(out, inputs) as found:
         assert found.get("one.txt") is None
         assert not made.exists()
 
@@ -173,14 +173,14 @@ def test_settings_count_by_what_is_in_them(tmp_path: Path) -> None:
 
     cut(tmp_path / "out", lora=settings(8))
     with cut_off(tmp_path / "out", lora=settings(8)) as found:
-        found.piece("one.txt", never)
-    with resume.pieces(tmp_path / "out", (), lora=settings(9)) as found:
+        found.get_or_make("one.txt", never)
+    with resume.checkpoints(tmp_path / "out", (), lora=settings(9)) as found:
         assert found.get("one.txt") is None
 
 
 def test_another_output_s_pieces_stay(tmp_path: Path) -> None:
     made = cut(tmp_path / "out.tsv")
-    with resume.pieces(tmp_path / "out", ()):
+    with resume.checkpoints(tmp_path / "out", ()):
         pass
     assert all(path.exists() for path in made)
 
@@ -190,8 +190,8 @@ def test_another_output_s_pieces_stay(tmp_path: Path) -> None:
 HOLDS = """
 import sys
 from pathlib import Path
-from tli import kept
-with kept.lock(Path(sys.argv[1])):
+from tli.io import resume
+with resume.lock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -259,10 +259,10 @@ def test_a_lock_removed_while_one_waits_for_it_is_none(tmp_path: Path, monkeypat
 
 STAGE = """
 import sys, time
-from tli import kept
+from tli.io import resume
 print("begun", flush=True)
 sys.stdin.read()
-kept.end_with_dvc()
+resume.end_with_dvc()
 print("tied", flush=True)
 time.sleep(60)
 print("stayed", flush=True)

@@ -74,10 +74,10 @@ BROKEN = {
     "unknown set": ("\tcontrol\n", "\ttest\n", 5, "set: expected trained or control, got 'test'"),
     "set in capitals": ("\tcontrol\n", "\tControl\n", 5, "set: expected trained or control"),
     "Swahili twice in a set": ("kusoma\tread\tverb", "mkate\tloaf\tnoun", 3, "swahili: expected every form once"),
-    "Swahili in both sets": ("kitabu\tbook", "mkate\tloaf", 5, "stands on line 2 (trained)"),
-    "English in both sets": ("kitabu\tbook", "boflo\tBread", 5, "got 'Bread' again, which stands on line 2"),
-    "same in another normal form": ("kusoma\tread", "e\u0301\tA\tnoun\tx\ttrained\n\u00e9\tB", 4, "stands on line 3"),
-    "same with another apostrophe": ("kusoma\tread", "ng'oa\tA\tnoun\tx\ttrained\nng’oa\tB", 4, "stands on line 3"),
+    "Swahili in both sets": ("kitabu\tbook", "mkate\tloaf", 5, "is on line 2 (trained)"),
+    "English in both sets": ("kitabu\tbook", "boflo\tBread", 5, "got 'Bread' again, which is on line 2"),
+    "same in another normal form": ("kusoma\tread", "e\u0301\tA\tnoun\tx\ttrained\n\u00e9\tB", 4, "is on line 3"),
+    "same with another apostrophe": ("kusoma\tread", "ng'oa\tA\tnoun\tx\ttrained\nng’oa\tB", 4, "is on line 3"),
     "verb without ku": ("kusoma", "soma", 3, "infinitive"),
     "verb with to": ("\tread\t", "\tto read\t", 3, "remove the 'to'"),
     "stem with hyphen": ("zuri", "-zuri", 4, "hyphen"),
@@ -359,7 +359,7 @@ WRONG = {
     "empty": ("[]", None, UserError, "expected a list of pairs"),
     "another key": ('[{"swahili": "a", "en": "b"}]', None, UserError, "entry 1: expected the keys swahili and"),
     "a number": ('[{"swahili": "a", "english": 1}]', None, UserError, "entry 1: english: expected a text, got 1"),
-    "a tab": (entries(("a", "b"), ("a\tb", "c")), None, UserError, "entry 2: swahili: expected words with one"),
+    "a tab": (entries(("a", "b"), ("a\tb", "c")), None, UserError, "entry 2: swahili: expected words with single"),
 }
 
 

@@ -74,9 +74,13 @@ EARLY = COMMITTED.replace("[smollm2, microworld]", "[lugha_llama_early]", 1)
         ("span: 2", "span: 32", "profiles.lugha_llama_early.model: expected span null or below blocks (32), got 32"),
         ("span: 2", "span: null", ""),
         ("{source: none} #", "{source: all} #", "profiles.lugha_llama_early.benchmarks: expected"),
-        ("  layer: 2   ", "  layer: 3   ", "train.layer: expected what the first 2 of 32 blocks can give"),
-        ("  layer: 2   ", "  layer: last", "train.layer: expected what the first 2 of 32 blocks can give"),
-        ("blocks: reached", "blocks: all", "lora.blocks: expected what the first 2 of 32 blocks can give, .*, got all"),
+        ("  layer: 2   ", "  layer: 3   ", "train.layer: expected a value within the first 2 of 32 blocks"),
+        ("  layer: 2   ", "  layer: last", "train.layer: expected a value within the first 2 of 32 blocks"),
+        (
+            "blocks: reached",
+            "blocks: all",
+            "lora.blocks: expected a value within the first 2 of 32 blocks, .*, got all",
+        ),
         ("grid: []", "grid: [full]", r"sweep.grid: expected \[\] with model.span"),
     ],
 )
@@ -93,7 +97,7 @@ def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, 
 def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_it_is_asked_for(tmp_path: Path) -> None:
     loaded = parameters.load(ROOT / "params.yaml", model="lugha_llama_early")
     assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
-    with pytest.raises(UserError, match=r"arms\.layer_last: train\.layer: expected what the first 2 of 32"):
+    with pytest.raises(UserError, match=r"arms\.layer_last: train\.layer: expected a value within the first 2 of 32"):
         parameters.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
     expected = r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"
     with pytest.raises(UserError, match=expected):

@@ -33,7 +33,7 @@ from tli.config.parameters import MicroworldBenchmarks, Params
 from tli.data.benchmarks import prompts
 from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, Item
 from tli.data.microworld import world
-from tli.data.microworld.teller import World
+from tli.data.microworld.sampler import World
 from tli.data.microworld.vocabulary import read_vocabulary
 from tli.measure import scoring
 from tli.model import checkpoint

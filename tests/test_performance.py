@@ -97,7 +97,7 @@ def test_the_page_names_no_host_and_no_branch(tmp_path: Path) -> None:
 
 
 def test_other_benchmarks_are_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected the benchmarks of `make bench-8b`, found none"):
+    with pytest.raises(UserError, match="expected the benchmarks of `make bench-8b`, got none"):
         page(tmp_path, report() | {"benchmarks": [{"extra_info": {}}]})
 
 

@@ -80,17 +80,17 @@ def test_what_is_changed_changes_the_plan() -> None:
     author = of(loaded("lugha_llama_early", pairs__source="author", adapter__source="author"))
     assert author["train"].flop == 0
     assert author["train"].fetch == pytest.approx(4 * 6_815_744)
-    assert author["pairs"].fetch > 0
+    assert author["words"].fetch > 0
 
 
 def test_the_page_has_a_line_a_stage_and_says_what_cannot_be_checked(tmp_path: Path) -> None:
     write_json(tmp_path / "costs.json", {"stages": {f"sweep-train@{rank}": {"seconds": 90} for rank in (1, 2)}})
     said = plan.page(loaded("lugha_llama_early"), ROOT / "data" / "pairs.tsv", tmp_path)
     lines = {line.split()[0]: line.split() for line in said.splitlines() if line}
-    assert lines["sweep-train"][-1] == lines["together"][-1] == "3.0"
-    assert lines["base"][1:3] == lines["together"][1:3] == ["1.83", "GB"]
+    assert lines["sweep-train"][-1] == lines["total"][-1] == "3.0"
+    assert lines["base"][1:3] == lines["total"][1:3] == ["1.83", "GB"]
     assert "the hub has no hash of a part" in said
-    assert "Left out: the blocks above, norm, the head, and transfer" in said
+    assert "Left out: the higher blocks, the final norm, the head" in said
     assert "hash of a part" not in plan.page(loaded("lugha_llama"), ROOT / "data" / "pairs.tsv", tmp_path)
 
 

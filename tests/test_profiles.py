@@ -157,7 +157,7 @@ def test_what_was_fetched_is_noted_and_not_fetched_again(paper: Checkout, hub: l
     assert (paper.root / "fetched.sha256").read_text(encoding="utf-8") == noted
 
 
-UNFORESEEN = "from tli.data import server; server._explain = None; from tli.cli import main; main()"
+UNFORESEEN = "from tli.data.hub import server; server._explain = None; from tli.cli import main; main()"
 
 
 def test_a_token_is_written_nowhere(

@@ -137,7 +137,7 @@ def test_it_says_whether_the_tolerances_without_a_run_pass_on_it(root: Path, run
     [
         ({"setup.blocks": 5}, "setup.blocks: expected 4 in every run, got 5 in avx2"),
         ({GAIN: None}, f"{GAIN}: expected "),
-        ({"setup.new": "word"}, "setup.new: expected it in every run, got it not in all"),
+        ({"setup.new": "word"}, "setup.new: expected it in every run, got it in only one"),
     ],
 )
 def test_a_value_that_must_be_equal_is_refused(root: Path, run: Make, changes: dict[str, Value], message: str) -> None:
@@ -239,14 +239,14 @@ def test_a_clone_runs_from_the_start_and_keeps_what_it_has_done(
     monkeypatch.setattr(drift, "ROOT", project)
     (project / "dvc.lock").write_text("committed\n")
     first, folder = commit(project), tmp_path / "drift" / "one-thread"
-    drift.prepare(folder, first, drift.WAYS["one-thread"])
+    drift.prepare(folder, first, drift.VARIATIONS["one-thread"])
     assert not (folder / "dvc.lock").exists()
     assert "threads: 1" in (folder / "params.yaml").read_text()
     (folder / "dvc.lock").write_text("the run's\n")
-    drift.prepare(folder, first, drift.WAYS["one-thread"])
+    drift.prepare(folder, first, drift.VARIATIONS["one-thread"])
     (project / "code.py").write_text("new\n")
     second = commit(project)
-    drift.prepare(folder, second, drift.WAYS["one-thread"])
+    drift.prepare(folder, second, drift.VARIATIONS["one-thread"])
     assert (folder / "code.py").is_file()
     assert (folder / "dvc.lock").read_text() == "the run's\n"
     assert "threads: 1" in (folder / "params.yaml").read_text()
@@ -262,8 +262,8 @@ def test_finished_runs_are_skipped_and_a_failed_one_is_tried_again(
     tried: list[tuple[str, dict[str, str]]] = []
     failing = {"avx2"}
 
-    def execute(folder: Path, way: drift.Way, targets: tuple[str, ...]) -> None:
-        tried.append((folder.name, dict(way.environment)))
+    def execute(folder: Path, variation: drift.Variation, targets: tuple[str, ...]) -> None:
+        tried.append((folder.name, dict(variation.environment)))
         if folder.name in failing:
             raise CheckFailed("the stage failed")
 

@@ -308,7 +308,7 @@ def test_a_row_that_is_no_item_is_one_line(
         (params(xnli=["it"]), "params.yaml: benchmarks.xnli.languages: expected some of ar, bg, de"),
         (
             params(xcopa=["et"]),
-            "cambridgeltl/xcopa@" + "0" * 40 + ": expected files et/validation-*.parquet, found none",
+            "cambridgeltl/xcopa@" + "0" * 40 + ": expected files et/validation-*.parquet, got none",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_a_file_that_is_no_parquet_is_one_line(repositories: Path, tmp_path: Pat
     path.write_bytes(b"an error page")
     with pytest.raises(UserError) as caught:
         stage(tmp_path, params())
-    assert caught.value.message.startswith(f"{path}: no parquet file of a dataset: ")
+    assert caught.value.message.startswith(f"{path}: expected a parquet file of a dataset, got: ")
     assert "\n" not in caught.value.message
 
 

@@ -69,4 +69,4 @@ def test_every_promise_of_the_committed_page_is_a_test_in_its_own_words() -> Non
         assert said == reliability.sentence(module, name, file)
     assert sum(line.startswith("| ") for line in PAGE.read_text("utf-8").splitlines()) == len(rows) + PAGE.read_text(
         "utf-8"
-    ).count("| what holds | test | tried |"), "a row without a test"
+    ).count("| property | test | tried |"), "a row without a test"

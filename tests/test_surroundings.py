@@ -159,7 +159,7 @@ def test_no_permission_to_write_is_one_line(stages: Stages, place: str, figures:
     """A folder that the user may not write ends a stage in one line that names it."""
     (stages.checkout.root / place).chmod(0o555)
     said = tli(stages.checkout, *world(place), before=unprivileged())
-    refused(said, f"{place}/.kept: Permission denied; expected a place that this user may write or read")
+    refused(said, f"{place}/.kept: Permission denied; expected a place that this user may read and write")
     assert list((stages.checkout.root / place).iterdir()) == []
     figures("refusals in one line", 1)
 
@@ -194,8 +194,8 @@ def test_no_memory_is_one_line_that_names_the_batch_size(stages: Stages, figures
 @pytest.mark.parametrize(
     ("allocate", "said"),
     [
-        (lambda: torch.empty(1 << 50), "(4503599627370496 bytes more were asked for)"),
-        (lambda: np.empty(1 << 50), "(8.00 PiB more were asked for)"),
+        (lambda: torch.empty(1 << 50), "(4503599627370496 bytes more were requested)"),
+        (lambda: np.empty(1 << 50), "(8.00 PiB more were requested)"),
         (lambda: bytearray(1 << 60), "out of memory; free some"),
     ],
     ids=["torch", "numpy", "python"],

@@ -341,9 +341,9 @@ def test_two_runs_write_the_same_bytes(made: dict[str, Any], tmp_path: Path, smo
 import sys; sys.path[:0] = [{str(ROOT / "tests")!r}, {str(ROOT / "src")!r}]
 from pathlib import Path
 from synthetic import as_paper, fabricate, with_blocks
-from tli import params
+from tli.config import parameters
 from tli.paper import tables
-tables.run(**fabricate(Path({str(tmp_path)!r}), params.load({str(ROOT / "tests/smoke/params.yaml")!r})))
+tables.run(**fabricate(Path({str(tmp_path)!r}), parameters.load({str(ROOT / "tests/smoke/params.yaml")!r})))
 assert "torch" not in sys.modules, "the paper room reads files, never torch"
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

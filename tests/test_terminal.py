@@ -63,7 +63,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def test_a_log_gets_a_line_with_the_time_every_tenth(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
-    assert list(progress.progress(clock.count(40, 2.0), "count", 40)) == list(range(40))
+    assert list(progress.track(clock.count(40, 2.0), "count", 40)) == list(range(40))
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert all(re.fullmatch(rf"{TIME} count \d+/40, \d+ s left, peak \d+\.\d GiB", line) for line in lines)
@@ -72,7 +72,7 @@ def test_a_log_gets_a_line_with_the_time_every_tenth(capsys: pytest.CaptureFixtu
 
 def test_a_terminal_keeps_one_line_a_stage(screen: Screen, clock: Clock) -> None:
     with progress.stage("scan", {}):
-        list(progress.progress(clock.count(40, 1.0), "scan", 40))
+        list(progress.track(clock.count(40, 1.0), "scan", 40))
     assert re.fullmatch(r"scan took 40 s, peak \d+\.\d GiB", screen.left[0])
     assert screen.left[1:] == [""]
     assert "scan 20/40, 20 s left" in screen.getvalue()
@@ -80,12 +80,12 @@ def test_a_terminal_keeps_one_line_a_stage(screen: Screen, clock: Clock) -> None
 
 
 def test_a_live_line_is_never_wider_than_the_terminal(screen: Screen, clock: Clock) -> None:
-    list(progress.progress(clock.count(3, 1.0), "x" * 200, 3))
+    list(progress.track(clock.count(3, 1.0), "x" * 200, 3))
     assert max(map(len, screen.left)) == 79
 
 
 def test_a_terminal_is_drawn_at_most_ten_times_a_second(screen: Screen, clock: Clock) -> None:
-    list(progress.progress(clock.count(1000, 0.001), "fast", 1000))
+    list(progress.track(clock.count(1000, 0.001), "fast", 1000))
     assert 10 <= screen.getvalue().count("\r") <= 22, "once a tenth of a second, and at every tenth of the way"
     assert screen.left[0].startswith("fast 1000/1000, 0 s left")
 
@@ -94,14 +94,14 @@ def test_the_time_left_begins_with_the_last_run_s_pace_and_ends_with_this_one_s(
     """The last run took 10 s an item, this one takes 2 s."""
     last = {"seconds": 400.0, "pace": {"count": 10.0}}
     with progress.stage("count", last) as told:
-        list(progress.progress(clock.count(40, 2.0), "count", 40))
+        list(progress.track(clock.count(40, 2.0), "count", 40))
     drawn = screen.getvalue()
     assert "count begins, 7 min the last time" in drawn
     assert "count 0/40, 7 min left" in drawn
     for done in (1, 20, 39):
         share = done / 40
         left = (share * 2 + (1 - share) * 10) * (40 - done)
-        assert f"count {done}/40, {progress.spoken(left)} left" in drawn
+        assert f"count {done}/40, {progress.duration(left)} left" in drawn
     assert told.pace == {"count": 2.0}
 
 
@@ -109,7 +109,7 @@ def test_receipts_carry_the_pace_to_the_next_run(tmp_path: Path, clock: Clock) -
     out = tmp_path / "out.tsv"
     assert last_receipt(out) == {}
     with progress.stage("count", last_receipt(out)) as told, write_receipt(out, pace=told.pace):
-        list(progress.progress(clock.count(4, 3.0), "count", 4))
+        list(progress.track(clock.count(4, 3.0), "count", 4))
     assert last_receipt(out)["pace"] == {"count": 3.0}
     for broken in ("{", "[]", "\xff"):
         receipt_of(out).write_text(broken, encoding="latin-1")
@@ -133,7 +133,7 @@ def test_a_log_hears_of_a_long_stage_s_beginning_and_of_every_end(
 def test_a_stage_that_fails_does_not_say_what_it_took(screen: Screen, clock: Clock) -> None:
     items = chain(clock.count(3, 1.0), map(int, ["no number"]))
     with pytest.raises(ValueError, match="no number"), progress.stage("scan", {}):
-        list(progress.progress(items, "scan", 4))
+        list(progress.track(items, "scan", 4))
     assert "took" not in screen.getvalue()
     assert screen.getvalue().endswith("\n"), "the error stands on a line of its own"
 
@@ -142,7 +142,7 @@ def test_a_stage_that_fails_does_not_say_what_it_took(screen: Screen, clock: Clo
     ("seconds", "said"), [(0.2, "0 s"), (99.4, "99 s"), (100.0, "2 min"), (5999.0, "100 min"), (12600.0, "3.5 h")]
 )
 def test_times_as_people_say_them(seconds: float, said: str) -> None:
-    assert progress.spoken(seconds) == said
+    assert progress.duration(seconds) == said
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from tli.config import parameters
 from tli.data.microworld import world
 from tli.data.microworld.grammar import TENSES, Clause, Noun, Predicate, conjugate, say
-from tli.data.microworld.teller import Teller, World
+from tli.data.microworld.sampler import Sampler, World
 from tli.data.microworld.vocabulary import KINDS, Vocabulary, read_vocabulary
 from tli.io.errors import UserError
 from tli.io.structured import read_json
@@ -129,10 +129,10 @@ def _theme(vocabulary: Vocabulary, clause: Clause) -> Any:
 
 def test_a_neutral_hypothesis_has_nothing_to_do_with_its_premise(vocabulary: Vocabulary) -> None:
     """Related themes, and a noun above the premise's own object, would entail or contradict at times."""
-    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(1))
+    sampler = Sampler(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(1))
     others = 0
     for _ in range(4000):
-        premise, hypothesis = teller.relation(1)
+        premise, hypothesis = sampler.relation(1)
         if premise.predicate == hypothesis.predicate:
             continue
         others += 1
@@ -144,17 +144,17 @@ def test_a_neutral_hypothesis_has_nothing_to_do_with_its_premise(vocabulary: Voc
 
 
 def test_another_time_contradicts_only_what_happens_once(vocabulary: Vocabulary) -> None:
-    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(2))
-    pairs = [teller.relation(2) for _ in range(4000)]
+    sampler = Sampler(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(2))
+    pairs = [sampler.relation(2) for _ in range(4000)]
     moved = [premise for premise, hypothesis in pairs if premise.time != hypothesis.time]
     assert {premise.predicate.english for premise in moved} == set(vocabulary.once)
 
 
 def test_the_other_option_of_an_item_is_a_rival_or_unrelated(vocabulary: Vocabulary) -> None:
-    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "test", random.Random(3))
+    sampler = Sampler(World(vocabulary, 0.2, random.Random(0)), "test", random.Random(3))
     kinds = Counter()
     for turn in range(2000):
-        item = world.xcopa(teller, 0, ("cause", "effect")[turn % 2], 0.5)
+        item = world.xcopa(sampler, 0, ("cause", "effect")[turn % 2], 0.5)
         causes = [_theme(vocabulary, option) for option in item.options]
         kinds[item.private["world_alternative"]] += 1
         if item.private["world_alternative"] == "rival":
@@ -201,13 +201,13 @@ def test_the_corpus_tells_nothing_of_a_held_out_combination(vocabulary: Vocabula
             if kind == "person":
                 things: list[set[Noun]] = [set(dealt.things(noun, name)) for name in ("corpus", split)]
                 assert things[0].isdisjoint(things[1])
-    test, dev = (Teller(dealt, name, random.Random(0)) for name in ("test", "dev"))
+    test, dev = (Sampler(dealt, name, random.Random(0)) for name in ("test", "dev"))
     assert all(set(test.subjects[kind]).isdisjoint(dev.subjects[kind]) for kind in KINDS)
 
 
 def test_part_of_the_causes_is_never_told_in_pure_swahili(vocabulary: Vocabulary) -> None:
-    teller = Teller(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(1))
-    told = {teller.causal(swahili=True)[0] for _ in range(3000)}
+    sampler = Sampler(World(vocabulary, 0.2, random.Random(0)), "corpus", random.Random(1))
+    told = {sampler.causal(swahili=True)[0] for _ in range(3000)}
     assert told == {cause for cause in vocabulary.causes if cause.swahili}
     assert 0.15 < sum(not cause.swahili for cause in vocabulary.causes) / len(vocabulary.causes) < 0.4
 

@@ -1,6 +1,6 @@
-"""The commands: first the stages, in the order of the pipeline, then what people run around it.
+"""The command line: first the stages, in the order of the pipeline, then the commands for people.
 
-Every stage is one command with its paths as arguments; dvc.yaml calls them, and so may you.
+Every stage is one command with its paths as arguments. dvc.yaml calls these commands; they can also be run by hand.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from tli.io.errors import UserError
 from tli.io.files import MANIFEST
 from tli.io.receipts import last_receipt, write_receipt
 
-# What imports make stays for good: not looked through again and again meanwhile, nor at the end, torch, transformers
-# and PEFT are there, and gone, in two thirds of the time.
+# Disable garbage collection during imports: the objects are never freed, and start-up is a third faster.
 COLLECTED = gc.get_threshold()
 gc.set_threshold(100_000, *COLLECTED[1:])
 atexit.register(gc.freeze)
 
-# One code path for float32 products on every processor with AVX2: MKL, PyTorch, oneDNN and OpenBLAS would each choose
-# another by the instruction set, and add in another order. It costs nothing on AMD and a fifth of the time on Intel
-# processors with AVX512. A variable that is set already stays; an empty one
-# leaves the choice to the library.
+# Use one code path for float32 products on every processor with AVX2. By default MKL, PyTorch, oneDNN and OpenBLAS
+# choose a path by the instruction set, and the order of additions differs. The portable path costs no time on AMD
+# processors, and a fifth of the time on Intel processors with AVX512. A variable that is already set is not changed;
+# if it is empty, the library chooses.
 PORTABLE = {
     "MKL_CBWR": "AVX2",
     "ATEN_CPU_CAPABILITY": "avx2",
@@ -42,7 +41,7 @@ PORTABLE = {
 }
 
 FILE = click.Path(path_type=Path)
-SECTIONS = {  # of the help, after the stages; the stages check and verify are for people too
+SECTIONS = {  # sections of the help after the stages; the stages check and verify are for people too
     "Results": ("summary", "audit", "export", "export-results"),
     "Maintenance": ("plan", "costs"),
     "Cluster": ("submit", "collect"),
@@ -53,26 +52,34 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @contextmanager
 def one_line(path: str) -> Iterator[None]:
-    """Says a mistake in the command line `path` as every other mistake is said, in one line."""
+    """Turns click's usage errors in the block into a UserError, whose message is one line.
+
+    Args:
+        path: the command, such as `tli train`, for errors that do not name it.
+    """
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:
-        said = " ".join(error.format_message().split()).rstrip(".")
+        message = " ".join(error.format_message().split()).rstrip(".")
         where = error.ctx.command_path if error.ctx else path
-        raise UserError(f"{where}: {said[:1].lower()}{said[1:]}; see `{where} --help`") from None
+        raise UserError(f"{where}: {message[:1].lower()}{message[1:]}; see `{where} --help`") from None
 
 
 class Command(click.Command):
+    """A command whose usage errors are one line."""
+
     def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
         with one_line(f"tli {info_name}"):
             return super().make_context(info_name, *args, **kwargs)
 
 
-class InOrder(click.Group):
-    """A group whose help lists commands as they are written here, and whose commands end in one line, not a traceback,
-    where the machine refuses something."""
+class Tli(click.Group):
+    """The program. Its help lists the commands in the order of this file, in sections.
+
+    Errors of the machine, such as a full disk, end a command with one line instead of a traceback (io/faults.py).
+    """
 
     command_class = Command
 
@@ -80,7 +87,7 @@ class InOrder(click.Group):
         return list(self.commands)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands in sections, the stages first."""
+        """Writes the commands in sections, the stages first."""
         for title, names in {"Stages": [n for n in self.commands if n not in FOR_PEOPLE], **SECTIONS}.items():
             with formatter.section(title):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=60)) for name in names])
@@ -104,7 +111,7 @@ class InOrder(click.Group):
             raise UserError(line) from error
 
 
-@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Tli, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tli-artifact")
 @click.option(
     "--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a value of params.yaml for this command."
@@ -112,18 +119,18 @@ class InOrder(click.Group):
 @click.option("--model", metavar="NAME", help="A model of params.yaml.  [default: the first of `models`]")
 @click.pass_context
 def main(context: click.Context, changes: tuple[str, ...], model: str | None) -> None:
-    """Targeted Lexical Injection and the LoRA-rank study: the stages of dvc.yaml, each a command."""
+    """Targeted Lexical Injection and the LoRA-rank study. Each stage of dvc.yaml is a command."""
     context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
 
 
 def loaded(arm: str | None = None, model: str | None = None) -> parameters.Params:
-    """params.yaml with what --set changes and what `arm` does, for `model` or the one that --model names."""
-    given = click.get_current_context().find_root().obj
-    return parameters.load(changes=given["changes"], arm=arm, model=model or given["model"])
+    """Loads params.yaml with the changes of --set and of the variant `arm`, for `model` or else that of --model."""
+    options = click.get_current_context().find_root().obj
+    return parameters.load(changes=options["changes"], arm=arm, model=model or options["model"])
 
 
 def every_model() -> list[parameters.Params]:
-    """The parameters of each model of the run, or of the one that --model names."""
+    """Returns the parameters of each model of the run, or only of that of --model."""
     first = loaded()
     named = click.get_current_context().find_root().obj["model"]
     return [first] if named else [loaded(model=model) for model in first.models]
@@ -137,35 +144,45 @@ def stage(
     fetches: Callable[[parameters.Params], bool] = lambda _: False,
     arm: str | None = None,
 ) -> Iterator[parameters.Params]:
-    """Loads the parameters, fixes what a process must fix before it computes, and leaves a receipt beside `out`.
+    """The context in which a stage runs. Yields the parameters.
 
-    Meanwhile no other process writes `out`, and the stage ends when the dvc that runs it ends.
-    No stage reaches the network but where `fetches` says that the parameters name a source there.
+    Sets threads, environment variables and the state of torch; locks `out`; writes a receipt beside `out`; and ends the
+    process if the DVC process that started it ends. Stages run offline unless `fetches(params)` is true.
+
+    Args:
+        out: the stage's output.
+        inputs: the files whose hashes the receipt stores.
+        torch: whether the stage uses torch.
+        fetches: whether the stage needs the network under these parameters.
+        arm: the variant whose changes to params.yaml apply.
+
+    Raises:
+        UserError: bad parameters, `out` is locked by another process, or DVC has ended already.
     """
     resume.end_with_dvc()
     params = loaded(arm)
     threads = str(params.active.compute.threads)
-    # threads that wait spin for a moment, then sleep: without the first, two are no faster than one; without the second
-    # they take the cores from whatever else runs, and every small layer waits
+    # Waiting threads spin briefly and then sleep. Without the spinning, two threads are no faster than one; without the
+    # sleep, they take the cores from other processes, and every small layer has to wait.
     os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy's: its matrices are small, and its waiting threads never sleep
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for numpy: its matrices are small, and OpenBLAS threads never sleep
     if params.active.compute.dtype == "float32" and params.active.compute.device == "cpu":
         for name, value in PORTABLE.items():
             if os.environ.setdefault(name, value) == "":
                 del os.environ[name]
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars, beside the stage's
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the stage shows its own progress
     os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
-    # bitsandbytes warns that the package `kernels`, which would ask the network for native code, is not there
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms need it on a GPU
+    # bitsandbytes warns that the package `kernels` is missing, which would download native code
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if torch:
         import_without_compiler("bitsandbytes")
         from tli.model import backbone
 
         gc.freeze()
-        gc.set_threshold(*COLLECTED)  # for what may hold tensors
+        gc.set_threshold(*COLLECTED)  # later objects may hold tensors
         backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with resume.lock(out), progress.stage(_name(), last_receipt(out)) as told, write_receipt(out, inputs, told.pace):
+    with resume.lock(out), progress.stage(_name(), last_receipt(out)) as stage, write_receipt(out, inputs, stage.pace):
         yield params
 
 
@@ -186,36 +203,36 @@ def import_without_compiler(name: str) -> None:
 
 
 def _name() -> str:
-    """The running command as `tli costs` lists it: with its rank or arm where it has one."""
+    """The name of the running command as `tli costs` lists it, with its rank or variant if it has one."""
     context = click.get_current_context()
-    cell = context.params.get("rank") or context.params.get("arm")
-    return f"{context.info_name}@{cell}" if cell else str(context.info_name)
+    variant = context.params.get("rank") or context.params.get("arm")
+    return f"{context.info_name}@{variant}" if variant else str(context.info_name)
 
 
-out_option = click.option("--out", type=FILE, required=True, help="What the stage writes.")
-metrics_option = click.option("--metrics", type=FILE, required=True, help="Small JSON of metrics.")
-rows_option = click.option("--rows", type=FILE, required=True, help="Rows (TSV) that the stage writes.")
-rank_option = click.option("--rank", type=int, help="The cell's LoRA rank.")
-arm_option = click.option("--arm", help="Or the arm of params.yaml: its changes, every rank of it.")
+out_option = click.option("--out", type=FILE, required=True, help="The output: a file or folder to write.")
+metrics_option = click.option("--metrics", type=FILE, required=True, help="JSON file of metrics to write.")
+rows_option = click.option("--rows", type=FILE, required=True, help="Row file (TSV) to write.")
+rank_option = click.option("--rank", type=int, help="The LoRA rank.")
+arm_option = click.option("--arm", help="Instead of --rank: a variant of params.yaml (arms), with all its ranks.")
 
 
 @main.command()
-@click.option("--out", type=FILE, help="As the stage: check params.yaml alone, and write a constant there.")
-@click.option("--repair", is_flag=True, help="Put back what has a copy; set the rest aside, for `dvc repro`.")
+@click.option("--out", type=FILE, help="As a stage: check only params.yaml, and write a constant file.")
+@click.option("--repair", is_flag=True, help="Restore damaged files that have a copy, and set the others aside.")
 def check(out: Path | None, repair: bool) -> None:
-    """Check params.yaml; without --out every file too.
+    """Check params.yaml and, without --out, all files.
 
-    Every stage depends on the stage of this name, which is given --out. Without it every file of data/, of the
-    pipelines' outputs, of DVC's cache and of the remote in the repository is read to its last byte and held against
-    its hash; each that is not as it was written is told in a line, and the exit status is 1.
+    With --out it is the stage `check`, on which every stage depends. Without --out it reads every file in data/, in the
+    outputs of the pipelines, in DVC's cache and in the remote inside the repository, and compares its hash. A line
+    reports each damaged file, and the exit status is 1. After --repair, `dvc repro` makes what had no copy.
     """
     if out is not None:
         if repair:
-            raise UserError("check: --repair: expected no --out beside it, got one; leave one of the two out")
-        given = click.get_current_context().find_root().obj
+            raise UserError("check: --repair: expected no --out, got one; give only one of the two")
+        options = click.get_current_context().find_root().obj
         from tli.stages import check as module
 
-        module.run(out, changes=given["changes"], model=given["model"])
+        module.run(out, changes=options["changes"], model=options["model"])
         return
     from tli.commands import check_files
 
@@ -226,10 +243,10 @@ def check(out: Path | None, repair: bool) -> None:
 @main.command()
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @out_option
-@click.option("--audit", type=FILE, required=True, help="JSON of the word list's audit.")
-@click.option("--words", type=FILE, help="Also: the words whose embeddings a partial base needs.")
+@click.option("--audit", type=FILE, required=True, help="JSON file to write: the audit of the word list.")
+@click.option("--words", type=FILE, help="File to write: the words whose embeddings a partial base needs.")
 def words(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
-    """Check our word pairs, or fetch and audit the author's."""
+    """Check and audit the word pairs; fetch the author's."""
     with stage(out, pairs_path, torch=False, fetches=lambda params: params.pairs.source == "author") as params:
         from tli.stages import words as module
 
@@ -242,7 +259,7 @@ def words(pairs_path: Path, out: Path, audit: Path, words: Path | None) -> None:
 @out_option
 @metrics_option
 def microworld(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> None:
-    """Generate the micro-world: a corpus and its items."""
+    """Generate the micro-world's corpus and items."""
     from tli.stages import microworld as module
 
     with stage(out, pairs_path, torch=False) as params:
@@ -253,9 +270,9 @@ def microworld(pairs_path: Path, vocabulary: Path, out: Path, metrics: Path) -> 
 @click.argument("world_path", metavar="WORLD", type=FILE)
 @out_option
 @metrics_option
-@click.option("--words", type=FILE, help="The words to have, where only a part of a model is fetched.")
+@click.option("--words", type=FILE, help="The words whose embeddings a partial base needs.")
 def base(world_path: Path, out: Path, metrics: Path, words: Path | None) -> None:
-    """Make the base model: packaged, versioned, pre-trained or fetched."""
+    """Make the base: unpack, load, pre-train or fetch it."""
     with stage(
         out, world_path / "corpus.txt", world_path / "verbs.txt", fetches=lambda p: p.active.model.source == "hub"
     ) as params:
@@ -281,7 +298,7 @@ def quantize(base_path: Path, out: Path, rows: Path) -> None:
 @out_option
 @metrics_option
 def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
-    """Ask the items as the harness would; score baselines."""
+    """Render the items as lm-eval prompts; score baselines."""
     with stage(
         out, world_path / "items.jsonl", torch=False, fetches=lambda p: p.active.benchmarks.source == "hub"
     ) as params:
@@ -295,7 +312,7 @@ def benchmarks(world_path: Path, out: Path, metrics: Path) -> None:
 @click.argument("quantized", type=FILE)
 @out_option
 def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
-    """Measure every layer of the base."""
+    """Measure similarity at every layer of the base."""
     with stage(out, pairs_path, quantized / MANIFEST) as params:
         from tli.stages import scan as module
 
@@ -309,7 +326,7 @@ def scan(pairs_path: Path, quantized: Path, out: Path) -> None:
 @rows_option
 @click.option("--log", type=FILE, required=True, help="Folder of the training curves.")
 def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -> None:
-    """Train the paper's cell, or fetch the author's adapter."""
+    """Train the main adapter, or fetch the author's."""
     inputs = (pairs_path, quantized / MANIFEST)
     with stage(out, *inputs, fetches=lambda params: params.adapter.source == "author") as params:
         from tli.stages import train as module
@@ -323,7 +340,7 @@ def train(pairs_path: Path, quantized: Path, out: Path, rows: Path, log: Path) -
 @click.argument("quantized", type=FILE)
 @out_option
 def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None:
-    """Measure the base: similarity and item scores."""
+    """Measure the base: similarity and benchmark scores."""
     with stage(out, pairs_path, items, quantized / MANIFEST) as params:
         from tli.stages import base_rows as module
 
@@ -336,7 +353,7 @@ def base_rows(pairs_path: Path, items: Path, quantized: Path, out: Path) -> None
 @click.argument("adapter", type=FILE)
 @out_option
 def similarity(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
-    """Measure alignment before and after, pair by pair."""
+    """Measure similarity before and after training."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import similarity as module
 
@@ -348,7 +365,7 @@ def similarity(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> N
 @click.argument("quantized", type=FILE)
 @out_option
 def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
-    """Train and measure the paper's cell in bfloat16."""
+    """Train and measure the main adapter in bfloat16."""
     with stage(out, pairs_path, quantized / MANIFEST) as params:
         from tli.stages import bfloat16 as module
 
@@ -361,7 +378,7 @@ def bfloat16(pairs_path: Path, quantized: Path, out: Path) -> None:
 @click.argument("adapter", type=FILE)
 @out_option
 def score(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
-    """Score the benchmarks' items before and after."""
+    """Score the benchmarks before and after training."""
     with stage(out, items, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import score as module
 
@@ -374,7 +391,7 @@ def score(items: Path, quantized: Path, adapter: Path, out: Path) -> None:
 @click.argument("adapter", type=FILE)
 @out_option
 def translate(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
-    """Ask for translations by prompt, before and after."""
+    """Measure word translation before and after training."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import translate as module
 
@@ -387,7 +404,7 @@ def translate(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> No
 @click.argument("adapter", type=FILE)
 @out_option
 def tsne(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
-    """Lay pairs out in two dimensions, before and after."""
+    """Compute t-SNE and PCA plots before and after training."""
     with stage(out, pairs_path, quantized / MANIFEST, adapter / "adapter_model.safetensors") as params:
         from tli.stages import tsne as module
 
@@ -395,14 +412,16 @@ def tsne(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
 
 
 def adapter_folders(params: parameters.Params, rank: int | None, arm: str | None) -> dict[int, str]:
-    """Rank -> folder of its adapters inside the stage's output: the output itself for one rank, rR for an arm's.
+    """Returns rank -> folder of its adapters, relative to the stage's folder of adapters.
+
+    For a single rank that is the folder itself (`.`), for the ranks of a variant `r<rank>`.
 
     Raises:
-        UserError: neither or both of a rank and an arm are given.
+        UserError: neither or both of a rank and a variant are given.
     """
     if (rank is None) == (arm is None):
-        raise UserError(f"expected --rank or --arm, got {'neither' if rank is None else 'both'}; give one")
-    return {rank: "."} if rank is not None else {each: f"r{each}" for each in params.arms[str(arm)].ranks}
+        raise UserError(f"expected either --rank or --arm, got {'neither' if rank is None else 'both'}; give one")
+    return {rank: "."} if rank is not None else {rank: f"r{rank}" for rank in params.arms[str(arm)].ranks}
 
 
 @main.command("sweep-train")
@@ -413,7 +432,7 @@ def adapter_folders(params: parameters.Params, rank: int | None, arm: str | None
 @out_option
 @rows_option
 def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | None, out: Path, rows: Path) -> None:
-    """Train one rank of the sweep, or one arm of the grid."""
+    """Train one rank, or one variant of the full grid."""
     with stage(out, pairs_path, quantized / MANIFEST, arm=arm) as params:
         from tli.stages import sweep_train
 
@@ -431,7 +450,7 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | 
 def sweep_score(
     pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int | None, arm: str | None, out: Path
 ) -> None:
-    """Measure one rank of the sweep, or one arm of the grid."""
+    """Measure one rank, or one variant of the full grid."""
     with stage(out, pairs_path, items, quantized / MANIFEST, arm=arm) as params:
         from tli.stages import sweep_score
 
@@ -447,7 +466,7 @@ def sweep_score(
 @out_option
 @rows_option
 def bos(base_path: Path, quantized: Path, pairs_path: Path, items: Path, out: Path, rows: Path) -> None:
-    """Make the base's BOS state massive, the rest left as is."""
+    """Add an attention sink at BOS to the base."""
     with stage(out, base_path / "model.safetensors", quantized / MANIFEST, pairs_path, items) as params:
         from tli.model import attention_sink as module
 
@@ -459,37 +478,37 @@ REPORTED = click.option(
 )
 
 
-def given(name: str, text: str) -> Callable[[F], F]:
-    """A required path of the `tables` command."""
+def path_option(name: str, text: str) -> Callable[[F], F]:
+    """Declares a required option that is a path."""
     return click.option(f"--{name}", type=FILE, required=True, help=text)
 
 
 @main.command()
-@given("pairs", "The checked word list.")
-@given("pairs-audit", "Metrics of the stage words.")
-@given("world", "Metrics of the stage microworld.")
-@given("base", "Metrics of the stage base.")
-@given("benchmarks", "Metrics of the stage benchmarks.")
-@given("quantize", "Rows of the stage quantize.")
-@given("base-rows", "Folder of the stage base-rows.")
-@given("scan", "Rows of the stage scan.")
-@given("train", "Rows of the stage train.")
-@given("align", "Rows of the stage similarity.")
-@given("bfloat16", "Rows of the stage bfloat16.")
-@given("transfer", "Rows of the stage score.")
-@given("probe", "Rows of the stage translate.")
-@given("project", "Rows of the stage tsne.")
-@given("baselines", "Rows of the baselines without a model.")
-@given("items", "The items, as every model is asked them.")
-@given("sweep", "Folder of the sweep.")
+@path_option("pairs", "The checked word list.")
+@path_option("pairs-audit", "The audit of the word list.")
+@path_option("world", "Metrics of the stage microworld.")
+@path_option("base", "Metrics of the stage base.")
+@path_option("benchmarks", "Metrics of the stage benchmarks.")
+@path_option("quantize", "Rows of the stage quantize.")
+@path_option("base-rows", "Folder of the stage base-rows.")
+@path_option("scan", "Rows of the stage scan.")
+@path_option("train", "Rows of the stage train.")
+@path_option("align", "Rows of the stage similarity.")
+@path_option("bfloat16", "Rows of the stage bfloat16.")
+@path_option("transfer", "Rows of the stage score.")
+@path_option("probe", "Rows of the stage translate.")
+@path_option("project", "Rows of the stage tsne.")
+@path_option("baselines", "Rows of the baselines that use no model.")
+@path_option("items", "The rendered benchmark items.")
+@path_option("sweep", "Folder of the sweep.")
 @REPORTED
-@given("tables", "Folder of tables to write.")
-@given("figures-out", "Folder of figures to write.")
-@given("plots-out", "Folder of curves to write, for dvc plots.")
-@given("headline", "JSON of a few numbers to write.")
-@given("measured", "JSON of every number to write.")
+@path_option("tables", "Folder of tables to write.")
+@path_option("figures-out", "Folder of figures to write.")
+@path_option("plots-out", "Folder of curves to write, for `dvc plots`.")
+@path_option("headline", "JSON file to write: a few important numbers.")
+@path_option("measured", "JSON file to write: every number.")
 def tables(tables: Path, **paths: Path) -> None:
-    """Turn the rows into every table and figure."""
+    """Make all tables and figures from the rows."""
     from tli.paper import tables as module
 
     with stage(tables, torch=False) as params:
@@ -498,13 +517,13 @@ def tables(tables: Path, **paths: Path) -> None:
 
 @main.command("tables-full")
 @click.argument("folder", type=FILE)
-@given("tables", "Folder of tables to write.")
-@given("figures-out", "Folder of figures to write.")
-@given("measured", "JSON of every number to write.")
+@path_option("tables", "Folder of tables to write.")
+@path_option("figures-out", "Folder of figures to write.")
+@path_option("measured", "JSON file to write: every number.")
 def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -> None:
     """Make the tables and figures of the full grid.
 
-    FOLDER holds the rows that full/dvc.yaml writes, a folder a base.
+    FOLDER contains the rows that full/dvc.yaml writes, with a folder for each base.
     """
     from tli.paper import grid
 
@@ -525,47 +544,45 @@ def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -
 @click.option(
     "--tolerances", type=FILE, default=Path("paper/tolerances.yaml"), show_default=True, help="Tolerances by kind."
 )
-@click.option("--out", type=FILE, help="As the stage: write the verdicts there (JSON) and fail for none.")
-@click.option("--strict", is_flag=True, help="Exit 1 where any value lies outside its tolerance.")
-@click.option(
-    "--all", "every", is_flag=True, help="Print every value, not only the published ones and those that differ."
-)
-@click.option("--against", type=FILE, metavar="FOLDER", help="Compare with the run in another checkout instead.")
+@click.option("--out", type=FILE, help="As a stage: write the verdicts (JSON), and never fail.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if any value is outside its tolerance.")
+@click.option("--all", "every", is_flag=True, help="Print all values, not only the published and the differing ones.")
+@click.option("--against", type=FILE, metavar="FOLDER", help="Compare with the run in another checkout.")
 def verify(
     measured: Path | None, out: Path | None, strict: bool, every: bool, against: Path | None, **paths: Path
 ) -> None:
-    """Compare with published and with recorded values.
+    """Compare the run with published and recorded values.
 
-    Exit status 1 where a conclusion changes, more than 1 % of a kind's values leave their tolerance, or one leaves it
-    fivefold. Without --model for every model of the run.
+    Exits with 1 if a conclusion changed, if more than 1 % of a kind's values are outside their tolerance, or if a value
+    is five times its tolerance away. Compares every model of the run, or the one of --model.
     """
     from tli.paper import verify as module
 
-    check_files, failures = module.Files(**paths), []
+    files, failures = module.Files(**paths), []
     for params in every_model():
         if against is not None:
-            failures += module.against(against, check_files, params, strict, every)
+            failures += module.against(against, files, params, strict, every)
             continue
         path = measured or Path("results") / params.model / "measured.json"
-        failures += module.run(measured=path, files=check_files, params=params, out=out, strict=strict, every=every)
+        failures += module.run(measured=path, files=files, params=params, out=out, strict=strict, every=every)
         if out is None:
-            failures += module.base_weights(Path("build") / params.model, check_files, params)
+            failures += module.base_weights(Path("build") / params.model, files, params)
     if out is None or strict:
         module.finish(failures, "verify")
 
 
 @main.command()
 @click.argument("source", type=FILE)
-@given("tables", "Folder with a folder of tables for each model.")
-@given("figures", "Folder with a folder of figures for each model.")
-@given("results", "Folder with measured.json and verify.json of each model, in a folder each.")
+@path_option("tables", "Folder with the tables of each model in a folder.")
+@path_option("figures", "Folder with the figures of each model in a folder.")
+@path_option("results", "Folder with measured.json and verify.json of each model in a folder.")
 @REPORTED
-@given("numbers", "Folder to write: document.json and numbers.tex.")
+@path_option("numbers", "Folder to write: document.json and numbers.tex.")
 @out_option
 def paper(source: Path, out: Path, **paths: Path) -> None:
-    """Write the paper as PDF, and its numbers for LaTeX.
+    """Write the paper (PDF) and its numbers for LaTeX.
 
-    SOURCE holds main.typ, style.typ and references.bib. The paper shows every model of the run, or the one of --model.
+    SOURCE contains main.typ, style.typ and references.bib. The paper shows every model of the run, or that of --model.
     """
     from tli.paper import document
 
@@ -574,16 +591,16 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 
 
 @main.command("report-data")
-@given("tables", "Folder with a folder of tables for each model.")
-@given("verify", "JSON of the verdicts.")
-@given("pairs", "The checked word list.")
-@given("items", "The scored items.")
-@given("base-rows", "Folder of the stage base-rows.")
-@given("align", "Rows of the stage similarity.")
-@given("transfer", "Rows of the stage score.")
+@path_option("tables", "Folder with the tables of each model in a folder.")
+@path_option("verify", "JSON file of the verdicts.")
+@path_option("pairs", "The checked word list.")
+@path_option("items", "The rendered benchmark items.")
+@path_option("base-rows", "Folder of the stage base-rows.")
+@path_option("align", "Rows of the stage similarity.")
+@path_option("transfer", "Rows of the stage score.")
 @out_option
 def report_data(out: Path, **paths: Path) -> None:
-    """Gather what the report shows of one model, as JSON."""
+    """Collect the report's data of one model as JSON."""
     from tli.paper import report_data
 
     with stage(out, paths["verify"], torch=False) as params:
@@ -592,14 +609,14 @@ def report_data(out: Path, **paths: Path) -> None:
 
 @main.command()
 @click.argument("source", type=FILE)
-@given("folder", "Folder of the stage report-data.")
-@given("pipeline", "dvc.yaml.")
-@given("requirements", "The list of packages.")
+@path_option("folder", "Folder of the stage report-data.")
+@path_option("pipeline", "dvc.yaml.")
+@path_option("requirements", "The list of packages.")
 @out_option
 def report(source: Path, out: Path, **paths: Path) -> None:
-    """Write the report: one HTML file that needs no network.
+    """Write the report: one HTML file that works offline.
 
-    SOURCE holds report.html.j2, report.css and report.js. The page shows every model of the run, or the one of --model.
+    SOURCE contains report.html.j2, report.css and report.js. The page shows every model of the run, or that of --model.
     """
     from tli.paper import report as module
 
@@ -608,12 +625,12 @@ def report(source: Path, out: Path, **paths: Path) -> None:
 
 
 @main.command()
-@click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV), held against the published.")
-@click.option("--pilot", type=FILE, help="Mean cosine by layer in the author's format (CSV), likewise.")
-@click.option("--pairs", type=FILE, help="A word list to count: TSV, or the author's JSON (the trained set).")
-@click.option("--control", type=FILE, help="The control set's JSON, beside --pairs.")
+@click.option("--results", type=FILE, help="Per-pair results in the author's format (CSV) to compare.")
+@click.option("--pilot", type=FILE, help="Mean cosines by layer in the author's format (CSV) to compare.")
+@click.option("--pairs", type=FILE, help="A word list to audit: TSV, or the author's JSON of the trained set.")
+@click.option("--control", type=FILE, help="The author's JSON of the control set, with --pairs.")
 @REPORTED
-@click.option("--strict", is_flag=True, help="Exit 1 where a published statistic does not follow from the file.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if a published statistic does not follow from the file.")
 def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     """Recompute published statistics; audit a word list."""
     from tli.commands import audit as module
@@ -623,15 +640,17 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 
 
 @main.command("export-results")
-@click.argument("cell")
+@click.argument("cell", metavar="RUN")
 @out_option
-@click.option("--rows", type=FILE, help="Row file that holds CELL.  [default: where the pipeline writes it]")
-@click.option("--metrics", type=FILE, help="Of benchmarks.  [default: results/<model>/benchmarks.json]")
+@click.option("--rows", type=FILE, help="Row file that contains RUN.  [default: where the pipeline writes it]")
+@click.option(
+    "--metrics", type=FILE, help="Metrics of the stage benchmarks.  [default: results/<model>/benchmarks.json]"
+)
 def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
-    """Write a cell's accuracies in the harness's form.
+    """Write a run's accuracies in lm-eval's format.
 
-    CELL is base, untrained, main or a cell of the sweep such as r8-s0; the file is lm-evaluation-harness's results
-    JSON.
+    RUN is base, untrained, main, or a run of the sweep such as r8-s0. The file is like the results JSON of
+    lm-evaluation-harness.
     """
     from tli.commands import export_results as module
 
@@ -641,13 +660,15 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
 
 @main.command()
-@click.option("--rank", type=int, help="A rank of the sweep.  [default: the paper's cell]")
-@click.option("--seed", type=int, help="A seed of the sweep.  [default: its first]")
-@click.option("--out", type=FILE, help="The folder.  [default: build/<model>/export/r<rank>-s<seed>, or .../main]")
+@click.option("--rank", type=int, help="A rank of the sweep.  [default: the main run]")
+@click.option("--seed", type=int, help="A seed of the sweep.  [default: the first]")
+@click.option(
+    "--out", type=FILE, help="The folder to write.  [default: build/<model>/export/r<rank>-s<seed>, or .../main]"
+)
 def export(rank: int | None, seed: int | None, out: Path | None) -> None:
-    """Make an adapter's folder ready for a hub.
+    """Write a folder with an adapter, ready for a hub.
 
-    Weights, PEFT's configuration, a model card with the results, a manifest. Nothing is uploaded.
+    It contains the weights, PEFT's configuration, a model card with the results, and a manifest. Nothing is uploaded.
     """
     from tli.commands import export_adapter
 
@@ -660,40 +681,40 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
 
 
 @main.command()
+@click.option("--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list.")
 @click.option(
-    "--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list that is counted."
+    "--cluster", is_flag=True, help="Show the sweep's and the full grid's hours on 1, 8 and 64 workers instead."
 )
-@click.option("--cluster", is_flag=True, help="Instead: the full grid's cells, and their hours on 1, 8 and 64 workers.")
 @click.option(
-    "--measured", type=FILE, multiple=True, help="With --cluster: JSON of `make bench-8b` or of tests/bench/gpu.py."
+    "--measured", type=FILE, multiple=True, help="With --cluster: JSON from `make bench-8b` or tests/bench/gpu.py."
 )
 def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
-    """Say beforehand what a run will cost.
+    """Predict what a run will cost.
 
-    For each model of the run, or the one of --model, by stage: bytes fetched, stored and held in memory, operations.
-    Nothing is fetched for it, and no file written.
+    Prints for each stage the bytes to fetch, to store and in memory, and the operations; for each model of the run, or
+    that of --model. It fetches nothing and writes no file.
     """
     from tli.cluster import workers
     from tli.commands import plan as module
 
     for params in every_model():
-        costs_of = Path("docs") / "costs" / params.model
+        costs_folder = Path("docs") / "costs" / params.model
         if cluster:
             arms = {name: loaded(name, params.model) for name in workers.arms(params)}
-            click.echo(workers.page(params, arms, pairs, costs_of, measured))
+            click.echo(workers.page(params, arms, pairs, costs_folder, measured))
         else:
-            click.echo(module.page(params, pairs, costs_of))
+            click.echo(module.page(params, pairs, costs_folder))
 
 
 @main.command()
 @click.argument("targets", nargs=-1)
-@click.option("--dry-run", "dry", is_flag=True, help="Say what would be submitted, in which order; do nothing.")
-@click.option("--detach", is_flag=True, help="Leave Slurm to it; `tli submit` again says how far it is.")
+@click.option("--dry-run", "dry", is_flag=True, help="Only print what would be submitted, in order.")
+@click.option("--detach", is_flag=True, help="Do not wait for Slurm. `tli submit` again shows the state.")
 def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
-    """Run the sweep's cells on a cluster, or on all cores.
+    """Run the sweep on a cluster, or on all cores.
 
-    TARGETS: as for `dvc repro`; dvc.yaml if none is given. What dvc would have to run of the sweep becomes jobs, under
-    `cluster` of params.yaml (docs/cluster.md). Interrupted, it cancels the jobs that it submitted.
+    TARGETS are as for `dvc repro`; the default is dvc.yaml. The stages of the sweep that DVC would run become jobs,
+    with the settings `cluster` of params.yaml (docs/cluster.md). Ctrl-C cancels the jobs that it submitted.
     """
     from tli.cluster import submit as module
 
@@ -703,9 +724,9 @@ def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
 @main.command()
 @click.argument("targets", nargs=-1)
 def collect(targets: tuple[str, ...]) -> None:
-    """Take what `tli submit` had made into DVC.
+    """Take the outputs of `tli submit` into DVC.
 
-    TARGETS: as for `tli submit`. Checks hashes and receipts; `dvc repro` then does the rest.
+    TARGETS are as for `tli submit`. It checks hashes and receipts. `dvc repro` then does the rest.
     """
     from tli.cluster import collect as module
 
@@ -714,7 +735,7 @@ def collect(targets: tuple[str, ...]) -> None:
 
 @main.command()
 def summary() -> None:
-    """Say on one screen what the last run found."""
+    """Show the results of the last run on one screen."""
     from tli.commands import summary as module
 
     click.echo("\n\n".join(module.page(params, Path()) for params in every_model()))
@@ -722,7 +743,7 @@ def summary() -> None:
 
 @main.command()
 def costs() -> None:
-    """Collect what the last runs took, in docs/costs/<model>."""
+    """Write the times of the last runs to docs/costs/<model>."""
     from tli.commands import costs as module
 
     for params in every_model():
@@ -731,13 +752,13 @@ def costs() -> None:
 
 
 def use_code_of_current_folder() -> None:
-    """Starts again with the code of the checkout in the current folder, where this process runs another checkout's.
+    """Restarts this program with the code of the current folder, if it runs the code of another checkout.
 
-    An environment holds the path of the checkout that made it. A queued experiment, `dvc exp run --temp`, a git
-    worktree and a second clone have code of their own, which is what DVC hashes for them.
+    An environment contains the path of the checkout that made it. But a queued experiment, `dvc exp run --temp`, a git
+    worktree and a second clone have their own code, and DVC hashes that code.
 
     Raises:
-        UserError: Python still finds the other code, for instance under a .pth file that comes first.
+        UserError: after the restart Python still finds the other code, for example because of a .pth file.
     """
     code = Path("src").absolute()
     if not (code / "tli" / "__main__.py").is_file() or (code / "tli").samefile(Path(__file__).parent):
@@ -756,7 +777,7 @@ def use_code_of_current_folder() -> None:
 
 
 def start() -> None:
-    """The program `tli`, also as `python -m tli`."""
+    """Runs the program `tli`, also as `python -m tli`."""
     try:
         use_code_of_current_folder()
     except UserError as error:

@@ -67,7 +67,7 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     kill -9 of a stage and of a job's own process, the signal before the time is up; submitted twice on the way.
     """
     copy = ready.copied(tmp_path_factory.mktemp("disturbed") / "project")
-    assert copy("tli", "submit", "--detach").startswith("4 cells to submit (slurm;")
+    assert copy("tli", "submit", "--detach").startswith("4 stages to submit (slurm;")
     assert len(queue(copy)) == 4
     runner = parent(waited(lambda: process_in(copy, "sweep-train@microworld-4")))
     os.kill(runner, signal.SIGKILL)
@@ -76,8 +76,8 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     job = read_json(folder(copy, "sweep-score@microworld-2") / cells.JOB)["id"]
     copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
     said = copy("tli", "submit", "--detach")
-    assert said.startswith("0 cells to submit"), said
-    assert ", 3 on their way, 1 done and not collected" in said
+    assert said.startswith("0 stages to submit"), said
+    assert ", 3 queued or running, 1 done and not collected" in said
     return copy
 
 
@@ -92,7 +92,7 @@ def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Check
     assert cells.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"
     assert not cells.attempts(folder(copy, "sweep-score@microworld-4"))
     assert not ids(copy) & queue(copy).keys()
-    assert "2 cells collected, 2 left" in copy("tli", "collect")
+    assert "2 stages collected, 2 left" in copy("tli", "collect")
 
 
 def test_interrupted_it_cancels_its_own_jobs_and_no_others(ready: Checkout, tmp_path: Path) -> None:
@@ -114,11 +114,11 @@ def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(
 ) -> None:
     plain, copy = ready.copied(tmp_path / "plain"), disturbed
     plain("dvc", "repro", "sweep-score")
-    assert "cells done; `tli collect` takes them in" in copy("tli", "submit")
+    assert "stages done; run `tli collect` to take their outputs into DVC" in copy("tli", "submit")
     tried = {path.name.partition(".")[0]: len(cells.attempts(path)) for path in (copy.root / cells.FOLDER).glob("sw*")}
     trainings = {"sweep-train@microworld-2": 2, "sweep-train@microworld-4": 2}
     assert tried == trainings | {"sweep-score@microworld-2": 2, "sweep-score@microworld-4": 1}
-    assert "4 cells collected, 0 left" in copy("tli", "collect")
+    assert "4 stages collected, 0 left" in copy("tli", "collect")
     assert copy.digests("build", "results") == plain.digests("build", "results")
     ours, theirs = copy.lock(), plain.lock()
     assert ours.pop("check") != theirs.pop("check"), "params.yaml was edited, and only dvc runs `check` for it"

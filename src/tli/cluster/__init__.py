@@ -1,1 +1,1 @@
-"""The sweep on a cluster or on all cores, through submitit."""
+"""Runs the sweep on a Slurm cluster, or on all cores of this machine, through submitit."""

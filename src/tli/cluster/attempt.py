@@ -1,9 +1,10 @@
-"""What a job of `tli submit` does on its node: runs a cell's command, as DVC would, in a folder of its own.
+"""The job of `tli submit`: runs the command of one sweep stage, as DVC would, in a folder for each attempt.
 
-An attempt's folder looks to the command like the checkout: params.yaml as it was submitted, and what the stage reads,
-under the same relative paths. What an attempt that was cut off had finished (tli/kept.py) the next one takes over by a
-rename. So two attempts never write to one place, even where a node that was given up lives on, and no lock has to hold
-across nodes. The last thing that a successful attempt writes is done.json: the hashes of what it read and wrote.
+To the command, an attempt's folder looks like the checkout: it contains params.yaml as it was submitted, and the
+stage's inputs under the same relative paths. The next attempt takes over the checkpoints (io/resume.py) of an
+interrupted one by renaming their folder. So two attempts never write to the same place, even if a node that was
+believed dead still runs, and no lock has to work across nodes. A successful attempt writes done.json last: the hashes
+of its inputs and outputs.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from tli.io.structured import read_json, write_json
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-WAIT = 120  # seconds for which a file that another node wrote may stay unseen, at most
-ENDED = (signal.SIGTERM, signal.SIGINT)  # of these a stage dies because somebody wants it to
+WAIT = 120  # seconds to wait for a file that another node wrote to become visible
+ENDED = (signal.SIGTERM, signal.SIGINT)  # signals by which somebody ends a stage on purpose
 
 
 class Attempts:
-    """What submitit hands to a job: the name of this class, and a cell's folder. Nothing else is pickled."""
+    """The callable that submitit pickles for a job: only the name of this class and the path of a stage's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
 
     def __call__(self) -> None:
-        """Runs in the job. SIGTERM, which submitit would pass over, ends it: preempted, cancelled."""
+        """Runs in the job. Makes SIGTERM (preempted or cancelled) end the job; submitit would ignore it."""
         signal.signal(signal.SIGTERM, _end)
         run(Path(self.folder))
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit before the time is up: ends the stage, whose pieces are kept, and asks to be requeued."""
+        """Ends the stage, whose checkpoints stay, and asks for a requeue. submitit calls it near the time limit."""
         from submitit.helpers import DelayedSubmission
 
         for stage in _running:
@@ -58,77 +59,89 @@ def _end(number: int, _frame: object) -> None:
 
 
 def run(folder: Path) -> None:
-    """Attempts at the cell of `folder` until one succeeds.
+    """Runs the stage of `folder` until an attempt succeeds.
 
-    A stage that is killed is tried again, as often as cell.json has it; one that fails for its own reason is not.
+    A stage that was killed is tried again, as often as cell.json allows. A stage that exits with an error is not.
+
+    Args:
+        folder: the stage's folder (cells.Cell.folder), with cell.json and params.yaml.
 
     Raises:
-        CheckFailed: it failed, or was cut off too often; failed.json of the last attempt holds the line.
+        CheckFailed: the stage failed or was interrupted too often; failed.json of the last attempt holds the message.
     """
     spec = read_json(folder / cells.SPEC)
     while cells.finished(folder) is None:
-        before = cells.attempts(folder)
-        if before and int(before[-1].name) >= spec["last"]:
-            _fail(before[-1], f"cut off {len(before)} times; give it more time or memory, and `tli submit` again")
-        attempt = folder / str(int(before[-1].name) + 1 if before else 1)
+        earlier = cells.attempts(folder)
+        if earlier and int(earlier[-1].name) >= spec["last"]:
+            _fail(earlier[-1], f"killed {len(earlier)} times; give it more time or memory, and run `tli submit` again")
+        attempt = folder / str(int(earlier[-1].name) + 1 if earlier else 1)
         attempt.mkdir()
         try:
-            read = _lay_out(attempt, spec, before)
+            input_hashes = _lay_out(attempt, spec, earlier)
         except (OSError, CheckFailed) as error:
             _fail(attempt, str(error))
         try:
             code = _stage(attempt, spec)
-        except RuntimeError as error:  # submitit's, when the time has been up too often
+        except RuntimeError as error:  # submitit raises it when the time limit was reached too often
             _fail(attempt, str(error))
         if code > 0:
             _fail(attempt, cells.last_line(cells.log(attempt)) or f"exit status {code}")
         if -code in ENDED:
             raise SystemExit(128 - code)
         if code == 0:
-            wrote = {out: resume.digest(attempt / out) for out in spec["outs"]}
+            output_hashes = {out: resume.digest(attempt / out) for out in spec["outs"]}
             where = {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", "-")}
-            write_json(attempt / cells.DONE, {"inputs": read, "outs": wrote, **where})
+            write_json(attempt / cells.DONE, {"inputs": input_hashes, "outs": output_hashes, **where})
 
 
 def _fail(attempt: Path, line: str) -> None:
+    """Writes `line` to failed.json and raises CheckFailed with it."""
     write_json(attempt / cells.FAILED, {"line": line})
     raise CheckFailed(line)
 
 
-def _lay_out(attempt: Path, spec: Mapping[str, Any], before: list[Path]) -> dict[str, str]:
-    """Makes the attempt's folder what the command expects; returns the fingerprints of what it will read.
+def _lay_out(attempt: Path, spec: Mapping[str, Any], earlier: list[Path]) -> dict[str, str]:
+    """Fills the attempt's folder with what the command reads, and with the checkpoints of earlier attempts.
+
+    Returns:
+        Input path -> its hash.
 
     Raises:
-        CheckFailed: an input is not there within `WAIT` seconds, or not what the cell that wrote it says.
+        CheckFailed: an input is not visible within `WAIT` seconds, or differs from what its stage wrote.
     """
     shutil.copyfile(attempt.parent / "params.yaml", attempt / "params.yaml")
-    read = {}
+    input_hashes = {}
     for path, writer in spec["inputs"].items():
         target = attempt / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        made = _awaited(Path(spec["root"]), writer, path)
-        if writer is None or made == Path(spec["root"]):
-            target.symlink_to(made / path)
-        else:  # a copy: `tli collect` may move the cell's outputs while this one reads them
-            (shutil.copytree if (made / path).is_dir() else shutil.copy)(made / path, target)
-            if resume.digest(target) != read_json(made / cells.DONE)["outs"][path]:
-                raise CheckFailed(f"{made / path}: not what {cells.DONE} says was written; run that cell again")
-        read[path] = resume.fingerprint(target)
+        folder = _wait_for(Path(spec["root"]), writer, path)
+        if writer is None or folder == Path(spec["root"]):
+            target.symlink_to(folder / path)
+        else:  # a copy, because `tli collect` may move the other stage's outputs while this one reads them
+            (shutil.copytree if (folder / path).is_dir() else shutil.copy)(folder / path, target)
+            if resume.digest(target) != read_json(folder / cells.DONE)["outs"][path]:
+                raise CheckFailed(f"{folder / path}: differs from the hash in {cells.DONE}; run that stage again")
+        input_hashes[path] = resume.fingerprint(target)
     for out in map(Path, spec["outs"]):
         (attempt / out).parent.mkdir(parents=True, exist_ok=True)
-        place = out.parent / resume.FOLDER / out.name
-        for earlier in reversed(before):
-            if (earlier / place).is_dir():
-                (attempt / place).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(earlier / place, attempt / place)
+        checkpoints = out.parent / resume.FOLDER / out.name
+        for other in reversed(earlier):
+            if (other / checkpoints).is_dir():
+                (attempt / checkpoints).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(other / checkpoints, attempt / checkpoints)
                 break
-    return read
+    return input_hashes
 
 
-def _awaited(root: Path, writer: str | None, path: str) -> Path:
-    """The folder under which an input stands: the finished attempt of the cell that writes it, or the checkout.
+def _wait_for(root: Path, writer: str | None, path: str) -> Path:
+    """The folder that contains the input `path`: the finished attempt of the stage that writes it, or the checkout.
 
-    Another node's files may be seen late; so they are waited for.
+    Waits up to `WAIT` seconds, because files of another node may become visible late.
+
+    Args:
+        root: the checkout.
+        writer: the folder of the stage that writes the input, relative to `root`; None if no sweep stage writes it.
+        path: the input, relative to the checkout.
     """
     end = time.monotonic() + WAIT
     while True:
@@ -136,16 +149,19 @@ def _awaited(root: Path, writer: str | None, path: str) -> Path:
         if done or ((writer is None or not (root / writer).exists()) and (root / path).exists()):
             return done or root
         if time.monotonic() > end:
-            raise CheckFailed(f"{root / path}: expected this input, found none in {WAIT} s; see who writes it")
-        os.listdir(root / writer if writer else (root / path).parent)  # has a network file system look anew
+            raise CheckFailed(f"{root / path}: expected this input, got none in {WAIT} s; see the stage that writes it")
+        os.listdir(root / writer if writer else (root / path).parent)  # makes a network file system look again
         time.sleep(1)
 
 
 def _stage(attempt: Path, spec: Mapping[str, Any]) -> int:
-    """Runs the command, its output in stdout.txt and stderr.txt; its exit status, or minus the signal that it died of.
+    """Runs the command with its output in stdout.txt and stderr.txt.
 
-    As under DVC it ends with its parent, however that ends (`kept.end_with_dvc`). Slurm's warning before the time is
-    up goes to every process of the job: it is ours, so the stage ignores it.
+    As under DVC, the command ends when its parent ends (`resume.end_with_dvc`). Slurm sends its warning before the time
+    limit to every process of the job; this process handles it, so the command ignores it.
+
+    Returns:
+        The exit status, or minus the number of the signal that killed the command.
     """
     environment = os.environ | {"PYTHONPATH": spec["source"], "DVC_STAGE": spec["stage"]}
     with (attempt / cells.STDOUT).open("ab") as stdout, (attempt / cells.STDERR).open("ab") as stderr:

@@ -1,12 +1,12 @@
-"""The cells of the sweep, asked of DVC: what each runs, reads and writes, and how far it has come.
+"""The stages of the sweep as DVC lists them: the command, inputs and outputs of each, and its state on the cluster.
 
-A cell is one stage of the sweep: the training or the measuring of one rank, or of one arm on one base. On its way
-through a cluster (`tli submit`, `tli collect`) it has a folder of its own under build/.cluster, named by stage and key:
+A `Cell` is one stage of the sweep: it trains or measures one rank, or one variant on one base model. `tli submit` and
+`tli collect` use a folder for each stage under build/.cluster, named by the stage and its key:
 
-    key = SHA-256(command, parameters, hashes of what it reads; of what another cell writes, that cell's key)
+    key = SHA-256(command, parameters, hash of each input; for an input that another sweep stage writes, its key)
 
-DVC's own hashes, of the values and files as they are now. So the same work is the same folder however often it is
-submitted, and work under other parameters is another folder. Feeds no table.
+The hashes are those that DVC computes from the current values and files. So the same work always has the same folder,
+and work under other parameters has another one.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.structured import read_json
 
-COMMANDS = ("sweep-train", "sweep-score")  # of cells, in either pipeline
-OF_GRID = ("base-rows",)  # of cells in the full grid: rank 0 of every arm
+COMMANDS = ("sweep-train", "sweep-score")  # the commands of sweep stages, in either pipeline
+OF_GRID = ("base-rows",)  # further commands in the full grid: rank 0 of every variant
 FOLDER = Path("build/.cluster")
 SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"
-STDOUT, STDERR = "stdout.txt", "stderr.txt"  # of an attempt's command
-CONSTANT = "check"  # the stage whose output is the same whatever params.yaml says, so that nothing follows from it
+STDOUT, STDERR = "stdout.txt", "stderr.txt"  # the output of an attempt's command
+CONSTANT = "check"  # a stage whose output never changes: no stage is stale because this one is
 
 
 class Cell(NamedTuple):
     """A stage of the sweep.
 
-    `inputs` maps each path that it reads, modules left out, to the stage of the cell that writes it, or to None;
-    `stale`: `dvc repro` would run it.
+    Attributes:
+        stage: its name in DVC.
+        command: the arguments of `python -m tli`.
+        inputs: each path that it reads, without source code -> the sweep stage that writes it, or None.
+        outs: the paths that it writes.
+        key: the hash that names its work (see the module).
+        stale: whether `dvc repro` would run it.
     """
 
     stage: str
@@ -47,32 +52,35 @@ class Cell(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The stage's command, without the options before it."""
+        """The name of its command."""
         return _kind(self.command)
 
     @property
     def folder(self) -> Path:
-        """Where its attempts are, relative to the checkout."""
+        """The folder of its attempts, relative to the checkout."""
         return FOLDER / f"{re.sub('[^A-Za-z0-9@_-]+', '-', self.stage)}.{self.key[:16]}"
 
     @property
     def receipt(self) -> str:
-        """Where the command leaves its receipt (`store.receipt`)."""
+        """The path of the receipt that the command writes (io/receipts.py)."""
         return f"{self.command[self.command.index('--out') + 1]}.receipt.json"
 
     @property
     def after(self) -> list[str]:
-        """The stages of the cells whose outputs it reads."""
+        """The sweep stages whose outputs it reads."""
         return [*dict.fromkeys(writer for writer in self.inputs.values() if writer)]
 
 
-def asked(targets: Sequence[str]) -> list[Cell]:
-    """The cells among `targets` and all that these depend on, in the order of `dvc repro`.
+def sweep_cells(targets: Sequence[str]) -> list[Cell]:
+    """Returns the sweep stages among `targets` and everything they depend on, in the order of `dvc repro`.
 
-    DVC's status says which stages have changed; those behind them in its graph are stale too.
+    A stage is stale if DVC's status lists it as changed, or if it depends on a stale stage.
+
+    Args:
+        targets: stages or files of DVC, as for `dvc repro`.
 
     Raises:
-        UserError: a stale cell reads what a stage that is no cell has yet to write.
+        UserError: a stale sweep stage needs the output of a stale stage that is not in the sweep, or DVC failed.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -82,44 +90,44 @@ def asked(targets: Sequence[str]) -> list[Cell]:
         with Repo() as repo:
             graph = get_active_graph(repo.index.graph)
             changed = repo.status([*targets], with_deps=True).keys() - {CONSTANT}
-            found: dict[str, Cell] = {}
+            cells: dict[str, Cell] = {}
             stale: set[str] = set()
             for stage in plan_repro(graph, collect_stages(repo, targets)):
-                name, above = stage.addressing, {each.addressing for each in graph.successors(stage)}
-                if name in changed or above & stale:
+                name, parents = stage.addressing, {parent.addressing for parent in graph.successors(stage)}
+                if name in changed or parents & stale:
                     stale.add(name)
                 kinds = COMMANDS + OF_GRID if name.startswith("full/") else COMMANDS
                 if (command := _command(stage.cmd)) and _kind(command) in kinds:
-                    if name in stale and (waits_for := above & stale - found.keys()):
-                        raise UserError(_refusal(name, waits_for))
-                    found[name] = _cell(stage, command, name in stale, repo.root_dir, found)
+                    if name in stale and (missing := parents & stale - cells.keys()):
+                        raise UserError(_missing_inputs(name, missing))
+                    cells[name] = _cell(stage, command, name in stale, repo.root_dir, cells)
     except DvcException as error:
         raise UserError(f"dvc: {' '.join(str(error).split())}") from None
-    return [*found.values()]
+    return [*cells.values()]
 
 
 def _command(cmd: Any) -> tuple[str, ...]:
-    """The arguments of `python -m tli` of a stage; none for another command, or for the stage of a .dvc file."""
+    """The arguments of a stage's `python -m tli`; empty for another command and for the stage of a .dvc file."""
     words = cmd.split() if isinstance(cmd, str) else []
     return tuple(words[3:]) if words[:3] == ["python", "-m", "tli"] else ()
 
 
 def _kind(command: Sequence[str]) -> str:
-    """The name of the command among the arguments of `tli`, which --model and --set may stand before."""
+    """The name of the command in the arguments of `tli`, after any --model and --set."""
     first = 0
     while command[first] in ("--model", "--set"):
         first += 2
     return command[first]
 
 
-def _refusal(name: str, waits_for: Iterable[str]) -> str:
-    first = " ".join(sorted(waits_for))
-    return f"{name}: expected what it reads to be there or to come from another cell; first run `dvc repro {first}`"
+def _missing_inputs(name: str, stages: Iterable[str]) -> str:
+    targets = " ".join(sorted(stages))
+    return f"{name}: expected inputs that exist or come from another sweep stage; first run `dvc repro {targets}`"
 
 
-def _cell(stage: Any, command: tuple[str, ...], stale: bool, root: str, found: Mapping[str, Cell]) -> Cell:
-    """The cell of a stage of DVC's; `found` has those before it."""
-    writers = {out: cell for cell in found.values() for out in cell.outs}
+def _cell(stage: Any, command: tuple[str, ...], stale: bool, root: str, earlier: Mapping[str, Cell]) -> Cell:
+    """The `Cell` of a stage object of DVC, given the sweep stages before it."""
+    writers = {out: cell for cell in earlier.values() for out in cell.outs}
     inputs: dict[str, str | None] = {}
     parts: list[Any] = [command]
     for dep in stage.deps:
@@ -134,17 +142,20 @@ def _cell(stage: Any, command: tuple[str, ...], stale: bool, root: str, found: M
 
 
 def attempts(folder: Path) -> list[Path]:
-    """The attempts at a cell so far, from the first to the last. Each has written to its own folder."""
+    """Returns the folders of the attempts so far, in order."""
     return sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 def finished(folder: Path) -> Path | None:
-    """The attempt at a cell that has all of its outputs, or None."""
+    """Returns the successful attempt, or None."""
     return next((attempt for attempt in attempts(folder) if (attempt / DONE).is_file()), None)
 
 
 def failure(folder: Path) -> str | None:
-    """Why the last attempt since a cell was last submitted failed for a reason of its own; None where it did not."""
+    """Returns the error message of the last attempt, or None if it did not fail.
+
+    Attempts of an earlier submission and attempts that were killed do not count.
+    """
     last = attempts(folder)[-1:]
     if not last or int(last[0].name) < read_json(folder / SPEC)["first"] or not (last[0] / FAILED).is_file():
         return None
@@ -152,21 +163,24 @@ def failure(folder: Path) -> str | None:
 
 
 def source() -> Path:
-    """Where the source as it is now is copied to for the jobs, so that editing it does not change what they run."""
+    """Returns the folder for the jobs' copy of the current source, named by its hash.
+
+    Jobs run the copy, so that editing the source does not change what they run.
+    """
     package = Path("src/tli")
     lines = (f"{sha256_of(file)}  {file}\n" for file in sorted(package.rglob("*.py")))
     return FOLDER / f"source.{hashlib.sha256(''.join(lines).encode()).hexdigest()[:16]}"
 
 
 def log(attempt: Path) -> Path:
-    """The file with the line to report of an attempt: its standard error, or its standard output if that is blank.
+    """Returns an attempt's standard error file, or its standard output file if standard error is blank.
 
-    The two streams have a file each: in one file, the order of their lines would depend on the command's buffers.
+    The two streams have separate files: in one file, the order of the lines would depend on the command's buffers.
     """
     return attempt / (STDERR if last_line(attempt / STDERR) else STDOUT)
 
 
 def last_line(path: Path) -> str:
-    """The last line of a log that is not blank; empty where there is none."""
+    """Returns the last line of a log that is not blank; empty if there is none."""
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

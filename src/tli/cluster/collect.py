@@ -1,7 +1,11 @@
-"""`tli collect`: takes what jobs have made into the checkout and DVC's cache, so that `dvc repro` only does the rest.
+"""`tli collect`: moves the outputs of jobs into the checkout and commits them to DVC; `dvc repro` then does the rest.
 
-A cell is taken where it was run under what DVC sees now (its key), read what lies here now, and wrote what its job says
-that it wrote; and where its receipt is of that command, these threads and these packages. Feeds no table.
+A stage is collected only if
+
+- its key (cells.py) is that of the current commands, parameters and files,
+- the current inputs have the hashes that the job noted,
+- its outputs have the hashes that the job noted, and
+- its receipt names the same command, threads and packages.
 """
 
 from __future__ import annotations
@@ -27,53 +31,57 @@ from tli.io.structured import read_json
 
 
 def run(targets: Sequence[str], params: Params) -> None:
-    """Collects every cell that is done and stale, commits them to DVC, and says what is left.
+    """Collects every stale sweep stage whose job is done, commits them to DVC, and prints how many are left.
+
+    Args:
+        targets: stages or files of DVC, as for `dvc repro`.
+        params: the current parameters.
 
     Raises:
-        UserError: a stage that is no cell must run first.
-        CheckFailed: what lies in a cell's folder is not what its job wrote, or was made otherwise than here.
+        UserError: another stage must run first (see cells.sweep_cells).
+        CheckFailed: the outputs of a job do not match their hashes, or were made under other inputs or settings.
     """
-    found = [cell for cell in cells.asked(targets) if cell.stale]
-    taken, refused, left = list[Cell](), list[str](), {cell.stage for cell in found}
-    for cell in found:
+    stale = [cell for cell in cells.sweep_cells(targets) if cell.stale]
+    collected, problems, left = list[Cell](), list[str](), {cell.stage for cell in stale}
+    for cell in stale:
         attempt = cells.finished(cell.folder)
         if attempt is None or not left.isdisjoint(cell.after):
             continue
         try:
             _check(cell, attempt, params.active.compute.threads)
         except CheckFailed as error:
-            refused.append(error.message)
+            problems.append(error.message)
             continue
         _move(cell, attempt)
-        taken.append(cell)
+        collected.append(cell)
         left.remove(cell.stage)
-    if taken:
-        call = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *(cell.stage for cell in taken)]
+    if collected:
+        call = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *(cell.stage for cell in collected)]
         subprocess.run(call, check=True)
-        for cell in taken:
+        for cell in collected:
             shutil.rmtree(cell.folder)
         if not list(cells.FOLDER.glob(f"*/{cells.SPEC}")):
             shutil.rmtree(cells.FOLDER)
-    click.echo(f"{len(taken)} cells collected, {len(left)} left")
-    if refused:
-        raise CheckFailed("\n  ".join([f"{len(refused)} cells not collected:", *refused]))
+    click.echo(f"{len(collected)} stages collected, {len(left)} left")
+    if problems:
+        raise CheckFailed("\n  ".join([f"{len(problems)} stages not collected:", *problems]))
 
 
 def _check(cell: Cell, attempt: Path, threads: int) -> None:
-    """Raises CheckFailed unless the attempt is what a run here, now, would be."""
+    """Raises CheckFailed if a run of the current checkout could differ from the attempt."""
     done = read_json(attempt / cells.DONE)
     for path, expected in done["inputs"].items():
-        _same(f"{cell.stage}: {path} was read with another hash", resume.fingerprint(Path(path)), expected)
+        _check_equal(f"{cell.stage}: the hash of its input {path}", resume.fingerprint(Path(path)), expected)
     for path, expected in done["outs"].items():
-        source = attempt / path if (attempt / path).exists() else Path(path)  # moved, if an earlier call was cut off
+        source = attempt / path if (attempt / path).exists() else Path(path)  # an interrupted call has moved it
         if not source.exists():
-            raise CheckFailed(f"{cell.stage}: expected the output {source}, found none; remove {cell.folder}")
-        _same(f"{cell.stage}: {source} was written with another hash", resume.digest(source), expected)
+            raise CheckFailed(f"{cell.stage}: expected the output {source}, got none; remove {cell.folder}")
+        _check_equal(f"{cell.stage}: the hash of its output {source}", resume.digest(source), expected)
     receipt = _receipt(cell, attempt)
-    _same(f"{cell.stage}: another command ran", receipt["command"], [*cell.command])
-    _same(f"{cell.stage}: other threads", receipt["threads"], threads)
-    here = {name: importlib.metadata.version(name) for name in PACKAGES}
-    _same(f"{cell.stage}: other packages", _public(receipt["packages"]), _public(here))
+    _check_equal(f"{cell.stage}: its command", receipt["command"], [*cell.command])
+    _check_equal(f"{cell.stage}: its threads", receipt["threads"], threads)
+    installed = {name: importlib.metadata.version(name) for name in PACKAGES}
+    _check_equal(f"{cell.stage}: its packages", _public(receipt["packages"]), _public(installed))
 
 
 def _receipt(cell: Cell, attempt: Path) -> dict[str, Any]:
@@ -83,17 +91,17 @@ def _receipt(cell: Cell, attempt: Path) -> dict[str, Any]:
 
 
 def _public(versions: dict[str, str]) -> dict[str, str]:
-    """Versions without what tells one build from another, such as torch's +cpu."""
+    """The versions without the part that names a build, such as torch's +cpu."""
     return {name: version.partition("+")[0] for name, version in versions.items()}
 
 
-def _same(what: str, got: object, expected: object) -> None:
+def _check_equal(what: str, got: object, expected: object) -> None:
     if got != expected:
-        raise CheckFailed(f"{what}: expected {expected}, got {got}; remove its folder, and submit it again")
+        raise CheckFailed(f"{what}: expected {expected}, got {got}; remove its folder and submit it again")
 
 
 def _move(cell: Cell, attempt: Path) -> None:
-    """Moves outputs and receipt to where the stage would have written them."""
+    """Moves the outputs and the receipt to the places where the stage would have written them."""
     for path in (*cell.outs, cell.receipt):
         source, target = attempt / path, Path(path)
         if source.exists():

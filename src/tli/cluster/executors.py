@@ -1,8 +1,8 @@
-"""What runs the jobs of `tli submit`: Slurm's queue or this machine's cores, through submitit's executors.
+"""Executors for the jobs of `tli submit`: Slurm, or the cores of this machine. Both use submitit.
 
-submitit writes a job's batch script, catches the signal before the time is up, and asks Slurm to queue the job again.
-It pickles what a job calls: here a class by its name and a path (`Attempts`), read by the Python that submitted them,
-from the copy of the source that was made then. Feeds no table.
+submitit writes a job's batch script, handles the signal before the time limit, and asks Slurm to requeue the job. It
+pickles the callable of a job. Here that is only the name of the class `Attempts` and a path; the same Python as at
+submission loads them, from the copy of the source made then.
 """
 
 from __future__ import annotations
@@ -26,31 +26,36 @@ from tli.cluster.cells import Cell
 from tli.config.parameters import Cluster
 from tli.io.structured import read_json, write_json
 
-WARNING = 90  # seconds before the time is up at which a cell is told
+WARNING = 90  # seconds before the time limit at which a job gets a signal
 JOBS = cells.FOLDER / "jobs"  # submitit's files and logs
 
 
 class Executor(ABC):
-    """Slurm's queue, or this machine's cores."""
+    """Submits jobs and knows which of them are queued or running.
 
-    poll: float  # seconds between two looks
-    grace: float  # seconds for which what a job wrote last may stay unseen here
+    Args:
+        settings: the section `cluster` of params.yaml.
+    """
+
+    poll: float  # seconds between two checks of the jobs
+    grace: float  # seconds until the last files of a job are surely visible here
 
     def __init__(self, settings: Cluster) -> None:
         self.settings = settings
-        self.own: dict[str, Job[None]] = {}  # stage -> the job submitted here
-        self.ids: dict[str, str] = {}  # stage -> the id of the job that is at it
+        self.jobs: dict[str, Job[None]] = {}  # stage -> the job that this process submitted
+        self.ids: dict[str, str] = {}  # stage -> the id of its queued or running job
         path = [str(Path.cwd() / cells.source()), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.python = shlex.join(["env", f"PYTHONPATH={os.pathsep.join(path)}", sys.executable])
 
     def submitted(self, cell: Cell, job: Job[None]) -> None:
-        self.own[cell.stage], self.ids[cell.stage] = job, job.job_id
+        """Remembers the job of a stage, and writes it to the stage's job.json."""
+        self.jobs[cell.stage], self.ids[cell.stage] = job, job.job_id
         note = {"executor": self.settings.executor, "id": job.job_id, "host": socket.gethostname()}
         write_json(cell.folder / cells.JOB, note | {"log": str(job.paths.stderr)})
 
-    def working(self, found: Sequence[Cell]) -> list[str]:
-        """The stages of those cells that a job, whoever submitted it, is at or is queued for."""
-        notes = {cell.stage: cell.folder / cells.JOB for cell in found}
+    def working(self, candidates: Sequence[Cell]) -> list[str]:
+        """Returns the names of those stages that have a queued or running job, whoever submitted it."""
+        notes = {cell.stage: cell.folder / cells.JOB for cell in candidates}
         jobs = {stage: read_json(path) for stage, path in notes.items() if path.is_file()}
         jobs = {stage: note for stage, note in jobs.items() if note["executor"] == self.settings.executor}
         alive = self.alive([*jobs.values()]) if jobs else set()
@@ -59,23 +64,23 @@ class Executor(ABC):
 
     @abstractmethod
     def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
-        """The ids of those jobs, given as in job.json, that are queued or run."""
+        """Returns the ids of those jobs (each as in job.json) that are queued or running."""
 
     @abstractmethod
     def start(self, todo: Sequence[Cell]) -> None:
-        """Submits cells, or takes them on."""
+        """Submits the stages, or accepts them for `step` to submit."""
 
     def step(self, waiting: Sequence[Cell]) -> bool:
-        """Called at every look: whether there are cells that are yet to be submitted."""
+        """Called at every check. Returns whether some of the stages are still to be submitted."""
         return False
 
     @abstractmethod
     def cancel(self) -> None:
-        """Ends the jobs submitted here."""
+        """Ends the jobs that this process submitted."""
 
 
 class Slurm(Executor):
-    """An array of the cells that can start at once, and one behind it, task behind task."""
+    """Slurm. Stages that can start at once form a job array; those that follow form one that waits task by task."""
 
     poll, grace = 10.0, 90.0
 
@@ -88,16 +93,16 @@ class Slurm(Executor):
             elif len(group) > 1 and ids == [[f"{array}_{number}"] for number in range(len(group))]:
                 self._submit(group, f"aftercorr:{array}")
             else:
-                for cell, own in zip(group, ids, strict=True):
-                    self._submit([cell], f"afterok:{':'.join(own)}" if own else None)
+                for cell, cell_ids in zip(group, ids, strict=True):
+                    self._submit([cell], f"afterok:{':'.join(cell_ids)}" if cell_ids else None)
 
     def _submit(self, group: Sequence[Cell], dependency: str | None) -> None:
         settings, retries = self.settings, self.settings.retries
         executor = SlurmExecutor(JOBS, max_num_timeout=retries, python=self.python)
-        # where not only the stage is killed but the process that runs it, the batch script asks for another start, by
-        # the task's name: the number that a task has beside it may be the whole array's too
+        # If the process that runs the stage is killed too, the batch script requeues the task. It uses the name
+        # ARRAY_TASK, because SLURM_JOB_ID of a task may be the id of the whole array.
         killed = f'[ $code = 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]'
-        own = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+        task = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
         gpus = {"gpus_per_node": settings.gpus} if settings.gpus else {}
         executor.update_parameters(
             job_name="tli",
@@ -111,26 +116,26 @@ class Slurm(Executor):
             dependency=dependency,
             array_parallelism=settings.at_once,
             signal_delay_s=WARNING,
-            srun_args=[f"--cpus-per-task={settings.cpus}"],  # which srun does not take from sbatch since Slurm 22.05
+            srun_args=[f"--cpus-per-task={settings.cpus}"],  # srun no longer takes it from sbatch since Slurm 22.05
             additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
-            teardown=["code=$?", f"{killed} && scontrol requeue {own}", "exit $code"],
+            teardown=["code=$?", f"{killed} && scontrol requeue {task}", "exit $code"],
         )
         jobs = executor.submit_array([Attempts(cell.folder.resolve()) for cell in group])
         for cell, job in zip(group, jobs, strict=True):
             self.submitted(cell, job)
 
     def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
-        """What squeue lists; all of them where it does not answer, so that none is submitted twice or given up."""
+        """The jobs that squeue lists. If squeue fails, all of them, so that none is submitted twice or given up."""
         call = subprocess.run(["squeue", "--me", "-h", "--array", "-o", "%i"], capture_output=True, text=True)
         return {note["id"] for note in jobs} if call.returncode else set(call.stdout.split())
 
     def cancel(self) -> None:
-        if self.own:
-            subprocess.run(["scancel", *(job.job_id for job in self.own.values())], check=False)
+        if self.jobs:
+            subprocess.run(["scancel", *(job.job_id for job in self.jobs.values())], check=False)
 
 
 class Local(Executor):
-    """This machine: as many cells at a time as its cores allow; one where a cell needs a GPU."""
+    """This machine. Runs as many stages at a time as its cores allow, or one at a time if they need a GPU."""
 
     poll, grace = 0.5, 0.0
 
@@ -141,7 +146,7 @@ class Local(Executor):
         self.todo: dict[str, Cell] = {}
 
     def start(self, todo: Sequence[Cell]) -> None:
-        """Takes them on; `step` starts one when a core is free and what it reads is there."""
+        """Accepts the stages; `step` starts one when enough cores are free and its inputs exist."""
         self.todo = {cell.stage: cell for cell in todo}
 
     def step(self, waiting: Sequence[Cell]) -> bool:
@@ -157,24 +162,24 @@ class Local(Executor):
         return bool(ready)
 
     def _ready(self, cell: Cell) -> bool:
-        """Whether what it reads is there and it has neither ended nor been started too often."""
-        above = [self.todo[stage].folder for stage in cell.after if stage in self.todo]
+        """Whether its inputs exist and it has neither ended nor been started too often."""
+        parents = [self.todo[stage].folder for stage in cell.after if stage in self.todo]
         ended = cells.finished(cell.folder) or cells.failure(cell.folder) is not None
-        return all(map(cells.finished, above)) and not ended and self.starts[cell.stage] <= self.settings.retries
+        return all(map(cells.finished, parents)) and not ended and self.starts[cell.stage] <= self.settings.retries
 
     def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
-        for job in self.own.values():
-            job.done()  # takes note of those that ended
+        for job in self.jobs.values():
+            job.done()  # reaps the processes that ended
         here = [Path("/proc", note["id"], "cmdline") for note in jobs if note["host"] == socket.gethostname()]
         return {path.parent.name for path in here if path.is_file() and b"submitit" in path.read_bytes()}
 
     def cancel(self) -> None:
-        for job in self.own.values():
+        for job in self.jobs.values():
             job.cancel()
 
 
 def _groups(todo: Sequence[Cell], ids: dict[str, str]) -> Iterator[list[Cell]]:
-    """Cells of one command that all wait for others, or all do not; those first that do not."""
+    """Groups stages by command and by whether they wait for other stages; groups that do not wait come first."""
     names = {cell.stage for cell in todo} | ids.keys()
     kinds = {cell.stage: (bool(names.intersection(cell.after)), cell.kind) for cell in todo}
     for kind in sorted(set(kinds.values())):

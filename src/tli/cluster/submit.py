@@ -1,9 +1,8 @@
-"""`tli submit`: runs the cells that `dvc repro` would have to run, as jobs of Slurm or of this machine, by submitit.
+"""`tli submit`: runs the sweep stages that `dvc repro` would run, as jobs on Slurm or on this machine.
 
-A job runs the stage's own command (cluster/attempt.py); what is to be collected lies in the cell's folder
-(cluster/cells.py)
-and nowhere else. Slurm keeps the order between cells and starts again what was preempted, out of time or on a lost
-node (cluster/executors.py). Here is what is left: which cells, with what, and the summary. Feeds no table.
+This module chooses the stages, prepares their folders, waits and prints a summary. A job runs the stage's command
+(attempt.py) and writes only to the stage's folder (cells.py). Slurm keeps the order between stages, and requeues jobs
+that were preempted, ran out of time or lost their node (executors.py).
 """
 
 from __future__ import annotations
@@ -27,58 +26,70 @@ from tli.io.structured import read_json, write_json
 
 
 def run(targets: Sequence[str], params: Params, dry: bool, detach: bool) -> None:
-    """Submits what is neither done nor on its way, and waits for all of it unless `detach`.
+    """Submits the stale sweep stages that are neither done nor queued, and waits for them.
 
-    Interrupted, it cancels the jobs that it submitted and no others.
+    If the user interrupts it, it cancels the jobs that it submitted and no others.
+
+    Args:
+        targets: stages or files of DVC, as for `dvc repro`.
+        params: the parameters; the section `cluster` says where and with what resources the jobs run.
+        dry: only print what would be submitted.
+        detach: do not wait, on Slurm.
 
     Raises:
-        UserError: a stage that is no cell must run first, or the executor is not there.
-        CheckFailed: a cell did not finish, or the user interrupted.
+        UserError: another stage must run first (see cells.sweep_cells), or Slurm's commands are missing.
+        CheckFailed: a stage did not finish, or the user interrupted.
     """
     settings = params.cluster
     if settings.executor == "slurm" and not dry and not all(map(shutil.which, ("sbatch", "squeue", "scancel", "srun"))):
-        raise UserError("cluster.executor: expected Slurm's commands with slurm, found none; or set it to local")
-    found = [cell for cell in cells.asked(targets) if cell.stale]
+        raise UserError("cluster.executor: expected Slurm's commands with slurm, got none; or set it to local")
+    stale = [cell for cell in cells.sweep_cells(targets) if cell.stale]
     executor = Slurm(settings) if settings.executor == "slurm" else Local(settings)
-    working = [] if dry else executor.working(found)
-    todo = [cell for cell in found if cell.stage not in working and not cells.finished(cell.folder)]
-    each = f"{settings.cpus} cores, {settings.mem} GB, {settings.gpus} GPUs, {settings.time} minutes"
+    working = [] if dry else executor.working(stale)
+    todo = [cell for cell in stale if cell.stage not in working and not cells.finished(cell.folder)]
+    resources = f"{settings.cpus} cores, {settings.mem} GB, {settings.gpus} GPUs, {settings.time} minutes"
     click.echo(
-        f"{len(todo)} cells to submit ({settings.executor}; each {each}), {len(working)} on their way, "
-        f"{len(found) - len(todo) - len(working)} done and not collected"
+        f"{len(todo)} stages to submit ({settings.executor}; each {resources}), {len(working)} queued or running, "
+        f"{len(stale) - len(todo) - len(working)} done and not collected"
     )
     if dry:
         for cell in todo:
-            behind = [stage for stage in cell.after if any(stage == other.stage for other in todo)]
-            click.echo(f"{cell.stage}{', after ' + ' and '.join(behind) if behind else ''}")
+            parents = [stage for stage in cell.after if any(stage == other.stage for other in todo)]
+            click.echo(f"{cell.stage}{', after ' + ' and '.join(parents) if parents else ''}")
             click.echo(f"  {shlex.join(command(cell, settings))}")
         return
-    _prepare(todo, found, settings)
+    _prepare(todo, stale, settings)
     try:
         executor.start(todo)
         if not detach or settings.executor == "local":
-            _wait([cell for cell in found if cell in todo or cell.stage in working], executor)
+            _wait([cell for cell in stale if cell in todo or cell.stage in working], executor)
     except KeyboardInterrupt:
         executor.cancel()
         raise CheckFailed("interrupted; cancelled the jobs that this command submitted, and no others") from None
 
 
 def command(cell: Cell, settings: Cluster) -> list[str]:
-    """What a job runs: the stage's command, by this Python or by the container's."""
+    """Returns the words that a job runs: the stage's command, with this Python or with the container's."""
     if settings.runtime == "environment":
         return [sys.executable, "-m", "tli", *cell.command]
     gpu = ["--nv"] if settings.gpus else []
-    bound = ["--bind", str(Path.cwd()), str(Path(str(settings.image)).resolve())]
-    return ["apptainer", "exec", *gpu, *bound, "python", "-m", "tli", *cell.command]
+    mount = ["--bind", str(Path.cwd()), str(Path(str(settings.image)).resolve())]
+    return ["apptainer", "exec", *gpu, *mount, "python", "-m", "tli", *cell.command]
 
 
-def _prepare(todo: Sequence[Cell], found: Sequence[Cell], settings: Cluster) -> None:
-    """Writes what the jobs read: source and params.yaml as they are now, and what each cell is."""
+def _prepare(todo: Sequence[Cell], stale: Sequence[Cell], settings: Cluster) -> None:
+    """Writes what the jobs read: a copy of the source, and params.yaml and cell.json of each stage.
+
+    Args:
+        todo: the stages to submit.
+        stale: all stale sweep stages, from whose folders others may read.
+        settings: the section `cluster` of params.yaml.
+    """
     root, source = Path.cwd(), cells.source()
     if todo and not source.exists():
         with atomic_dir(source) as temporary:
             shutil.copytree("src/tli", temporary / "tli", ignore=shutil.ignore_patterns("__pycache__"))
-    stale = {cell.stage: str(cell.folder) for cell in found}
+    folders = {cell.stage: str(cell.folder) for cell in stale}
     for cell in todo:
         cell.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile("params.yaml", cell.folder / "params.yaml")
@@ -89,7 +100,7 @@ def _prepare(todo: Sequence[Cell], found: Sequence[Cell], settings: Cluster) -> 
             "command": command(cell, settings),
             "root": str(root),
             "source": str(root / source),
-            "inputs": {path: stale.get(str(by)) for path, by in cell.inputs.items()},
+            "inputs": {path: folders.get(str(writer)) for path, writer in cell.inputs.items()},
             "outs": cell.outs,
             "first": first,
             "last": first + settings.retries,
@@ -98,10 +109,10 @@ def _prepare(todo: Sequence[Cell], found: Sequence[Cell], settings: Cluster) -> 
 
 
 def _wait(watched: Sequence[Cell], executor: Executor) -> None:
-    """Looks until every cell has finished, failed or left the queue; then says what is not done, and why.
+    """Waits until every stage has finished, failed or left the queue, and prints the stages that are not done.
 
     Raises:
-        CheckFailed: not all are done.
+        CheckFailed: a stage is not done; the message has a line for each with the reason.
     """
     waiting, missing, failed = [*watched], dict[str, float](), list[Cell]()
     while waiting:
@@ -112,25 +123,25 @@ def _wait(watched: Sequence[Cell], executor: Executor) -> None:
                 missing.pop(cell.stage, None)
                 continue
             done, gone = cells.finished(cell.folder), now - missing.setdefault(cell.stage, now) >= executor.grace
-            behind = more or any(other.stage in cell.after for other in waiting)
+            blocked = more or any(other.stage in cell.after for other in waiting)
             ended = cells.failure(cell.folder) is not None or any(other.stage in cell.after for other in failed)
-            if done or ended or (gone and not behind):
+            if done or ended or (gone and not blocked):
                 waiting.remove(cell)
                 failed += [] if done else [cell]
                 click.echo(f"{cell.stage}: {'done' if done else 'not done'}; {len(waiting)} left")
         if waiting:
             time.sleep(executor.poll)
     if failed:
-        lines = [f"{len(failed)} of {len(watched)} cells not done:", *map(unfinished, failed)]
+        lines = [f"{len(failed)} of {len(watched)} stages not done:", *map(unfinished, failed)]
         raise CheckFailed("\n  ".join(lines))
-    click.echo(f"{len(watched)} cells done; `tli collect` takes them in")
+    click.echo(f"{len(watched)} stages done; run `tli collect` to take their outputs into DVC")
 
 
 def unfinished(cell: Cell) -> str:
-    """A cell that is not done: its stage, attempts, the last line of its log, and where to read on."""
-    tried, note = cells.attempts(cell.folder), cell.folder / cells.JOB
+    """Describes a stage that is not done: its name, number of attempts, and the last line and path of its log."""
+    attempts, note = cells.attempts(cell.folder), cell.folder / cells.JOB
     job = Path(read_json(note)["log"]) if note.is_file() else None
-    logs = (*(cells.log(attempt) for attempt in tried[-1:]), job)
+    logs = (*(cells.log(attempt) for attempt in attempts[-1:]), job)
     log = next((path for path in logs if path and path.is_file()), None)
-    said = cells.failure(cell.folder) or (cells.last_line(log) if log else "not started")
-    return f"{cell.stage}: attempts: {len(tried)}; last line: {said}; log: {log or '-'}"
+    reason = cells.failure(cell.folder) or (cells.last_line(log) if log else "not started")
+    return f"{cell.stage}: attempts: {len(attempts)}; last line: {reason}; log: {log or '-'}"

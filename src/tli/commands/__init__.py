@@ -1,1 +1,1 @@
-"""Commands for people: checks of files, audits, exports, plans, costs, the summary."""
+"""Commands for people: file checks, audits, exports, plans, costs and the summary. No stage uses them."""

@@ -1,7 +1,7 @@
-"""`tli audit`: published statistics against those that follow from a file of results, and the audit of any word list.
+"""`tli audit`: recomputes published statistics from a file of results, and audits any word list.
 
-Reads files in the form of the author's public ones; feeds no table. A file that is a sample cannot agree with what was
-published of the whole: the print-out says which statistics do, and only --strict makes a status of it.
+It reads files in the format of the author's public files. A file that contains only a sample cannot reproduce the
+published statistics. So the output shows which of them agree, and only --strict sets the exit status.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ MEANS = {
     "gain": "mean gain",
     "gain_sd": "gain, SD",
 }
-ROUNDING = 1e-6  # what a cosine may exceed 1 by, and an improvement differ from post - pre
+ROUNDING = 1e-6  # tolerance for a cosine above 1, and for an improvement that differs from post - pre
 
 
 class Result(NamedTuple):
-    """One pair of a results file: its cosine before and after training."""
+    """A pair of a results file, with its cosine before and after training."""
 
     swahili: str
     english: str
@@ -46,7 +46,7 @@ class Result(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A published statistic, the one recomputed (None where the file does not have it), and whether they agree."""
+    """A published statistic, the recomputed one, and whether they agree (None if the file does not contain it)."""
 
     statistic: str
     published: str
@@ -55,25 +55,28 @@ class Compared(NamedTuple):
 
 
 def _lines(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """(file:line, cells) of every line after the header. UserError where the file is no CSV of these columns."""
+    """Yields (file:line, cells) of every line after the header; UserError if the file is no CSV with these columns."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for number, cells in enumerate(reader):
             where = f"{path}:{reader.line_num}"
             if number == 0 and tuple(cells) != tuple(columns):
                 got = ",".join(cells)
-                raise lexicon.complaint(where, f"the columns {','.join(columns)}", f"{got[:80]!r}", "name such a file")
+                raise lexicon.complaint(where, f"the columns {','.join(columns)}", f"{got[:80]!r}", "give such a file")
             if len(cells) != len(columns):
-                raise lexicon.complaint(where, f"{len(columns)} columns", str(len(cells)), "mend that line")
+                raise lexicon.complaint(where, f"{len(columns)} columns", str(len(cells)), "fix that line")
             if number:
                 yield where, cells
     except csv.Error as error:
-        raise lexicon.complaint(f"{path}:{reader.line_num}", "CSV", str(error), "mend that line") from None
+        raise lexicon.complaint(f"{path}:{reader.line_num}", "CSV", str(error), "fix that line") from None
     if reader.line_num < 2:
-        raise lexicon.complaint(f"{path}:2", "at least one line of values", "none", "see whether the file was cut")
+        raise lexicon.complaint(
+            f"{path}:2", "at least one line of values", "none", "check whether the file is truncated"
+        )
 
 
 def _number(text: str, where: str, column: str, low: float, high: float) -> float:
+    """A number from low to high, within ROUNDING; UserError if the text is none."""
     try:
         value = float(text)
     except ValueError:
@@ -84,8 +87,13 @@ def _number(text: str, where: str, column: str, low: float, high: float) -> floa
 
 
 def read_results(path: Path) -> list[Result]:
-    """The pairs of a per-pair results file, checked: cosines in [-1, 1], groups known, improvement = post - pre."""
-    found = []
+    """Reads the pairs of a per-pair results file (CSV).
+
+    Raises:
+        UserError: a cosine outside [-1, 1], an unknown group, or an improvement that is not post - pre; the message
+            begins with file:line.
+    """
+    results = []
     for where, cells in _lines(path, RESULTS):
         swahili, english, pre, post, group, improvement = cells
         before, after = (
@@ -97,22 +105,26 @@ def read_results(path: Path) -> list[Result]:
             raise lexicon.complaint(f"{where}: improvement", expected, improvement, "correct one of the three")
         if group not in lexicon.SETS:
             raise lexicon.complaint(f"{where}: group", " or ".join(lexicon.SETS), repr(group), "correct the column")
-        found.append(Result(swahili, english, before, after, group))
-    return found
+        results.append(Result(swahili, english, before, after, group))
+    return results
 
 
 def read_pilot(path: Path) -> dict[int, float]:
-    """Layer -> mean cosine, of a file of the pilot; each layer once."""
-    found: dict[int, float] = {}
+    """Reads layer -> mean cosine from a file of the pilot (CSV).
+
+    Raises:
+        UserError: a bad layer or cosine, or a layer that occurs twice.
+    """
+    layers: dict[int, float] = {}
     for where, (layer, cosine) in _lines(path, PILOT):
-        if not layer.isdecimal() or len(layer) > 4 or int(layer) in found:
+        if not layer.isdecimal() or len(layer) > 4 or int(layer) in layers:
             raise lexicon.complaint(f"{where}: layer", "a whole number, each once", repr(layer), "correct the column")
-        found[int(layer)] = _number(cosine, where, PILOT[1], -1, 1)
-    return found
+        layers[int(layer)] = _number(cosine, where, PILOT[1], -1, 1)
+    return layers
 
 
 def _compare(statistic: str, published: float, recomputed: float | None, half_unit: float) -> Compared:
-    """Agrees if the recomputed value rounds to the published digits; both are shown with these digits."""
+    """Compares two values, shown with the published digits. They agree if the recomputed one rounds to these."""
     places = max(0, round(-math.log10(2 * half_unit)))
     if recomputed is None:
         return Compared(statistic, f"{published:.{places}f}", "-", None)
@@ -121,14 +133,14 @@ def _compare(statistic: str, published: float, recomputed: float | None, half_un
 
 
 def _compare_p(statistic: str, published: str, log10_p: float | None, half_unit: float) -> Compared:
-    """p by its logarithm, which stays finite where p underflows; `half_unit` is of the mantissa."""
+    """Compares p-values by their logarithm, because p may underflow. `half_unit` is that of the mantissa."""
     mantissa, _, exponent = published.partition("e")
     if log10_p is None:
         return Compared(statistic, published, "-", None)
     whole = math.floor(log10_p)
     digits, carry = f"{10 ** (log10_p - whole):.{len(mantissa) - 2}e}".split("e")
-    here = 10 ** (log10_p - int(exponent))  # in the published power of ten
-    agrees = abs(here - float(mantissa)) <= half_unit * (1 + 1e-6)
+    scaled = 10 ** (log10_p - int(exponent))  # the mantissa for the published exponent
+    agrees = abs(scaled - float(mantissa)) <= half_unit * (1 + 1e-6)
     return Compared(statistic, published, f"{digits}e{whole + int(carry)}", agrees)
 
 
@@ -137,87 +149,106 @@ def _count(statistic: str, published: int, recomputed: int) -> Compared:
 
 
 def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> list[Compared]:
-    """Every published statistic against the one that these pairs give: by set, between sets, by length, by example."""
-    half, found = reported["half_units"], []
-    by_set = {name: [one for one in results if one.group == name] for name in lexicon.SETS}
+    """Compares every published statistic with the one that the pairs give.
+
+    Statistics are by set, of the difference between sets, by number of words, and of single examples.
+
+    Args:
+        results: the pairs.
+        reported: the published values (paper/reported.yaml), with half a unit of their last digit in `half_units`.
+    """
+    half, compared = reported["half_units"], []
+    by_set = {name: [result for result in results if result.group == name] for name in lexicon.SETS}
     for name, chosen in by_set.items():
-        said, rounding = reported["before_after"][name], reported["before_after"]["half_unit"]
-        test = stats.paired([one.before for one in chosen], [one.after for one in chosen])
-        found.append(_count(f"{name}: n", said["n"], test.n))
+        published, rounding = reported["before_after"][name], reported["before_after"]["half_unit"]
+        test = stats.paired([result.before for result in chosen], [result.after for result in chosen])
+        compared.append(_count(f"{name}: n", published["n"], test.n))
         for key, title in MEANS.items():
-            found.append(_compare(f"{name}: {title}", said[key], getattr(test, key), rounding))
-        found.append(_compare(f"{name}: paired t", said["t"], test.t, half["t"]))
-        found.append(_compare_p(f"{name}: p", said["p"], test.log10_p, half["p"]))
-        found.append(_compare(f"{name}: d_z", said["d_z"], test.d_z, half["d_z"]))
-        found.append(_count(f"{name}: pairs down", said["decreased"], test.decreased))
-    gains = {name: [one.after - one.before for one in chosen] for name, chosen in by_set.items()}
-    welch, said = stats.welch(gains["trained"], gains["control"]), reported["gain_difference"]
-    found.append(_compare("trained − control: mean gain", said["difference"], welch.difference, half["difference"]))
-    found.append(_compare("trained − control: Welch t", said["t"], welch.t, half["welch_t"]))
-    for name, said in reported["length_classes"].items():
-        of_class = [
-            one.after - one.before for one in results if (" " in one.swahili + one.english) == (name == "several")
+            compared.append(_compare(f"{name}: {title}", published[key], getattr(test, key), rounding))
+        compared.append(_compare(f"{name}: paired t", published["t"], test.t, half["t"]))
+        compared.append(_compare_p(f"{name}: p", published["p"], test.log10_p, half["p"]))
+        compared.append(_compare(f"{name}: d_z", published["d_z"], test.d_z, half["d_z"]))
+        compared.append(_count(f"{name}: pairs down", published["decreased"], test.decreased))
+    gains = {name: [result.after - result.before for result in chosen] for name, chosen in by_set.items()}
+    welch, published = stats.welch(gains["trained"], gains["control"]), reported["gain_difference"]
+    title = "trained − control: mean gain"
+    compared.append(_compare(title, published["difference"], welch.difference, half["difference"]))
+    compared.append(_compare("trained − control: Welch t", published["t"], welch.t, half["welch_t"]))
+    for name, published in reported["length_classes"].items():
+        class_gains = [
+            result.after - result.before
+            for result in results
+            if (" " in result.swahili + result.english) == (name == "several")
         ]
         title = "several words on a side" if name == "several" else "two single words"
-        found.append(_count(f"{title}: n", said["n"], len(of_class)))
-        found.append(_compare(f"{title}: mean gain", said["gain"], stats.spread(of_class).mean, half["class_gain"]))
-    of_pair = {(one.swahili, one.english): one for one in results}
-    for said in reported["examples"]:
-        one = of_pair.get((said["swahili"], said["english"]))
+        mean = stats.spread(class_gains).mean
+        compared.append(_count(f"{title}: n", published["n"], len(class_gains)))
+        compared.append(_compare(f"{title}: mean gain", published["gain"], mean, half["class_gain"]))
+    by_pair = {(result.swahili, result.english): result for result in results}
+    for published in reported["examples"]:
+        example = by_pair.get((published["swahili"], published["english"]))
         for key in ("before", "after"):
-            title = f"{said['swahili']} / {said['english']}: {key}"
-            found.append(_compare(title, said[key], getattr(one, key) if one else None, half["example"]))
-    return found
+            title = f"{published['swahili']} / {published['english']}: {key}"
+            value = getattr(example, key) if example else None
+            compared.append(_compare(title, published[key], value, half["example"]))
+    return compared
 
 
 def compare_pilot(layers: Mapping[int, float], reported: Mapping[str, Any]) -> list[Compared]:
-    """The published mean cosine of every layer against the file's."""
+    """Compares the published mean cosine of every layer with the file's."""
     half = reported["half_units"]["pilot"]
-    return [_compare(f"pilot: layer {n}", said, layers.get(n), half) for n, said in reported["pilot"].items()]
+    return [_compare(f"pilot: layer {n}", value, layers.get(n), half) for n, value in reported["pilot"].items()]
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as columns, two spaces between."""
+    """Returns lines of cells as text with aligned columns."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (header, *lines))
     return "\n".join(row.rstrip() for row in rows)
 
 
 def print_list(path: Path, control: Path | None, batch_size: int) -> None:
-    """Prints the audit of a list: a TSV file of both sets, or the trained set's JSON list with the control set's."""
+    """Prints the audit of a word list.
+
+    Args:
+        path: a TSV file of both sets, or the JSON list of the trained set.
+        control: the JSON list of the control set, or None.
+        batch_size: the training batch size, for the expected false negatives.
+    """
     if path.suffix == ".json":
         pairs = [*read_author_list(path, "trained"), *(read_author_list(control, "control") if control else [])]
     elif control:
-        raise UserError(f"{path}: a list with a column `set` needs no --control; leave it out")
+        raise UserError(f"{path}: --control: expected none with a list that has a column `set`, got one; leave it out")
     else:
         pairs = lexicon.read_pairs(path)
     lines: dict[str, dict[str, str]] = {}
     for key, value in flat(audit.audit(pairs, batch_size)).items():
-        what, _, column = key.rpartition(".")
-        if not what or column not in ("all", *lexicon.SETS):
-            what, column = key, "all"
-        lines.setdefault(what.replace(".", ": ").replace("_", " "), {})[column] = f"{value:.6g}"
+        name, _, column = key.rpartition(".")
+        if not name or column not in ("all", *lexicon.SETS):
+            name, column = key, "all"
+        lines.setdefault(name.replace(".", ": ").replace("_", " "), {})[column] = f"{value:.6g}"
     columns = ("all", *lexicon.SETS)
-    click.echo(
-        aligned(("what", *columns), [[what, *(line.get(c, "") for c in columns)] for what, line in lines.items()])
-    )
+    cells = [[name, *(line.get(c, "") for c in columns)] for name, line in lines.items()]
+    click.echo(aligned(("count", *columns), cells))
     for side in lexicon.SIDES:
         click.echo(f"{side} forms in both sets: {', '.join(audit.in_both_sets(pairs, side)) or 'none'}")
-    click.echo(f"false negatives: (anchor, negative) couples that share a form, expected at {batch_size} pairs a batch")
+    click.echo(
+        f"false negatives: (anchor, negative) couples that share a form, expected at {batch_size} pairs per batch"
+    )
 
 
 def print_compared(path: Path, compared: Sequence[Compared], strict: bool) -> None:
-    """Prints published | recomputed | agrees. CheckFailed if `strict` and not every statistic agrees."""
+    """Prints a table of published and recomputed statistics. Raises CheckFailed if `strict` and one does not agree."""
     verdict = {True: "yes", False: "no", None: "not in the file"}
-    lines = [(one.statistic, one.published, one.recomputed, verdict[one.agrees]) for one in compared]
+    lines = [(line.statistic, line.published, line.recomputed, verdict[line.agrees]) for line in compared]
     click.echo(aligned(("statistic", "published", "recomputed", "agrees"), lines))
-    wrong = [one for one in compared if not one.agrees]
+    wrong = [line for line in compared if not line.agrees]
     click.echo(f"{path}: {len(compared) - len(wrong)} of {len(compared)} published statistics agree")
     if wrong and strict:
         first = wrong[0]
         raise CheckFailed(
             f"{path}: {first.statistic}: expected {first.published} (published), got {first.recomputed} "
-            f"({len(wrong)} such); a file that holds a sample cannot agree"
+            f"({len(wrong)} do not agree); a file that contains a sample cannot agree"
         )
 
 
@@ -231,14 +262,23 @@ def run(
     batch_size: int,
     strict: bool,
 ) -> None:
-    """Audits each file that is given; every file is read and compared before anything fails for a difference.
+    """Audits each given file. All files are read before the command fails because of a difference.
+
+    Args:
+        results: per-pair results (CSV).
+        pilot: mean cosines by layer (CSV).
+        pairs: a word list (TSV, or JSON of the trained set).
+        control: JSON of the control set, with `pairs`.
+        reported: the published values.
+        batch_size: the training batch size.
+        strict: fail if a published statistic does not follow from a file.
 
     Raises:
-        UserError: no file, or a broken one (exit 2).
-        CheckFailed: `strict`, and a published statistic does not follow from a file (exit 1).
+        UserError: no file is given, or a file is broken (exit status 2).
+        CheckFailed: `strict`, and a statistic differs (exit status 1).
     """
     if control and not pairs:
-        raise UserError("audit: --control: expected --pairs beside it, got none; give the trained list")
+        raise UserError("audit: --control: expected --pairs too, got none; give the trained list")
     if not (results or pilot or pairs):
         raise UserError("audit: expected a file, got none; give --results, --pilot or --pairs")
     if pairs:

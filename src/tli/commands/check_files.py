@@ -1,10 +1,14 @@
-"""`tli check`: every file that a run rests on, held to its last byte against what it was written as, and mended.
+"""`tli check`: reads every file of a run to the last byte, compares its hash, and repairs damaged files.
 
-DVC takes a file for unchanged while its inode, time and size are: a bit that flips under an old time goes into the next
-table. Here data/ and the outputs of both pipelines are held against data.dvc, dvc.lock and their SHA256SUMS, the
-objects of DVC's cache and of a remote inside the repository against their names, and DVC's memory of runs likewise
-(commands/hashed_files.py reads them). What is mended comes from a copy that hashes right; what is replaced is set
-aside, never destroyed. Feeds no table.
+DVC assumes that a file is unchanged if its inode, time and size are. So a flipped bit would go unnoticed into the next
+table. This module compares:
+
+- data/ and the outputs of both pipelines with data.dvc, dvc.lock and their SHA256SUMS,
+- objects of DVC's cache and of remotes inside the repository with their names, which are hashes,
+- the entries of DVC's run cache with their names.
+
+A damaged file is replaced by a copy with the right hash, if there is one. The damaged file is moved to a folder and not
+deleted. hashed_files.py finds and hashes the files.
 """
 
 from __future__ import annotations
@@ -28,21 +32,30 @@ from tli.commands.hashed_files import Output, Tree, md5_of
 from tli.io.errors import CheckFailed
 from tli.io.files import sync
 
-ASIDE = Path(".dvc", "tmp", "aside")  # git and DVC pass it over
+ASIDE = Path(".dvc", "tmp", "aside")  # git and DVC ignore it
 NOTHING = "no file"
 REPAIR = "`tli check --repair`"
-AGAIN = f"{REPAIR} sets it aside, then `dvc repro` makes it again"
+AGAIN = f"{REPAIR} sets it aside; then `dvc repro` makes it again"
 
 
 class Copy(NamedTuple):
-    """Where the right bytes are: a file, or the bytes themselves, and what they are out of."""
+    """A good copy: its bytes or path, and where it came from."""
 
     origin: str
     data: Path | bytes
 
 
 class Finding(NamedTuple):
-    """A file that is not as `source` says, and what to do where no copy of it is found."""
+    """A file whose content is not as expected.
+
+    Attributes:
+        path: the file.
+        expected: its expected hash.
+        got: its actual hash, or why it has none.
+        source: the file that states the expected hash.
+        advice: what to do if there is no copy.
+        copy: a good copy, or None.
+    """
 
     path: Path
     expected: str
@@ -53,14 +66,15 @@ class Finding(NamedTuple):
 
     @property
     def line(self) -> str:
+        """The finding as a line of output."""
         advice = f"{REPAIR} puts it back from {self.copy.origin}" if self.copy else self.advice
         if self.source.endswith(".dvc"):
-            advice += "; if it was changed on purpose, `dvc repro` takes it up"
+            advice += "; if the change is intended, `dvc repro` accepts it"
         return f"{self.path}: expected {self.expected} ({self.source}), got {self.got}; {advice}"
 
 
 class Report(NamedTuple):
-    """What was read, what of it is wrong, and the outputs that were not made here."""
+    """The files that were read, those that are wrong, and the outputs that this checkout has not made."""
 
     tree: Tree
     findings: list[Finding]
@@ -72,78 +86,81 @@ class Report(NamedTuple):
 
 
 def run(repair: bool = False) -> None:
-    """Examines the checkout in the current folder; with `repair` mends what can be mended, and examines it again.
+    """Checks the checkout in the current folder, and prints a line to standard error for each damaged file.
+
+    Args:
+        repair: also replace or set aside damaged files, and check again.
 
     Raises:
-        CheckFailed: a file is not as it was written; each is told in a line of its own on standard error.
-        UserError: no DVC repository here, or a lock that is none.
+        CheckFailed: a file is damaged.
+        UserError: the folder is no DVC repository, or has a broken lock file.
     """
-    report, advice = examine(), f"{REPAIR} puts back what has a copy and sets the rest aside"
+    report, advice = examine(), f"{REPAIR} restores files that have a copy and sets the others aside"
     for finding in report.findings:
         click.echo(finding.line, err=True)
     if repair and report.findings:
         moved = copied = 0
-        for _ in range(2):  # a listing goes once what it lists has gone
-            moved += mend(report)
+        for _ in range(2):  # a folder's listing is set aside after the files in it
+            moved += fix(report)
             copied += sum(finding.copy is not None for finding in report.findings)
             report = examine()
-        click.echo(f"check   {moved} set aside in {ASIDE}, {copied} put back")
-        advice = "run `dvc repro`, which makes again what had no copy, and then `tli check`"
+        click.echo(f"check   {moved} set aside in {ASIDE}, {copied} restored")
+        advice = "run `dvc repro`, which makes the files without a copy again, and then `tli check`"
     if report.findings:
         first, more = report.findings[0], len(report.findings) - 1
         raise CheckFailed(
-            f"check: expected {report} as they were written, got {first.path} ({first.got}) and {more} more that are "
-            f"not; {advice}"
+            f"check: expected {report} with the hashes they were written with, got {first.path} ({first.got}) and "
+            f"{more} more with others; {advice}"
         )
-    absent = f"; outputs not here, which `dvc repro` makes: {len(report.absent)}" if report.absent else ""
-    click.echo(f"check   {report}, all as they were written{absent}")
+    absent = f"; missing outputs, which `dvc repro` makes: {len(report.absent)}" if report.absent else ""
+    click.echo(f"check   {report}, all unchanged since they were written{absent}")
 
 
 def examine() -> Report:
-    """Reads every file of the checkout in the current folder that a hash is known of."""
+    """Reads every file of the current checkout that has a known hash, and compares the hashes."""
     tree, absent = hashed_files.read(), list[Path]()
-    found = [*_of_objects(tree), *_of_runs(tree.homes[0] / "runs")]
+    findings = [*_check_objects(tree), *_check_runs(tree.homes[0] / "runs")]
     for output in tree.files:
-        found += _of_output(output, tree, absent)
-    wrong = {finding.path: finding for finding in reversed(found)}
+        findings += _check_output(output, tree, absent)
+    wrong = {finding.path: finding for finding in reversed(findings)}
     for path, (expected, manifest) in tree.sums.items():
         got = tree.digests[path].sha256 if path in tree.digests else NOTHING
         if got != expected and path not in wrong and manifest not in wrong:
             wrong[path] = Finding(path, f"SHA-256 {expected}", got, str(manifest))
     copies = _copies(tree, wrong) if wrong else {}
-    findings = [wrong[path]._replace(copy=copies.get(wrong[path].expected)) for path in sorted(wrong)]
-    return Report(tree, findings, absent)
+    with_copies = [wrong[path]._replace(copy=copies.get(wrong[path].expected)) for path in sorted(wrong)]
+    return Report(tree, with_copies, absent)
 
 
 def _copies(tree: Tree, wrong: Iterable[Path]) -> dict[str, Copy]:
-    """`MD5 ...` -> bytes that hash so: a file, a listing of a folder as it is or was, what git has of a wrong file."""
+    """`MD5 ...` -> a copy with that hash: another file, a current or noted listing of a folder, or a file in git."""
     tracked = [path for path in wrong if path in tree.tracked]
-    found = {md5_of(data): Copy("git", data) for data in hashed_files.blobs(tree.tracked[path] for path in tracked)}
-    found |= {hashed_files.digest(path).md5: Copy(str(path), path) for path in hashed_files.NOTED.glob("*.dir")}
+    copies = {md5_of(data): Copy("git", data) for data in hashed_files.blobs(tree.tracked[path] for path in tracked)}
+    copies |= {hashed_files.digest(path).md5: Copy(str(path), path) for path in hashed_files.NOTED.glob("*.dir")}
     for output in tree.files:
         data = tree.listing(output)
-        found[md5_of(data)] = Copy(f"the files of {output.path}", data)
-    found |= {digest.md5: Copy(str(path), path) for path, digest in reversed(tree.digests.items())}
-    return {f"MD5 {md5}": copy for md5, copy in found.items() if md5}
+        copies[md5_of(data)] = Copy(f"the files of {output.path}", data)
+    copies |= {digest.md5: Copy(str(path), path) for path, digest in reversed(tree.digests.items())}
+    return {f"MD5 {md5}": copy for md5, copy in copies.items() if md5}
 
 
-def _of_objects(tree: Tree) -> Iterator[Finding]:
-    """Objects that are not what their names say, and entries of listings that are not there."""
-    there = {(one.home, one.md5) for one in tree.objects}
-    for one in tree.objects:
-        digest = tree.digests[one.path]
-        advice = AGAIN if one.home == tree.homes[0] else "restore it from git"
-        if digest.md5 != one.md5:
-            yield Finding(one.path, f"MD5 {one.md5}", digest.md5 or digest.said, "its own name", advice)
-        elif one.path.suffix == ".dir":
-            for md5 in (entry["md5"] for entry in json.loads(one.path.read_bytes())):
-                if (one.home, md5) not in there:
-                    path = one.home / "files" / "md5" / md5[:2] / md5[2:]
-                    yield Finding(path, f"MD5 {md5}", NOTHING, str(one.path), advice)
+def _check_objects(tree: Tree) -> Iterator[Finding]:
+    """Objects whose hash is not their name, and objects that a listing names and that are missing."""
+    present = {(obj.home, obj.md5) for obj in tree.objects}
+    for obj in tree.objects:
+        digest = tree.digests[obj.path]
+        advice = AGAIN if obj.home == tree.homes[0] else "restore it from git"
+        if digest.md5 != obj.md5:
+            yield Finding(obj.path, f"MD5 {obj.md5}", digest.md5 or digest.error, "its name", advice)
+        elif obj.path.suffix == ".dir":
+            for md5 in (entry["md5"] for entry in json.loads(obj.path.read_bytes())):
+                if (obj.home, md5) not in present:
+                    path = obj.home / "files" / "md5" / md5[:2] / md5[2:]
+                    yield Finding(path, f"MD5 {md5}", NOTHING, str(obj.path), advice)
 
 
-def _of_runs(folder: Path) -> Iterator[Finding]:
-    """DVC's memory of what stages gave, each entry named by the SHA-256 of what it says, sizes left out."""
+def _check_runs(folder: Path) -> Iterator[Finding]:
+    """Entries of DVC's run cache whose name is not the SHA-256 of their content without sizes."""
     for path in sorted(folder.glob("*/*/*")):
         try:
             content = _without_sizes(YAML(typ="safe").load(path.read_bytes()))
@@ -151,23 +168,26 @@ def _of_runs(folder: Path) -> Iterator[Finding]:
         except (YAMLError, ValueError, TypeError):
             got = "no YAML"
         if len(path.name) == 64 and got != path.name:
-            yield Finding(path, f"SHA-256 {path.name}", got, "its own name")
+            yield Finding(path, f"SHA-256 {path.name}", got, "its name")
 
 
 def _without_sizes(value: Any) -> Any:
     if isinstance(value, list):
-        return [_without_sizes(each) for each in value]
+        return [_without_sizes(item) for item in value]
     if isinstance(value, dict):
-        return {key: _without_sizes(each) for key, each in value.items() if key not in ("size", "nfiles")}
+        return {key: _without_sizes(item) for key, item in value.items() if key not in ("size", "nfiles")}
     return value
 
 
-def _of_output(output: Output, tree: Tree, absent: list[Path]) -> Iterator[Finding]:
-    """What differs in an output from what its lock says, file by file; of a folder nobody has a listing of, itself."""
+def _check_output(output: Output, tree: Tree, absent: list[Path]) -> Iterator[Finding]:
+    """Files of an output that differ from its lock; for a folder without a known listing, the folder itself.
+
+    Adds the output to `absent` if it does not exist here.
+    """
     md5, folder, _ = output.md5.partition(".dir")
     files = tree.files[output]
     if not files and not output.path.is_dir():
-        cached = any(one.md5 == md5 and one.home == tree.homes[0] for one in tree.objects)
+        cached = any(obj.md5 == md5 and obj.home == tree.homes[0] for obj in tree.objects)
         if not (cached or any(path.is_relative_to(output.path) for path in tree.tracked)):
             absent.append(output.path)
             return
@@ -180,44 +200,48 @@ def _of_output(output: Output, tree: Tree, absent: list[Path]) -> Iterator[Findi
         got = f"{md5_of(tree.listing(output))}.dir" if files else NOTHING
         yield from [] if got == output.md5 else [Finding(output.path, f"MD5 {output.md5}", got, output.lock, advice)]
         return
-    for path, each in expected.items():
+    for path, expected_md5 in expected.items():
         digest = tree.digests.get(path)
         if digest is None:
-            lost = advice if output.lock.endswith(".dvc") else "`dvc repro` makes it again"
-            yield Finding(path, f"MD5 {each}", NOTHING, output.lock, lost)
-        elif digest.md5 != each:
-            yield Finding(path, f"MD5 {each}", digest.md5 or digest.said, output.lock, advice)
+            if_missing = advice if output.lock.endswith(".dvc") else "`dvc repro` makes it again"
+            yield Finding(path, f"MD5 {expected_md5}", NOTHING, output.lock, if_missing)
+        elif digest.md5 != expected_md5:
+            yield Finding(path, f"MD5 {expected_md5}", digest.md5 or digest.error, output.lock, advice)
     for path in files:
         if path not in expected:
             yield Finding(path, NOTHING, f"MD5 {tree.digests[path].md5}", output.lock, f"{REPAIR} sets it aside")
 
 
-def mend(report: Report) -> int:
-    """Sets wrong files aside and puts copies in their places; returns how many went aside.
+def fix(report: Report) -> int:
+    """Sets damaged files aside and puts copies in their places.
 
-    In the cache and the outputs what has no copy goes too, for `dvc repro` to make it again; in a remote it stays.
+    A file without a copy is set aside too, so that `dvc repro` makes it again, unless it is in a remote.
+
+    Returns:
+        The number of files set aside.
     """
     cache, *remotes = report.tree.homes
     moved: dict[Path, Path] = {}
     for finding in report.findings:
         path = finding.path
         if finding.copy is None and finding.got == NOTHING and finding.source.endswith(".dir"):
-            path = Path(finding.source)  # lists what nobody has
-        stays = finding.copy is None and any(path.is_relative_to(home) for home in remotes)
-        if os.path.lexists(path) and path not in moved and not stays:
+            path = Path(finding.source)  # the listing names a file that does not exist anywhere
+        keep = finding.copy is None and any(path.is_relative_to(home) for home in remotes)
+        if os.path.lexists(path) and path not in moved and not keep:
             moved[path] = _set_aside(path)
     for finding in report.findings:
         if finding.copy is not None:
             data = finding.copy.data
             if isinstance(data, Path):
-                data = moved.get(data, data)  # of two that changed places
+                data = moved.get(data, data)  # two files may have been swapped
             _put(data, finding.path, finding.expected.removeprefix("MD5 "))
             if finding.path.is_relative_to(cache):
-                finding.path.chmod(0o444)  # as DVC has its objects
+                finding.path.chmod(0o444)  # like all of DVC's objects
     return len(moved)
 
 
 def _set_aside(path: Path) -> Path:
+    """Moves a file to ASIDE and returns its new path."""
     names = (ASIDE / path.parent / f"{path.name}.{number}" for number in count(1))
     target = next(name for name in names if not os.path.lexists(name))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -226,7 +250,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _put(data: Path | bytes, path: Path, md5: str) -> None:
-    """Writes the bytes to `path`, whole and under their hash or not at all."""
+    """Writes the bytes to `path` atomically, after a check of their hash."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".check.") as folder:
         new = Path(folder, "new")

@@ -1,7 +1,6 @@
-"""An adapter as a folder that a hub would take: weights, configuration, card with results, manifest. Uploads nothing.
+"""`tli export`: writes an adapter as a folder for a hub, with weights, configuration, model card and manifest.
 
-The card is the one that training wrote (model/card.py), its results read from the tables as shown there. Feeds no
-table.
+The card is the one that training wrote (model/card.py), with results from the tables added. Nothing is uploaded.
 """
 
 from __future__ import annotations
@@ -23,22 +22,28 @@ TABLES = ("ranks", "xcopa", "xnli")
 
 
 def source(rank: int | None, seed: int | None, build: Path, params: Params) -> Path:
-    """Where the adapter lies: without a rank the paper's cell, else the sweep's, of its first seed unless one is given.
+    """Returns the folder of an adapter.
+
+    Args:
+        rank: a rank of the sweep; None is the main run.
+        seed: a seed of the sweep; None is the first.
+        build: the folder build/<model>.
+        params: the parameters.
 
     Raises:
-        UserError: the sweep has no such cell, or the author's adapter is asked for, which is not ours to pass on.
+        UserError: the sweep has no such run, or the main adapter is the author's, whose licence does not allow copies.
     """
     if rank is None:
         if params.adapter.source == "author":
             raise UserError(
-                "params.yaml: adapter.source: expected trained, got author, whose adapter has no licence to pass it "
-                "on; name a rank of the sweep with --rank"
+                "params.yaml: adapter.source: expected trained, got author, whose adapter has no licence that "
+                "allows copies; give a rank of the sweep with --rank"
             )
         return build / "adapter"
     sweep, chosen = params.sweep, params.sweep.seeds[0] if seed is None else seed
-    for name, value, known in (("rank", rank, sweep.ranks), ("seed", chosen, sweep.seeds)):
-        if value not in known:
-            listed = ", ".join(map(str, known))
+    for name, value, allowed in (("rank", rank, sweep.ranks), ("seed", chosen, sweep.seeds)):
+        if value not in allowed:
+            listed = ", ".join(map(str, allowed))
             raise UserError(
                 f"--{name}: expected one of the sweep's, {listed}, got {value}; add it to sweep.{name}s and run "
                 "`dvc repro`"
@@ -47,11 +52,17 @@ def source(rank: int | None, seed: int | None, build: Path, params: Params) -> P
 
 
 def results(tables: Path, rank: int, params: Params) -> str:
-    """The lines of `rank` and of rank 0 in the tables by rank, as Markdown; a caption says what they are means of."""
+    """Returns the rows of `rank` and of rank 0 in the tables by rank, as Markdown.
+
+    Args:
+        tables: the folder paper/tables/<model>.
+        rank: the adapter's rank.
+        params: the parameters.
+    """
     page = render.read(tables)
-    known = [page.tables[name] for name in TABLES if name in page.tables]
-    parts = [f"Of the run with this adapter, profile `{params.model}`; rank 0 is the base without it."]
-    for table in known:
+    present = [page.tables[name] for name in TABLES if name in page.tables]
+    parts = [f"Results of the run with this adapter, model `{params.model}`. Rank 0 is the base without an adapter."]
+    for table in present:
         lines = [*_lines(table, rank)]
         if lines:
             parts.append(f"**{table.title}.** {table.full_caption}\n\n" + "\n".join(lines))
@@ -59,9 +70,9 @@ def results(tables: Path, rank: int, params: Params) -> str:
 
 
 def _lines(table: Table, rank: int) -> Iterator[str]:
-    at = [column.key for column in table.columns].index("rank")
-    chosen = [line for line in table.lines if line[at] in ("0", str(rank))]
-    if any(line[at] != "0" for line in chosen):
+    index = [column.key for column in table.columns].index("rank")
+    chosen = [line for line in table.lines if line[index] in ("0", str(rank))]
+    if any(line[index] != "0" for line in chosen):
         yield f"| {' | '.join(column.title for column in table.columns)} |"
         yield f"| {' | '.join(':--' if column.kind == 'text' else '--:' for column in table.columns)} |"
         yield from (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in chosen)
@@ -70,28 +81,34 @@ def _lines(table: Table, rank: int) -> Iterator[str]:
 def run(
     rank: int | None, seed: int | None, build: Path, tables: Path, fetched: Path, out: Path, params: Params
 ) -> list[str]:
-    """Writes the folder `out`, which is replaced as a whole, and returns the names of its files.
+    """Writes the folder `out`, replacing what is there, and returns the names of its files.
 
     Args:
-        build, tables: the profile's folders. fetched: metrics of the stage `base`; of a fetched model, its revision.
+        rank: a rank of the sweep; None is the main run.
+        seed: a seed of the sweep; None is the first.
+        build: the folder build/<model>.
+        tables: the folder paper/tables/<model>.
+        fetched: metrics of the stage `base`, with the revision of a fetched model.
+        out: the folder to write.
+        params: the parameters.
 
     Raises:
-        UserError: the adapter is not there, or was trained on another word list than the tables are of.
+        UserError: there is no such adapter, or it was trained on another word list than that of the tables.
     """
     folder = source(rank, seed, build, params)
     for file in (lora.WEIGHTS, lora.SETTINGS, lora.CARD):
         if not (folder / file).is_file():
             raise UserError(f"{folder / file}: no such file; run `dvc repro`, which trains the adapter")
-    said = read_text(folder / lora.CARD)
-    listed = sha256_of(build / "pairs.tsv")
-    if listed not in said:
+    text = read_text(folder / lora.CARD)
+    pairs_hash = sha256_of(build / "pairs.tsv")
+    if pairs_hash not in text:
         raise UserError(
-            f"{folder / lora.CARD}: expected training on {build / 'pairs.tsv'} ({listed}), got another list; "
+            f"{folder / lora.CARD}: expected training on {build / 'pairs.tsv'} ({pairs_hash}), got another list; "
             "run `dvc repro`"
         )
     settings = read_json(folder / lora.SETTINGS)
     measured = results(tables, int(settings["r"]), params)
-    said = re.sub(rf"(?<=^{card.RESULTS}\n\n)[^\n]*", lambda _: measured, said, count=1, flags=re.M)
+    text = re.sub(rf"(?<=^{card.RESULTS}\n\n)[^\n]*", lambda _: measured, text, count=1, flags=re.M)
     model, revision = params.active.model, None
     with atomic_dir(out) as temporary:
         shutil.copyfile(folder / lora.WEIGHTS, temporary / lora.WEIGHTS)
@@ -99,11 +116,11 @@ def run(
         base = str(settings["base_model_name_or_path"])
         if isinstance(model, HubModel):
             base, revision = model.repo, str(read_json(fetched)["revision"])
-            said = said.replace(f"revision `{model.revision}`", f"revision `{revision}`")
-            said = said.replace(f'revision="{model.revision}"', f'revision="{revision}"')
-            said = said.replace(f"revision={model.revision}", f"revision={revision}")
-            said = said.replace("; `first` is the one noted in fetched.sha256", "")
+            text = text.replace(f"revision `{model.revision}`", f"revision `{revision}`")
+            text = text.replace(f'revision="{model.revision}"', f'revision="{revision}"')
+            text = text.replace(f"revision={model.revision}", f"revision={revision}")
+            text = text.replace("; `first` is the one noted in fetched.sha256", "")
         lora.settle(temporary, base, revision)
-        write_text(temporary / lora.CARD, said)
+        write_text(temporary / lora.CARD, text)
         write_manifest(temporary)
     return sorted(file.name for file in out.iterdir())

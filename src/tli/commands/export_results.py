@@ -1,7 +1,7 @@
-"""The transfer rows of a cell as lm-evaluation-harness's own results JSON, for tools that read those files.
+"""`tli export-results`: writes a run's benchmark scores like the results JSON of lm-evaluation-harness.
 
-Names are the harness's where the items, the split and the prompts are: `xcopa_sw`, `xnli_sw`, `copa`. Whatever differs
-has a name that the harness does not know: the micro-world's items, corrected questions, another split than its own.
+A task has the harness's name (`xcopa_sw`, `xnli_sw`, `copa`) only if items, split and prompts are the same. The
+micro-world's items, corrected questions and other splits have names that the harness does not use.
 """
 
 from __future__ import annotations
@@ -23,64 +23,74 @@ from tli.paper.scores import CORRECTED, Shown, each, shown
 VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
 
 
-def task_name(one: Shown, params: Params) -> str:
-    """What the harness calls the task, or a name that says what is different."""
-    language = one.set.partition(".")[2]
+def task_name(task: Shown, params: Params) -> str:
+    """Returns the harness's name of the task, or a name that shows the difference."""
+    language = task.set.partition(".")[2]
     if params.active.benchmarks.source == "microworld":
-        return f"micro_world_{one.task}_form_{language}"
-    name = "copa" if (one.task, language) == ("xcopa", "en") else f"{one.task}_{language}"
-    corrected = "_question_corrected" if CORRECTED in one.set else ""
-    other = "" if one.split == scored_split(one.task, language, "default") else f"_{one.split}"
-    return f"{name}{corrected}{other}"
+        return f"micro_world_{task.task}_form_{language}"
+    name = "copa" if (task.task, language) == ("xcopa", "en") else f"{task.task}_{language}"
+    corrected = "_question_corrected" if CORRECTED in task.set else ""
+    split = "" if task.split == scored_split(task.task, language, "default") else f"_{task.split}"
+    return f"{name}{corrected}{split}"
 
 
 def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str, Any]:
-    """The sections that `lm_eval.simple_evaluate` returns, less what describes a machine and a moment.
+    """Returns the sections of `lm_eval.simple_evaluate`'s result, without those that describe machine and time.
 
-    acc is the share of right predictions, acc_stderr = sqrt(sum (x - acc)^2 / (n - 1)) / sqrt(n) over the items.
+    Over the items, with x = 1 for a right prediction and 0 for a wrong one, acc is the mean of x, and acc_stderr =
+    sqrt(sum (x - acc)^2 / (n - 1)) / sqrt(n).
+
+    Args:
+        rows: the rows of `score` or `sweep-score`.
+        cell: the run.
+        counts: metrics of the stage `benchmarks`.
+        params: the parameters.
+
+    Raises:
+        UserError: the model has no benchmarks, or the rows do not contain the run.
     """
     if params.active.benchmarks.source == "none":
         raise UserError(f"export: expected scores, got none: {params.model} has no benchmarks")
     if cell not in rows.cells:
-        raise UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; name such a cell")
+        raise UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; give one of these runs")
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
-    for one in shown(rows, counts, params, "xcopa", "xnli"):
-        name = task_name(one, params)
-        right = [*each(rows, cell, one.set, "correct").values()]
-        released = counts.get(f"{one.task}.{one.set.partition('.')[2]}.{one.split}.released", len(right))
-        version = VERSION if params.active.benchmarks.source == "hub" and CORRECTED not in one.set else None
+    for task in shown(rows, counts, params, "xcopa", "xnli"):
+        name = task_name(task, params)
+        correct = [*each(rows, cell, task.set, "correct").values()]
+        released = counts.get(f"{task.task}.{task.set.partition('.')[2]}.{task.split}.released", len(correct))
+        version = VERSION if params.active.benchmarks.source == "hub" and CORRECTED not in task.set else None
         sections["results"][name] = {
             "name": name,
             "alias": name,
-            "sample_len": len(right),
-            "acc,none": statistics.fmean(right),
-            "acc_stderr,none": statistics.stdev(right) / math.sqrt(len(right)),
+            "sample_len": len(correct),
+            "acc,none": statistics.fmean(correct),
+            "acc_stderr,none": statistics.stdev(correct) / math.sqrt(len(correct)),
         }
-        values = (_config(name, one, version, params), version, 0, {"acc": True})
+        values = (_config(name, task, version, params), version, 0, {"acc": True})
         for section, value in zip(by_task, values, strict=False):
             sections[section][name] = value
-        sections["n-samples"][name] = {"original": released, "effective": len(right)}
+        sections["n-samples"][name] = {"original": released, "effective": len(correct)}
     for section in by_task[:-1]:
         sections[section] = dict(sorted(sections[section].items()))
     return {**sections, "config": _model(rows.path, cell, params)}
 
 
-def _config(name: str, one: Shown, version: float | None, params: Params) -> dict[str, Any]:
+def _config(name: str, task: Shown, version: float | None, params: Params) -> dict[str, Any]:
     """The task's data set, split and metric."""
-    settings, language = params.active.benchmarks, one.set.partition(".")[2]
+    settings, language = params.active.benchmarks, task.set.partition(".")[2]
     dataset: dict[str, Any] = {"dataset_path": "micro-world", "dataset_name": language}
     if isinstance(settings, HubBenchmarks):
-        copa = (one.task, language) == ("xcopa", "en")
-        repo: HubRepo = settings.copa if copa else getattr(settings, one.task)
+        copa = (task.task, language) == ("xcopa", "en")
+        repo: HubRepo = settings.copa if copa else getattr(settings, task.task)
         dataset = {"dataset_path": repo.repo, "dataset_name": "copa" if copa else language}
         if re.fullmatch(r"[0-9a-f]{40}", repo.revision):
             dataset["dataset_kwargs"] = {"revision": repo.revision}
     return {
         "task": name,
         **dataset,
-        "validation_split" if one.split == "validation" else "test_split": one.split,
+        "validation_split" if task.split == "validation" else "test_split": task.split,
         "output_type": "multiple_choice",
         "num_fewshot": 0,
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
@@ -89,7 +99,7 @@ def _config(name: str, one: Shown, version: float | None, params: Params) -> dic
 
 
 def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
-    """Whose scores these are: the model, and the adapter of the cell."""
+    """The model, and the run's adapter."""
     frame = read_rows(path)
     first = frame[frame["cell"] == cell].iloc[0]
     model, settings = params.active.model, params.active.benchmarks
@@ -101,7 +111,12 @@ def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
 
 
 def rows_of(cell: str, build: Path) -> Path:
-    """Where the pipeline writes the transfer rows of a cell: the base's, a rank and seed of the sweep, or `main`."""
+    """Returns the row file with the scores of a run, in the pipeline's folder build/<model>.
+
+    Args:
+        cell: `base`, `untrained`, `main`, or a run of the sweep such as r8-s0.
+        build: that folder.
+    """
     if swept := re.fullmatch(r"r(\d+)-s\d+", cell):
         return build / "sweep" / "rows" / f"r{swept[1]}" / "score.tsv"
     folder = build / "base-rows" if cell in ("base", "untrained") else build
@@ -109,5 +124,13 @@ def rows_of(cell: str, build: Path) -> Path:
 
 
 def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:
-    """Writes `out` from a row file of `score` or `sweep-score` and the metrics of the stage `benchmarks`."""
+    """Writes the results JSON of a run to `out`.
+
+    Args:
+        rows: a row file of `score`, `base-rows` or `sweep-score`.
+        benchmarks: metrics of the stage `benchmarks`.
+        cell: the run.
+        out: the file to write.
+        params: the parameters.
+    """
     write_json(out, results(Rows(rows), cell, read_json(benchmarks), params))

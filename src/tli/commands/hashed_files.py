@@ -1,8 +1,8 @@
-"""The files of the checkout that have a known hash, and their hashes now (for `tli check`, commands/check_files.py).
+"""Finds the files of the checkout that have a known hash, and hashes them (for `tli check`, check_files.py).
 
-The outputs that data.dvc and dvc.lock name, the objects of DVC's cache and of remotes inside the repository, which are
-named after their content, and the SHA256SUMS of folders. Every byte is read; nothing is taken from times or from DVC's
-own notes, and an inode is read once, however many names it has. Feeds no table.
+These are the outputs named in data.dvc and dvc.lock, the objects of DVC's cache and of remotes inside the repository
+(whose names are hashes), and the files named in the SHA256SUMS of folders. Every byte is read; file times and DVC's
+state database are not used. An inode is read once, however many names it has.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from tli.io.files import MANIFEST, read_text, write_text
 from tli.io.structured import read_yaml
 
 CHUNK = 1 << 20  # bytes read at a time
-NOTED = Path(".dvc", "tmp", "listings")  # by their hash; git and DVC pass it over
+NOTED = Path(".dvc", "tmp", "listings")  # listings of folders, named by their hash; git and DVC ignore it
 
 
 class Output(NamedTuple):
-    """A file or folder that a lock names; a folder's `md5` is that of its listing, with `.dir` behind."""
+    """A file or folder named in a lock file. The `md5` of a folder is that of its listing, followed by `.dir`."""
 
     path: Path
     md5: str
@@ -39,7 +39,7 @@ class Output(NamedTuple):
 
 
 class Object(NamedTuple):
-    """A file of DVC's cache or of a remote (`home`), and the MD5 that its name says; a `.dir` is a folder's listing."""
+    """A file of DVC's cache or of a remote (`home`), and the MD5 that is its name. A `.dir` is a folder's listing."""
 
     path: Path
     md5: str
@@ -47,18 +47,24 @@ class Object(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """Hashes of a file's bytes and how many they are; without MD5 it cannot be read, and `said` says why."""
+    """A file's hashes and size. If the file cannot be read, `md5` is empty and `error` gives the reason."""
 
     md5: str
     sha256: str = ""
     size: int = 0
-    said: str = ""
+    error: str = ""
 
 
 class Tree(NamedTuple):
-    """The checkout in the current folder: DVC's cache and, behind it in `homes`, its remotes, with their objects.
+    """The files of the checkout in the current folder.
 
-    `files` holds each output's files, `sums` what manifests say of a file, `tracked` the blobs of git's index.
+    Attributes:
+        homes: DVC's cache, and after it the remotes inside the repository.
+        objects: the objects in these.
+        files: output -> its files.
+        sums: file -> its SHA-256 in a manifest, and that manifest.
+        digests: file -> its actual hashes.
+        tracked: file in git's index -> its blob id.
     """
 
     homes: list[Path]
@@ -69,48 +75,49 @@ class Tree(NamedTuple):
     tracked: dict[Path, str]
 
     def listing(self, output: Output) -> bytes:
-        """What DVC would write as the listing of the output's folder, as it is now."""
+        """Returns the listing that DVC would write of the output's folder as it is now."""
         return listing({file.relative_to(output.path): self.digests[file].md5 for file in self.files[output]})
 
     def listed(self, output: Output) -> dict[Path, str] | None:
-        """File -> MD5 in the output's folder as the lock has it; None where nobody has the listing that it names.
+        """Returns file -> MD5 for the output's folder by the listing that the lock names; None if there is no such one.
 
-        It may be an object of the cache or a remote, one that `note` noted, or that of the files in git's index.
+        The listing may be an object of the cache or of a remote, a noted one (see `note`), or that of git's index.
         """
         md5, noted = output.md5.removesuffix(".dir"), NOTED / output.md5
-        found = [one.path.read_bytes() for one in self.objects if one.path.suffix == ".dir" and one.md5 == md5]
-        found += [noted.read_bytes()] if noted.is_file() else []
-        for data in found:
+        listings = [obj.path.read_bytes() for obj in self.objects if obj.path.suffix == ".dir" and obj.md5 == md5]
+        listings += [noted.read_bytes()] if noted.is_file() else []
+        for data in listings:
             if md5_of(data) == md5:
                 return {output.path / entry["relpath"]: entry["md5"] for entry in json.loads(data)}
         inside = {path: blob for path, blob in self.tracked.items() if path.is_relative_to(output.path)}
-        of_git = {path: md5_of(data) for path, data in zip(inside, blobs(inside.values()), strict=True)}
-        if md5_of(listing({path.relative_to(output.path): each for path, each in of_git.items()})) == md5:
-            return of_git
+        in_git = {path: md5_of(data) for path, data in zip(inside, blobs(inside.values()), strict=True)}
+        if md5_of(listing({path.relative_to(output.path): file_md5 for path, file_md5 in in_git.items()})) == md5:
+            return in_git
         return None
 
 
 def listing(files: Mapping[Path, str]) -> bytes:
-    """The listing that DVC writes of a folder's files, path within it -> MD5."""
+    """Returns the listing that DVC writes for a folder, given path in the folder -> MD5."""
     entries = [{"md5": md5, "relpath": path.as_posix()} for path, md5 in files.items()]
     return json.dumps(sorted(entries, key=lambda entry: entry["relpath"]), sort_keys=True).encode()
 
 
 def note(output: Output, data: bytes) -> None:
-    """Keeps the listing of a whole folder, for the day that a file there has changed, and DVC's own listing perhaps."""
+    """Stores the listing of an intact folder, to find out later which file changed, even without DVC's listing."""
     if not (NOTED / output.md5).is_file():
         write_text(NOTED / output.md5, data.decode())
 
 
 def md5_of(data: bytes) -> str:
+    """Returns the MD5 of bytes in hexadecimal digits."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def read() -> Tree:
-    """Finds and hashes all of it.
+    """Finds and hashes all files that have a known hash.
 
     Raises:
-        UserError: no DVC repository here, or a lock that is none.
+        UserError: the current folder is no DVC repository, or has a broken lock file.
     """
     from dvc.config import Config, ConfigError
 
@@ -120,23 +127,24 @@ def read() -> Tree:
         config = Config(str(Path(".dvc").absolute()))
     except ConfigError as error:
         raise UserError(f".dvc/config: {' '.join(str(error).split())}; restore it from git") from None
-    remotes = [_here(Path(remote["url"])) for remote in config["remote"].values() if "://" not in remote["url"]]
-    homes = [_here(Path(".dvc", config["cache"].get("dir", "cache"))), *(r for r in remotes if not r.is_absolute())]
-    objects, ignored = [one for home in homes for one in _objects(home)], _ignored()
+    remotes = [_relative(Path(remote["url"])) for remote in config["remote"].values() if "://" not in remote["url"]]
+    homes = [_relative(Path(".dvc", config["cache"].get("dir", "cache"))), *(r for r in remotes if not r.is_absolute())]
+    objects, ignored = [obj for home in homes for obj in _objects(home)], _ignored()
     files = {output: _files(output.path, ignored) for output in _outputs()}
-    own = [file for each in files.values() for file in each]
-    sums = dict(_sums(file for file in own if file.name == MANIFEST))
-    return Tree(homes, objects, files, sums, digests([*own, *(one.path for one in objects)], sums), _tracked())
+    output_files = [file for paths in files.values() for file in paths]
+    sums = dict(_sums(file for file in output_files if file.name == MANIFEST))
+    hashed = digests([*output_files, *(obj.path for obj in objects)], sums)
+    return Tree(homes, objects, files, sums, hashed, _tracked())
 
 
-def _here(path: Path) -> Path:
-    """`path` as seen from here, where it lies below: DVC gives a remote's as a whole."""
-    whole = Path(os.path.abspath(path))
-    return whole.relative_to(Path.cwd()) if whole.is_relative_to(Path.cwd()) else whole
+def _relative(path: Path) -> Path:
+    """A path inside the current folder as a relative one, another as it is. DVC gives absolute paths of remotes."""
+    absolute = Path(os.path.abspath(path))
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
 
 
 def _outputs() -> Iterator[Output]:
-    """What the locks name; every stage has the checkout's folder as its own (full/dvc.yaml by `wdir`)."""
+    """The outputs in the lock files. All paths are relative to the checkout (in full/dvc.yaml because of `wdir`)."""
     for lock in (*sorted(Path().glob("*.dvc")), Path("dvc.lock"), Path("full", "dvc.lock")):
         if lock.is_file():
             try:
@@ -146,7 +154,9 @@ def _outputs() -> Iterator[Output]:
                 parts = [content] if lock.suffix == ".dvc" else chosen
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):
-                raise UserError(f"{lock}: expected a lock of DVC, got something else; restore it") from None
+                raise UserError(
+                    f"{lock}: expected a lock file of DVC, got something else; restore it from git"
+                ) from None
             yield from (Output(path, md5, str(lock)) for path, md5 in outs)
 
 
@@ -158,31 +168,31 @@ def _objects(home: Path) -> Iterator[Object]:
 
 
 def _ignored() -> list[str]:
-    """The names that .dvcignore keeps out of every folder's listing."""
+    """The name patterns in .dvcignore, which apply to every folder's listing."""
     lines = read_text(".dvcignore").splitlines() if Path(".dvcignore").is_file() else []
     return [text for text in map(str.strip, lines) if text and not text.startswith(("#", "/"))]
 
 
 def _files(path: Path, ignored: Sequence[str]) -> list[Path]:
-    """The file at `path`, or all in the folder there, links to files among them."""
+    """The file at `path`, or all files in the folder at `path`, including links to files."""
     if not path.is_dir():
         return [path] if os.path.lexists(path) else []
-    inside = sorted(each for each in path.rglob("*") if not each.is_dir())
-    names = [each.relative_to(path).parts for each in inside]
-    hidden = [any(fnmatch(part, name) for part in parts for name in ignored) for parts in names]
-    return [each for each, out in zip(inside, hidden, strict=True) if not out]
+    inside = sorted(file for file in path.rglob("*") if not file.is_dir())
+    names = [file.relative_to(path).parts for file in inside]
+    hidden = [any(fnmatch(part, pattern) for part in parts for pattern in ignored) for parts in names]
+    return [file for file, is_hidden in zip(inside, hidden, strict=True) if not is_hidden]
 
 
 def _sums(manifests: Iterable[Path]) -> Iterator[tuple[Path, tuple[str, Path]]]:
-    """File -> its SHA-256 and the manifest that has it; a line that is none is seen in the manifest's own MD5."""
+    """Yields (file, (its SHA-256, manifest)). A malformed line is skipped: the MD5 of the manifest shows the damage."""
     for manifest in manifests:
         for text in manifest.read_text(encoding="utf-8", errors="replace").splitlines():
-            if found := re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", text):
-                yield manifest.parent / found[2], (found[1], manifest)
+            if match := re.fullmatch(r"([0-9a-f]{64})  ([^\0]+)", text):
+                yield manifest.parent / match[2], (match[1], manifest)
 
 
 def _tracked() -> dict[Path, str]:
-    """Path -> blob of the files in git's index; none without git."""
+    """Path -> blob id of the files in git's index; empty without git."""
     try:
         call = subprocess.run(["git", "ls-files", "-s", "-z"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -192,60 +202,68 @@ def _tracked() -> dict[Path, str]:
 
 
 def blobs(names: Iterable[str]) -> list[bytes]:
-    """The contents of git's blobs of these names; nothing of one that git has lost."""
+    """Returns the contents of git's blobs with these ids; empty bytes for a blob that git does not have."""
     if not (names := [*names]):
         return []
-    asked = "".join(f"{name}\n" for name in names).encode()
-    said = subprocess.run(["git", "cat-file", "--batch"], input=asked, capture_output=True).stdout
-    found = []
+    lines = "".join(f"{name}\n" for name in names).encode()
+    output = subprocess.run(["git", "cat-file", "--batch"], input=lines, capture_output=True).stdout
+    contents = []
     for _ in names:
-        head, _, said = said.partition(b"\n")  # <name> blob <size>, or <name> missing
-        size = int(head.split()[2]) if (there := head.count(b" ") == 2) else 0
-        found.append(said[:size])
-        said = said[size + there :]
-    return found
+        head, _, output = output.partition(b"\n")  # <name> blob <size>, or <name> missing
+        size = int(head.split()[2]) if (exists := head.count(b" ") == 2) else 0
+        contents.append(output[:size])
+        output = output[size + exists :]
+    return contents
 
 
 def digests(paths: Iterable[Path], sums: Mapping[Path, object]) -> dict[Path, Digest]:
-    """The hashes of each path, SHA-256 only of those in `sums`; each inode is read once."""
-    found: dict[Path, Digest] = {}
+    """Hashes files, in parallel.
+
+    Args:
+        paths: the files.
+        sums: the files that also need a SHA-256.
+
+    Returns:
+        Path -> its hashes. A file that cannot be read has an `error`.
+    """
+    hashes: dict[Path, Digest] = {}
     names: dict[tuple[int, int], list[Path]] = {}
     for path in paths:
         try:
-            known = path.stat()
-            if stat.S_ISREG(known.st_mode):
-                names.setdefault((known.st_dev, known.st_ino), []).append(path)
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                names.setdefault((status.st_dev, status.st_ino), []).append(path)
             else:
-                found[path] = Digest("", said="no regular file")
+                hashes[path] = Digest("", error="no regular file")
         except OSError as error:
-            found[path] = Digest("", said=str(error.strerror))
+            hashes[path] = Digest("", error=str(error.strerror))
 
     def read(same: list[Path]) -> Digest:
-        return digest(same[0], wide=any(path in sums for path in same))
+        return digest(same[0], sha256=any(path in sums for path in same))
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing lets go of the interpreter
-        for same, one in zip(names.values(), pool.map(read, names.values()), strict=True):
-            found |= dict.fromkeys(same, one)
-    return found
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # threads help because hashing releases the interpreter lock
+        for same, result in zip(names.values(), pool.map(read, names.values()), strict=True):
+            hashes |= dict.fromkeys(same, result)
+    return hashes
 
 
-def digest(path: Path, wide: bool = False) -> Digest:
-    """MD5 of the bytes of `path`, `wide`: and their SHA-256, in one reading."""
-    hashes = [hashlib.md5(usedforsecurity=False), *([hashlib.sha256()] if wide else [])]
+def digest(path: Path, sha256: bool = False) -> Digest:
+    """Returns the MD5 of a file, and if asked its SHA-256, in one reading."""
+    hashes = [hashlib.md5(usedforsecurity=False), *([hashlib.sha256()] if sha256 else [])]
     buffer, size = memoryview(bytearray(CHUNK)), 0
     try:
         with path.open("rb", buffering=0) as file:
             while got := file.readinto(buffer):
                 size += got
-                for one in hashes:
-                    one.update(buffer[:got])
+                for hasher in hashes:
+                    hasher.update(buffer[:got])
     except OSError as error:
-        return Digest("", said=str(error.strerror))
-    return Digest(hashes[0].hexdigest(), hashes[1].hexdigest() if wide else "", size)
+        return Digest("", error=str(error.strerror))
+    return Digest(hashes[0].hexdigest(), hashes[1].hexdigest() if sha256 else "", size)
 
 
 def _of_the_run(stages: dict[str, Any]) -> list[Any]:
-    """The stages of dvc.lock without those of models that `models` does not list, whose outputs need not be there."""
+    """The stages of dvc.lock, without those of models that `models` in params.yaml does not list."""
     models = set(read_yaml("params.yaml").get("models", [])) if Path("params.yaml").is_file() else set()
-    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, or `smollm2-16` of a sweep; else empty
+    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, `smollm2-16` in the sweep, or empty
     return [stages[name] for name, item in items.items() if not item or {item, item.rpartition("-")[0]} & models]

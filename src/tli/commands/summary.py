@@ -1,7 +1,6 @@
-"""What the last run found, on one screen: verdicts, claims, headline numbers, its time, and where the rest lies.
+"""`tli summary`: shows the last run on one screen: verdicts, claims, important numbers, time, and paths of the rest.
 
-Reads what the stages wrote, computes nothing and writes no file; numbers are rounded as the paper's text rounds them.
-`make repro` ends with it. Feeds no table.
+It only reads files that the stages wrote. Numbers are rounded as in the paper's text. `make repro` ends with it.
 """
 
 from __future__ import annotations
@@ -24,20 +23,24 @@ from tli.paper.scores import item_name, language_name
 from tli.paper.similarity import trained_view
 
 WIDTH = 9  # of the first column
-NAMED = 3  # values that differ and are named
+NAMED = 3  # at most so many differing values are named
 
 
 def page(params: Params, root: Path) -> str:
-    """The screen as text, `root` the folder of the project.
+    """Returns the screen as text.
+
+    Args:
+        params: the parameters.
+        root: the folder of the project.
 
     Raises:
-        UserError: a file of the run is not there.
+        UserError: a file of the run is missing.
     """
     results = root / "results" / params.model
     measured: Measured = read_json(results / "measured.json")
     verdicts = read_json(results / "verify.json")
     lines = [
-        ("model", _what(params)),
+        ("model", _settings(params)),
         *_verdicts(verdicts),
         *_alignment(measured, params),
         *_transfer(measured, params),
@@ -45,10 +48,10 @@ def page(params: Params, root: Path) -> str:
         *_time(root / "docs" / "costs" / params.model / "costs.json"),
         *_places(root, params.model),
     ]
-    return "\n".join(f"{name:{WIDTH}}{said}" for name, said in lines)
+    return "\n".join(f"{name:{WIDTH}}{content}" for name, content in lines)
 
 
-def _what(params: Params) -> str:
+def _settings(params: Params) -> str:
     lora, sweep = params.lora, params.sweep
     ranks = ", ".join(map(str, sweep.ranks))
     return (
@@ -64,11 +67,14 @@ def _verdicts(verdicts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     outside = f"{len(wrong):,} of {counts[AGREES] + counts[DIFFERS]:,} values outside their tolerance"
     yield "verify", f"{outside}{_list(wrong)}; {counts[NONE]:,} without an expectation"
     yield "", f"{len(changed)} of {len(verdicts['conclusions'])} conclusions changed{_list(changed)}"
-    yield "claims", f"{claims['number']}: " + ", ".join(f"{count} {said}" for said, count in claims["verdicts"].items())
+    yield (
+        "claims",
+        f"{claims['number']}: " + ", ".join(f"{count} {verdict}" for verdict, count in claims["verdicts"].items()),
+    )
 
 
 def _list(names: list[str]) -> str:
-    """The first few names in parentheses, red on a terminal; nothing where there are none."""
+    """The first few names in parentheses, red on a terminal; empty if there are none."""
     if not names:
         return ""
     text = f"{', '.join(names[:NAMED])}{' …' if len(names) > NAMED else ''}"
@@ -81,10 +87,10 @@ def _alignment(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
     def value(key: str) -> str:
         return text(f"run.{key}", measured.get(key))
 
-    own = f"align.trained.%s.{view}"
-    said = f"trained pairs {value(own % 'before')} → {value(own % 'after')} ({value(own % 'gain')}), "
-    said += f"unseen pairs {value(f'align.control.gain.{view}')}, "
-    yield "cosine", f"{said}random pairs {value(f'gains.random_trained.{view}')}, at {view}"
+    key = f"align.trained.%s.{view}"
+    cosines = f"trained pairs {value(key % 'before')} → {value(key % 'after')} ({value(key % 'gain')}), "
+    cosines += f"unseen pairs {value(f'align.control.gain.{view}')}, "
+    yield "cosine", f"{cosines}random pairs {value(f'gains.random_trained.{view}')}, at {view}"
     hits = [
         f"{name} {value(f'retrieval.all.before.p1_{way}.{view}')} → {value(f'retrieval.all.after.p1_{way}.{view}')}"
         for way, name in (("sw_en", "sw→en"), ("en_sw", "en→sw"))
@@ -93,25 +99,25 @@ def _alignment(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
 
 
 def _transfer(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
-    """Accuracy of the paper's cell and its change against rank 0, a line a task."""
+    """The main run's accuracy and its change from rank 0, a line for each task."""
     ending = ".main.accuracy"
     keys = [key.removesuffix(ending) for key in measured if key.startswith("transfer.") and key.endswith(ending)]
     for task in dict.fromkeys(key.split(".")[1] for key in keys):
-        said = []
-        for key in (one for one in keys if one.split(".")[1] == task):
+        parts = []
+        for key in (key for key in keys if key.split(".")[1] == task):
             accuracy, change = (
-                text(f"run.{key}.main.{what}", measured[f"{key}.main.{what}"]) for what in ("accuracy", "change")
+                text(f"run.{key}.main.{name}", measured[f"{key}.main.{name}"]) for name in ("accuracy", "change")
             )
-            said.append(f"{language_name(key.removeprefix('transfer.'), params)} {accuracy} ({change})")
-        yield "accuracy", f"{item_name(task, params)}: {', '.join(said)}"
+            parts.append(f"{language_name(key.removeprefix('transfer.'), params)} {accuracy} ({change})")
+        yield "accuracy", f"{item_name(task, params)}: {', '.join(parts)}"
 
 
 def _rank(tables: Path) -> Iterator[tuple[str, str]]:
-    """What the tests say of the rank: the first note of the robustness tables, a part a line."""
-    found = render.read(tables).tables
+    """The results of the tests of the rank: the first note of each robustness table, a line for each part."""
+    by_name = render.read(tables).tables
     for name, short in (("robustness", "transfer"), ("robustness_alignment", "alignment")):
-        if name in found and found[name].notes:
-            first, *rest = found[name].notes[0].rstrip(".").split("; ")
+        if name in by_name and by_name[name].notes:
+            first, *rest = by_name[name].notes[0].rstrip(".").split("; ")
             yield "rank", f"{short}: {first[0].lower()}{first[1:]}"
             yield from (("", part) for part in rest)
 
@@ -119,11 +125,11 @@ def _rank(tables: Path) -> Iterator[tuple[str, str]]:
 def _time(costs: Path) -> Iterator[tuple[str, str]]:
     if costs.is_file():
         total = read_json(costs)["total"]
-        said = f"{total['minutes']} minutes in all stages, each by its last run; {total['peak_memory_gib']} GiB at most"
-        yield "time", said
+        minutes, memory = total["minutes"], total["peak_memory_gib"]
+        yield "time", f"{minutes} minutes in all stages, each by its last run; {memory} GiB at most"
 
 
-def _places(root: Path, profile: str) -> Iterator[tuple[str, str]]:
-    yield "tables", f"paper/tables/{profile}/README.md"
+def _places(root: Path, model: str) -> Iterator[tuple[str, str]]:
+    yield "tables", f"paper/tables/{model}/README.md"
     for name, path in (("paper", "paper/artifact.pdf"), ("report", "paper/report.html")):
         yield name, path if (root / path).is_file() else f"not made yet: dvc repro {name}"

@@ -1,1 +1,1 @@
-"""The parameters: params.yaml as checked objects."""
+"""The schema of params.yaml, and its loading."""

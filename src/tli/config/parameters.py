@@ -1,7 +1,8 @@
-"""params.yaml, typed, checked and frozen: the one place that values come from (stage: check).
+"""The schema of params.yaml and its loading. All parameters of a run come from there.
 
-Every key is listed here; an unknown key, a wrong type or a value out of range ends in one line that names the key.
-The `check` stage runs first in the pipeline, so that a bad value fails before DVC removes any output.
+Each class is a section of the file, and lists its keys with their types and ranges. An unknown key, a wrong type or a
+value out of range raises UserError, whose one line names the key. The stage `check` runs first in the pipeline, so that
+a bad value fails before DVC removes any output.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A mapping whose keys are all known, all typed and never change."""
+    """A section of params.yaml: every key is declared, has a type, and is read-only once loaded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Shares(Section):
-    """Shares of a whole: they sum to 1."""
+    """A section whose values are shares that sum to 1."""
 
     @model_validator(mode="after")
     def _sums(self) -> Self:
@@ -41,33 +42,33 @@ class Shares(Section):
 
 
 class Pairs(Section):
-    """Where the word pairs come from: `project` is data/pairs.tsv, `author` the two lists of the section `author`."""
+    """The source of the word pairs: `project` (data/pairs.tsv) or `author` (the two lists of the section `author`)."""
 
     source: Literal["project", "author"]
 
 
 class Adapter(Section):
-    """Where the paper's cell comes from: `trained` here, or the `author`'s own, of the section `author`."""
+    """The source of the main run's adapter: `trained` here, or `author` (the adapter of the section `author`)."""
 
     source: Literal["trained", "author"]
 
 
 class Listed(Section):
-    """One file of the author's repository, by its path there and the SHA-256 of its bytes."""
+    """A file of the author's repository: its path there and its SHA-256."""
 
     path: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Blob(Section):
-    """One file of the author's repository, by its path there and its git blob id."""
+    """A file of the author's repository: its path there and its git blob id."""
 
     path: str
     git_blob: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
 class Author(Section):
-    """The author's public files at a pinned commit, fetched only where a `source` says so."""
+    """The author's public files at a pinned commit, fetched only if pairs.source or adapter.source is `author`."""
 
     url: Annotated[str, Field(pattern=r"^https://[^\s]+/[0-9a-f]{40}$")]
     trained: Listed
@@ -76,31 +77,35 @@ class Author(Section):
 
 
 class Fetch(Section):
-    """The file in git that notes the SHA-256 of every fetched file at its first fetch and holds later ones to it."""
+    """`manifest`: the file in git with the SHA-256 of every fetched file. Later fetches must give the same bytes."""
 
     manifest: str
 
 
 class FourBit(Section):
-    """How bitsandbytes packs one 4-bit type: the dtype weights are cast to before, whether scales are packed too."""
+    """How bitsandbytes quantises to a 4-bit type.
+
+    `load_dtype`: the dtype to which weights are cast first. `double_quant`: whether the scales are quantised too.
+    """
 
     load_dtype: Dtype
     double_quant: bool
 
 
 class Quantize(Section):
-    """NF4 for training and measuring; FP4 for the view of the public evaluation script (measure/views.py)."""
+    """NF4 is for training and measuring, FP4 for the view of the public evaluation script (measure/views.py)."""
 
     nf4: FourBit
     fp4: FourBit
 
 
 class Lora(Section):
-    """LoRA: W + (alpha / r) B A, with alpha by `scaling`, on the blocks that the loss can reach or on all.
+    """LoRA: a weight W becomes W + (alpha / r) B A, where r is `rank`.
 
-    `2r`: alpha = 2 r. `fixed32`: alpha = 32. `rslora`: the factor is 8 / sqrt(r) (rank-stabilised, 2312.03732).
-    All three give the factor 2 at the paper's r = 16. `reached`: blocks 1 to train.layer, to which alone the loss
-    gives a gradient. `all`: every block, as in the public scripts; B stays 0 beyond, but dropout draws there too.
+    `scaling`: `2r` sets alpha = 2 r; `fixed32` sets alpha = 32; `rslora` sets the factor to 8 / sqrt(r)
+    (rank-stabilised LoRA, arXiv 2312.03732). All three give the factor 2 at the paper's r = 16.
+    `blocks`: `reached` adapts blocks 1 to train.layer, the only ones with a gradient from the loss. `all` adapts every
+    block, as the public scripts do; above train.layer B stays 0, but dropout there still draws random numbers.
     """
 
     rank: Count
@@ -111,10 +116,11 @@ class Lora(Section):
 
 
 class Train(Section):
-    """Targeted Lexical Injection (2506.15415, section 3): what the loss reads and how it is minimised.
+    """Targeted Lexical Injection (arXiv 2506.15415, section 3): the loss and the optimisation.
 
-    `layer` may also be `middle` or `last` in the file: half the profile's blocks, or all of them. `pairs: shuffled`
-    trains on the same words with the translations permuted, a control for what training does whatever the pairing.
+    `layer`: the layer at which the loss reads embeddings; the file may also say `middle` (half the model's blocks) or
+    `last` (all of them). `pooling`: see measure/views.py. `pairs: shuffled` permutes the translations, as a control for
+    effects of training that do not depend on the pairing.
     """
 
     layer: Count
@@ -131,20 +137,20 @@ class Train(Section):
 
 
 class Measure(Section):
-    """Seeds of the random pairings (derangements) that translation pairs are held against."""
+    """`random_seeds`: seeds of the random pairings (derangements) to which translation pairs are compared."""
 
     random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
 class Probe(Section):
-    """The translation prompt: how many trained pairs stand in it as examples, and the seed of their draw."""
+    """The translation prompt: the number of trained pairs in it as examples, and the seed that chooses them."""
 
     shots: Count
     seed: Seed
 
 
 class Project(Section):
-    """The picture of trained pairs: how many, t-SNE's perplexity, and the seed of their draw and of t-SNE."""
+    """The t-SNE plot: the number of trained pairs, the perplexity, and the seed that chooses pairs and starts t-SNE."""
 
     pairs: Annotated[int, Field(ge=2)]
     perplexity: Positive
@@ -158,35 +164,38 @@ class Project(Section):
 
 
 class Bos(Section):
-    """The BOS regime (model/attention_sink.py): from layer `layer` on, BOS has `ratio` times the norm of others."""
+    """The attention sink added to a base (model/attention_sink.py).
+
+    From layer `layer` on, the hidden state of BOS has `ratio` times the norm of the other tokens.
+    """
 
     layer: Annotated[int, Field(ge=2)]
     ratio: Annotated[float, Field(gt=1)]
 
 
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(values)) != len(values):
         raise ValueError("each value once")
     return values
 
 
-Ranks = Annotated[tuple[Count, ...], Field(min_length=1, strict=False), AfterValidator(_once)]
-Seeds = Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_once)]
-Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_once)]
+Ranks = Annotated[tuple[Count, ...], Field(min_length=1, strict=False), AfterValidator(_unique)]
+Seeds = Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_unique)]
+Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_unique)]
 
 
 class Arm(Section):
-    """An arm of the full grid: which keys of this file it changes, and at which ranks it is run."""
+    """A variant of the full grid: its ranks, and the values of this file that it changes (dotted key -> value)."""
 
     ranks: Ranks
     changes: dict[Annotated[str, Field(pattern=r"^(lora|train)\.\w+$")], str | int | float | bool]
 
 
 class Sweep(Section):
-    """The rank sweep: every rank with every seed; rank 0, the base model, is always there.
+    """The rank sweep: every rank of `ranks` with every seed of `seeds`. Rank 0, the base model, is always included.
 
-    `base_seeds` are further bases, each with a corpus of its own: with `grid: [full]`, full/dvc.yaml repeats the sweep
-    on each of them with every arm of `arms`, and those of `bos_arms` on the base in the BOS regime.
+    With `grid: [full]`, full/dvc.yaml repeats the sweep for every variant of `arms` on each base of `base_seeds`, which
+    are further base models, each with its own corpus. The variants of `bos_arms` run on bases with an attention sink.
     """
 
     ranks: Ranks
@@ -198,10 +207,12 @@ class Sweep(Section):
 
 
 class Cluster(Section):
-    """Where and with what `tli submit` runs the cells of the sweep (cluster/submit.py); no stage depends on it.
+    """Where `tli submit` runs the stages of the sweep, and with what resources (cluster/submit.py).
 
-    `mem` in GB, `time` in minutes an attempt; `retries` beside a cell's first attempt. `container`: in `image` through
-    Apptainer. Under `local`, as many cells run at a time as `cpus` goes into the processor's cores.
+    No stage depends on this section. `cpus`, `mem` (in GB), `gpus` and `time` (in minutes) are for one attempt;
+    `retries` counts the attempts after the first; `at_once` limits the tasks of a Slurm array that run at a time.
+    `runtime: container` runs the commands in `image` through Apptainer. With `executor: local`, the number of stages
+    that run at a time is the number of cores divided by `cpus`.
     """
 
     executor: Literal["slurm", "local"]
@@ -225,14 +236,17 @@ class Cluster(Section):
 
 
 class Bootstrap(Section):
-    """How many times adapters and items are resampled, and from which seed."""
+    """The bootstrap over adapters and items: the number of draws and the seed."""
 
     draws: Annotated[int, Field(ge=100)]
     seed: Seed
 
 
 class Margins(Section):
-    """What counts as no difference, either way: points of accuracy, cosine, P@1 as a share."""
+    """Margins of equivalence: a difference between -margin and +margin counts as none.
+
+    `accuracy` is in percentage points, `cosine` in units of the cosine, `retrieval` a share (P@1).
+    """
 
     accuracy: Positive
     cosine: Positive
@@ -243,10 +257,10 @@ OUTCOMES = ("cosine", "left", "p1", "xcopa", "xnli")
 
 
 class Stats(Section):
-    """The coverage of every interval, and what the tests of the rank study were declared to be before they are run.
+    """The statistics: the coverage of every interval, and the tests of the rank study as declared in advance.
 
-    `families`: the outcomes whose tests are corrected together, over all their sets, directions and languages. `left`
-    is what the cosine of translations exceeds that of random pairs by, `p1` retrieval's P@1.
+    `families`: name -> the outcomes whose tests are corrected together, over all sets, directions and languages. `left`
+    is the excess of the cosine of translations over that of random pairs, `p1` the P@1 of retrieval.
     """
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
@@ -265,12 +279,12 @@ class Stats(Section):
 
     @property
     def alpha(self) -> float:
-        """The level of every test."""
+        """The significance level of every test: 1 - confidence."""
         return 1 - self.confidence
 
 
 class Pretraining(Section):
-    """The embedded base's optimisation: steps, never seconds; `lr` after warm-up, then a cosine to a tenth of it."""
+    """Pre-training of the micro-world model: the learning rate rises to `lr`, then falls to lr / 10 along a cosine."""
 
     steps: Count
     batch_tokens: Count
@@ -280,10 +294,11 @@ class Pretraining(Section):
 
 
 class Shape(Section):
-    """A decoder with Llama's module names: `blocks` of attention with `kv_heads` shared keys and values, and an MLP.
+    """The shape of a decoder with Llama's module names. Each block has grouped-query attention and an MLP.
 
-    Queries have the width heads x head_dim, keys and values kv_heads x head_dim. In a Llama head_dim is hidden_size /
-    heads; Qwen3 and Gemma 3 choose it freely. `tied_embeddings`: the language-model head is the embedding matrix.
+    Queries have the width heads x head_dim, keys and values the width kv_heads x head_dim. In a Llama head_dim is
+    hidden_size / heads; in Qwen3 and Gemma 3 it is independent. `tied_embeddings`: the language-model head is the
+    embedding matrix.
     """
 
     blocks: Annotated[int, Field(ge=2)]
@@ -306,17 +321,17 @@ class Shape(Section):
 
     @property
     def query_width(self) -> int:
-        """Output width of q_proj, input width of o_proj."""
+        """The output width of q_proj and input width of o_proj."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Output width of k_proj and v_proj."""
+        """The output width of k_proj and v_proj."""
         return self.kv_heads * self.head_dim
 
     @property
     def held(self) -> int:
-        """How many of the first blocks this run has; all, where nothing says otherwise."""
+        """The number of blocks that this run has, from the first on: all, unless `span` says otherwise."""
         return self.blocks
 
     @property
@@ -328,9 +343,9 @@ class Shape(Section):
 class MicroworldModel(Shape):
     """A small bilingual Llama, pre-trained on the micro-world.
 
-    `versioned`: its weights are read from the folder `weights`, which data.dvc holds, so that every machine has the
-    same base. `pretrain`: the `base` stage trains it anew from `seed` by `pretraining`, and the results will differ:
-    pre-training amplifies rounding, so that another processor is another seed.
+    `source: versioned` reads its weights from the folder `weights`, which data.dvc versions, so that every machine has
+    the same base. `source: pretrain` trains it from `seed` in the stage `base`. The results then differ between
+    processors, because pre-training amplifies rounding errors.
     """
 
     source: Literal["versioned", "pretrain"]
@@ -353,9 +368,9 @@ class MicroworldModel(Shape):
 
 
 class PackagedModel(Shape):
-    """A pretrained model out of one GGUF file, recognised by its SHA-256 (model/package.py).
+    """A pretrained model from one GGUF file, which is checked by its SHA-256 (model/package.py).
 
-    `file` is a path, or a path inside the environment's folder of packaged models (requirements/model.txt).
+    `file` is a path, or a path in the environment's folder of packaged models (requirements/model.txt).
     """
 
     source: Literal["package"]
@@ -370,7 +385,7 @@ class PackagedModel(Shape):
 
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-# What a repository is pinned to. `first`: what `main` is at the first fetch, from then on what the manifest noted.
+# The revision of a repository. `first`: the commit of `main` at the first fetch, and then the one in the manifest.
 Revision = Annotated[str, Field(min_length=1)]
 
 
@@ -382,10 +397,11 @@ class HubRepo(Section):
 
 
 class HubModel(Shape, HubRepo):
-    """A published checkpoint; `head_from` names a sibling whose lm_head is taken where this one has none.
+    """A published checkpoint of the Hugging Face hub.
 
-    `span`: only so many of the first blocks are fetched, and of the embeddings the rows of the word list
-    (model/part.py); null: the whole model. Without the head nothing can be scored: benchmarks.source is none then.
+    `head_from`: another repository, whose lm_head is used if this one has none. `span`: fetch only so many blocks,
+    from the first on, and only the embeddings of the word list (model/part.py); null fetches the whole model. A partial
+    model has no head and cannot score benchmarks, so benchmarks.source must be `none`.
     """
 
     source: Literal["hub"]
@@ -410,7 +426,7 @@ class HubModel(Shape, HubRepo):
 
 
 class Mix(Shares):
-    """Shares of the corpus's documents by kind; they sum to 1."""
+    """Shares of the corpus documents by kind; they sum to 1."""
 
     dictionary: Share
     parallel: Share
@@ -428,14 +444,18 @@ class Languages(Shares):
 
 
 class Items(Section):
-    """Items a task and language, by split; more than the bound would ask for more distinct items than there are."""
+    """The number of items per task and language in each split. The bounds keep the items distinct."""
 
     test: Annotated[int, Field(ge=6, le=800)]
     dev: Annotated[int, Field(ge=6, le=400)]
 
 
 class MicroworldBenchmarks(Section):
-    """The micro-world: `documents` of corpus, the share of combinations held out of it for items, and its noise."""
+    """The micro-world: a generated corpus and benchmark items.
+
+    `documents`: the size of the corpus. `held_out`: the share of combinations that only the items use. `rivals`: the
+    share of XCOPA items whose wrong choice is the rival of the right one (data/microworld/world.py).
+    """
 
     source: Literal["microworld"]
     seed: Seed
@@ -448,13 +468,13 @@ class MicroworldBenchmarks(Section):
 
 
 class HubTask(HubRepo):
-    """A benchmark's repository and the languages of it that are scored."""
+    """A benchmark's repository and the languages to score."""
 
     languages: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
 class HubBenchmarks(Section):
-    """XCOPA, English COPA and XNLI as released; `limit` keeps the first items of a task and language, null all."""
+    """XCOPA, English COPA and XNLI as released. `limit`: the number of items per task and language; null means all."""
 
     source: Literal["hub"]
     xcopa: HubTask
@@ -464,24 +484,25 @@ class HubBenchmarks(Section):
 
 
 class NoBenchmarks(Section):
-    """No items: nothing is scored, and every table of scores is left out."""
+    """No benchmarks: nothing is scored, and tables of scores are left out."""
 
     source: Literal["none"]
 
 
 class Transfer(Section):
-    """Which split is scored: the `default` of the harness for each task (the micro-world's: test), or the one named."""
+    """The split to score: `default` is the harness's own for each task, and `test` for the micro-world."""
 
     split: Literal["default", "validation", "test"]
 
 
 class Compute(Section):
-    """What changes speed and, through rounding, the last digits: threads, sequences a forward pass, device and dtype.
+    """Settings of the computation. They change the speed and, through rounding, the last digits.
 
-    `dtype` is that of every product and of what is not packed in 4 bits. In float32 processors with other instruction
-    sets agree to 2e-4 in a mean cosine; bfloat16 is the paper's choice, and a GPU's.
-    `weights: dequantized` unpacks the 4-bit weights once where adapters are trained, `packed` at every call; both give
-    the same bits, the first in less time and four times the memory (docs/performance.md).
+    `batch_size` is the number of sequences per forward pass. `dtype` is that of every matrix product and of all weights
+    that are not quantised. In float32, processors with different instruction sets agree to 2e-4 in a mean cosine;
+    bfloat16 is the paper's choice, for a GPU. `weights: dequantized` unpacks the 4-bit weights once for training,
+    `packed` at every call; both give the same bits, the first in less time and four times the memory
+    (docs/performance.md).
     """
 
     threads: Count
@@ -492,7 +513,7 @@ class Compute(Section):
 
 
 class Profile(Section):
-    """What varies with the model: its shape and source, its benchmarks, the machine's share."""
+    """The settings of one model: its shape and source, its benchmarks, and its computation."""
 
     model: Annotated[PackagedModel | MicroworldModel | HubModel, Field(discriminator="source")]
     benchmarks: Annotated[MicroworldBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
@@ -506,10 +527,10 @@ class Profile(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml, as one of its models uses it.
+    """All of params.yaml, for one of its models.
 
-    `models` lists the models of a run, each by its key in `profiles`. `model` is the one that this process works on; it
-    is no key of the file: `load` sets it.
+    `models` lists the models of a run by their keys in `profiles`. `model` is the one that this process works on; it is
+    not in the file, `load` sets it.
     """
 
     models: Annotated[Names, Field(min_length=1)]
@@ -535,12 +556,12 @@ class Params(Section):
     @model_validator(mode="before")
     @classmethod
     def _depth(cls, raw: Any) -> Any:
-        """train.layer in words becomes a number of the model's blocks."""
+        """Replaces a train.layer of `middle` or `last` by the number of a block of the model."""
         try:
             blocks, layer = raw["profiles"][raw["model"]]["model"]["blocks"], raw["train"]["layer"]
             number = {"middle": blocks // 2, "last": blocks}.get(layer, layer)
         except (KeyError, TypeError):
-            return raw  # said of the key itself
+            return raw  # pydantic reports the key itself
         return {**raw, "train": {**raw["train"], "layer": number}}
 
     @property
@@ -549,7 +570,7 @@ class Params(Section):
         return self.profiles[self.model]
 
     def widths(self, target: str) -> tuple[int, int]:
-        """(d_in, d_out) of a projection that LoRA may sit on."""
+        """Returns (d_in, d_out) of a projection to which LoRA can be added."""
         model = self.active.model
         return {
             "q_proj": (model.hidden_size, model.query_width),
@@ -560,7 +581,7 @@ class Params(Section):
 
     @property
     def adapted_blocks(self) -> int:
-        """Blocks with LoRA, from the first; also what training needs of the model."""
+        """The number of blocks with LoRA, from the first on. Training needs no others."""
         return self.train.layer if self.lora.blocks == "reached" else self.active.model.blocks
 
     @property
@@ -575,13 +596,16 @@ def load(
     arm: str | None = None,
     model: str | None = None,
 ) -> Params:
-    """Reads and checks `path` for one model, after `changes` (dotted key -> value) and then those of `arm` in it.
+    """Reads and checks params.yaml for one model.
 
     Args:
+        path: the file.
+        changes: dotted key -> value, set before the check.
+        arm: a variant in `arms`, whose changes are applied after `changes`.
         model: a key of `profiles`; if not given, the first of `models`.
 
     Raises:
-        UserError: one line that names file, key, what was expected, what stood there.
+        UserError: a bad value; the line names file, key, the expected and the actual value.
     """
     raw = read_yaml(path)
     for key, value in (changes or {}).items():
@@ -589,18 +613,18 @@ def load(
     if isinstance(raw, dict):
         _choose(raw, model, path)
     params = _validated(raw, str(path))
-    # arms are the full grid's, which needs the whole model
-    tried = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
-    changed = {name: _arm(raw, name, each, path) for name, each in tried.items()}
+    # check every variant, but of a partial model only `arm`: the full grid needs the whole model
+    checked = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
+    changed = {name: _variant(raw, name, variant, path) for name, variant in checked.items()}
     for key, names in (("sweep.arms", params.sweep.arms), ("sweep.bos_arms", params.sweep.bos_arms), ("--arm", (arm,))):
         if unknown := [name for name in names if name is not None and name not in params.arms]:
             known = ", ".join(params.arms)
-            raise UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it there")
+            raise UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it to arms")
     return params if arm is None else changed[arm]
 
 
 def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
-    """Sets the key `model` of the file's content: the one asked for, or the first of `models`."""
+    """Sets the key `model` in the file's content: to `model`, or to the first of `models`."""
     if "model" in raw:
         raise UserError(f"{path}: model: unknown key; list the models of a run under models")
     models, profiles = raw.get("models"), raw.get("profiles")
@@ -609,7 +633,7 @@ def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
         of_known = f" (of {known})" if known else ""
         raise UserError(
             f"{path}: models: expected a list of one model or more{of_known}, got {brief(models)}; "
-            "write it as in models: [microworld]"
+            "write it like models: [microworld]"
         )
     for key, names in (("models", models), ("--model", [] if model is None else [model])):
         for name in names:
@@ -621,36 +645,40 @@ def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
 
 
 def parse(change: str) -> tuple[str, Any]:
-    """(key, value) of `KEY=VALUE`, the value read as YAML. Raises UserError where it is not of that form."""
+    """Splits `KEY=VALUE` into key and value and reads the value as YAML.
+
+    Raises:
+        UserError: the text does not have this form.
+    """
     key, equals, text = change.partition("=")
     try:
         value = parse_yaml(text, "--set")
     except UserError:
         equals = ""
     if not (key and equals and text):
-        raise UserError(f"--set: expected KEY=VALUE, got {brief(change)}; write it as in lora.rank=8")
+        raise UserError(f"--set: expected KEY=VALUE, got {brief(change)}; write it like lora.rank=8")
     return key, value
 
 
-def _arm(raw: Any, name: str, arm: Arm, path: Path | str) -> Params:
-    """What the parameters are in an arm, checked like the file itself."""
-    own = copy.deepcopy(raw)
-    for key, value in arm.changes.items():
-        _change(own, key, value, f"{path}: arms.{name}")
-    params = _validated(own, f"{path}: arms.{name}")
-    _fits(params, f"{path}: arms.{name}.ranks", arm.ranks)
+def _variant(raw: Any, name: str, variant: Arm, path: Path | str) -> Params:
+    """The parameters of a variant, checked like the file itself."""
+    changed = copy.deepcopy(raw)
+    for key, value in variant.changes.items():
+        _change(changed, key, value, f"{path}: arms.{name}")
+    params = _validated(changed, f"{path}: arms.{name}")
+    _check_ranks(params, f"{path}: arms.{name}.ranks", variant.ranks)
     return params
 
 
 def _change(raw: Any, key: str, value: Any, where: Path | str) -> None:
-    """Sets a dotted key in place; a key that the file does not have is refused."""
+    """Sets a dotted key in place. Raises UserError if the file does not have it."""
     *sections, last = key.split(".")
-    at = raw
+    section = raw
     for name in sections:
-        at = at.get(name) if isinstance(at, dict) else None
-    if not isinstance(at, dict) or last not in at:
+        section = section.get(name) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
         raise UserError(f"{where}: {key}: unknown key, cannot be set to {brief(value)}; correct its spelling")
-    at[last] = value
+    section[last] = value
 
 
 def _validated(raw: Any, where: str) -> Params:
@@ -658,7 +686,7 @@ def _validated(raw: Any, where: str) -> Params:
         params = Params.model_validate(raw)
     except ValidationError as error:
         raise UserError(f"{where}: {_first(error)}") from None
-    _across(params, where)
+    _check_together(params, where)
     return params
 
 
@@ -666,9 +694,9 @@ KINDS = ("package", "versioned", "pretrain", "hub", "microworld", "none")
 
 
 def _first(error: ValidationError) -> str:
-    """The first of pydantic's findings as one line."""
+    """The first of pydantic's errors as one line."""
     finding = error.errors(include_url=False)[0]
-    # pydantic names the kind of a section after its key: no key of the file
+    # for a union pydantic adds the name of the chosen member, which is no key of the file
     key = ".".join(str(part) for part in finding["loc"] if part not in KINDS) or "the whole file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if finding["type"] == "extra_forbidden":
@@ -680,8 +708,8 @@ def _first(error: ValidationError) -> str:
     return f"{key}: expected {message.removeprefix('expected ')}, got {got}; set another value{more}"
 
 
-def _across(params: Params, path: str) -> None:
-    """What no single key shows: the layers and the ranks fit the model."""
+def _check_together(params: Params, path: str) -> None:
+    """Checks that layers, ranks and the grid fit the model, which no single key can show."""
     blocks = params.active.model.blocks
     if params.train.layer > blocks:
         raise UserError(
@@ -691,8 +719,8 @@ def _across(params: Params, path: str) -> None:
     if params.adapted_blocks > params.active.model.held:
         key, got = ("train.layer", params.train.layer) if params.lora.blocks == "reached" else ("lora.blocks", "all")
         raise UserError(
-            f"{path}: {key}: expected what the first {params.active.model.held} of {blocks} blocks can give, which are "
-            f"all that {params.model} has (model.span), got {got}; set another, or model.span null"
+            f"{path}: {key}: expected a value within the first {params.active.model.held} of {blocks} blocks, which "
+            f"are all that {params.model} has (model.span), got {got}; set another, or model.span null"
         )
     if params.sweep.grid and not params.active.model.whole:
         raise UserError(
@@ -700,7 +728,7 @@ def _across(params: Params, path: str) -> None:
             "the full grid needs the whole model"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
-        _fits(params, f"{path}: {key}", ranks)
+        _check_ranks(params, f"{path}: {key}", ranks)
     if params.bos.layer >= blocks:
         raise UserError(
             f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of {params.model}), "
@@ -708,7 +736,8 @@ def _across(params: Params, path: str) -> None:
         )
 
 
-def _fits(params: Params, where: str, ranks: tuple[int, ...]) -> None:
+def _check_ranks(params: Params, where: str, ranks: tuple[int, ...]) -> None:
+    """Raises UserError if a rank exceeds the smallest width of the target projections."""
     if max(ranks) > params.highest_rank:
         raise UserError(
             f"{where}: expected at most {params.highest_rank} (the smallest width of "

@@ -1,1 +1,1 @@
-"""What goes in: word pairs, the micro-world, benchmark items, fetched files."""
+"""Inputs: word pairs, the micro-world, benchmark items, and files from the network."""

@@ -1,1 +1,1 @@
-"""Files: atomic writes, rows, receipts, resume, progress, errors."""
+"""Files and the terminal: atomic writes, rows, receipts, resuming, progress, errors."""

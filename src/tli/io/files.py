@@ -1,4 +1,4 @@
-"""Files are written as a whole or not at all: a temporary file or folder is renamed once it is on disk. Hashes."""
+"""Atomic writes and file hashes. A file or folder is written under a temporary name and renamed once it is on disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,17 @@ from tli.io.errors import UserError
 
 @contextmanager
 def atomic_write(path: Path | str, newline: str = "\n") -> Iterator[IO[str]]:
-    """Opens a temporary file beside `path` and renames it over `path` once it is whole and on disk."""
+    """Yields a temporary text file beside `path`, and renames it to `path` when the block ends without an error.
+
+    If the block raises, the temporary file is removed and `path` keeps its content.
+
+    Args:
+        path: the file to write; missing parent folders are created.
+        newline: what each line feed is written as.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    _remove_abandoned(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline=newline) as file:
@@ -34,61 +41,62 @@ def atomic_write(path: Path | str, newline: str = "\n") -> Iterator[IO[str]]:
         sync(path.parent)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        _name(error, path)
+        _set_filename(error, path)
         raise
 
 
 @contextmanager
 def atomic_dir(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary folder beside `path` that takes its place once the block ends without an error.
+    """Yields a temporary folder beside `path`, and renames it to `path` when the block ends without an error.
 
-    A folder that stood there is renamed aside, not emptied first: between two renames there is neither, never a part.
+    A folder that is at `path` already is renamed first and deleted last. So `path` is the old folder, missing for a
+    moment, or the new folder, but never a part of either.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
+    _remove_abandoned(path)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    held = os.open(temporary, os.O_RDONLY)
+    handle = os.open(temporary, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield temporary
         sync_tree(temporary)
         if path.is_dir():
-            aside = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
-            os.replace(path, aside)
+            old = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")
+            os.replace(path, old)
             os.replace(temporary, path)
-            shutil.rmtree(aside)
+            shutil.rmtree(old)
         else:
             os.replace(temporary, path)
         sync(path.parent)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        _name(error, path)
+        _set_filename(error, path)
         raise
     finally:
-        os.close(held)
+        os.close(handle)
 
 
-def _name(error: BaseException, path: Path) -> None:
-    """Names the output in an error that names no file, as that of a write to a full disk."""
+def _set_filename(error: BaseException, path: Path) -> None:
+    """Adds the output's path to a system error that has none, such as a write to a full disk."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(path)
 
 
-def _sweep(path: Path) -> None:
-    """Removes what killed processes left beside `path` on their way to it; who is alive holds a lock on its own."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}"):  # as tempfile names them
+def _remove_abandoned(path: Path) -> None:
+    """Removes temporary files of `path` that killed processes left. A live process holds a lock on its own file."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{'[a-z0-9_]' * 8}"):  # the names that tempfile makes
         with suppress(FileNotFoundError, PermissionError, BlockingIOError):
-            handle = os.open(left, os.O_RDONLY)
+            handle = os.open(leftover, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             finally:
                 os.close(handle)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes or a folder's names are on disk."""
+    """Waits until the bytes of a file, or the names in a folder, are on disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -97,11 +105,11 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(path: Path) -> None:
-    """The same of a folder with all that is in it, or of a file, under the modes that the umask leaves."""
+    """Sets the usual permissions (by the umask) on a file, or on a folder and all it contains, and syncs each."""
     mask = _umask()
-    for each in (*path.rglob("*"), path):
-        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
-        sync(each)
+    for entry in (*path.rglob("*"), path):
+        entry.chmod((0o777 if entry.is_dir() else 0o666) & ~mask)
+        sync(entry)
 
 
 def _umask() -> int:
@@ -111,23 +119,31 @@ def _umask() -> int:
 
 
 def write_text(path: Path | str, text: str) -> None:
+    """Writes `text` to `path` atomically, as UTF-8."""
     with atomic_write(path) as file:
         file.write(text)
 
 
 def read_text(path: Path | str) -> str:
-    """The file's text; a file that is not there or not text is the user's to mend."""
+    """Returns the text of a UTF-8 file.
+
+    Raises:
+        UserError: the file is missing, cannot be read, or is not UTF-8.
+    """
     try:
         return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; check the path (what a stage writes, `dvc repro` makes)") from None
+        raise UserError(
+            f"{path}: no such file; check the path (`dvc repro` makes the files that stages write)"
+        ) from None
     except OSError as error:
-        raise UserError(f"{path}: expected a file that can be read, got {error.strerror}; check the path") from None
+        raise UserError(f"{path}: expected a readable file, got {error.strerror}; check the path") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
 
 
 def sha256_of(path: Path | str) -> str:
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -136,11 +152,11 @@ MANIFEST = "SHA256SUMS"
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes `folder`/SHA256SUMS, the folder's `manifest`."""
+    """Writes the hashes of the folder's files to `folder`/SHA256SUMS."""
     write_text(folder / MANIFEST, manifest_of(folder))
 
 
 def manifest_of(folder: Path) -> str:
-    """The hashes of a folder's files in the format of sha256sum, one line a file, sorted by path."""
+    """Returns the hashes of the folder's files in the format of sha256sum, one line per file, sorted by path."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return "".join(f"{sha256_of(file)}  {file.relative_to(folder)}\n" for file in files)

@@ -1,8 +1,8 @@
-"""What a person sees while a stage runs: its name, how far it is, the time left, its memory; colour where it helps.
+"""Progress of a stage on standard error: its name, items done, time left and peak memory.
 
-On a terminal one line a stage, rewritten in place; elsewhere (a log, a pipe) plain lines with the time of day. All of
-it goes to standard error, computes no number and changes no output. How long things took is kept in the stage's receipt
-(store.py), from where the next run takes it.
+A terminal shows one line per stage, rewritten in place. A log or a pipe gets plain lines with the time of day. Nothing
+here changes an output. The pace of a run is stored in the stage's receipt (io/receipts.py); the next run estimates its
+time from it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
-REDRAW = 0.1  # seconds between two drawings of a live line, at least
-LONG = 10.0  # seconds: a stage that took less the last time is not announced in a log
+REDRAW = 0.1  # least number of seconds between two drawings of a live line
+LONG = 10.0  # seconds: a log announces a stage only if its last run took at least this long
 
 
 def live(stream: IO[Any]) -> bool:
@@ -28,16 +28,16 @@ def live(stream: IO[Any]) -> bool:
 
 
 def coloured(stream: IO[Any]) -> bool:
-    """Whether `stream` may show colours: a terminal, and NO_COLOR is unset or empty (no-color.org)."""
+    """Whether `stream` may show colours: it is a terminal, and NO_COLOR is unset or empty (no-color.org)."""
     return live(stream) and not os.environ.get("NO_COLOR")
 
 
 class Stage:
-    """A running stage: what it is called, what the last run of it took, and the pace of this one.
+    """A running stage: its name, the duration and pace of its last run, and the pace of this run.
 
     Args:
-        name: as `tli costs` lists it, `sweep-score@4`.
-        last: `seconds` in all and `pace`, label -> seconds an item, of the last run; empty where there was none.
+        name: the name that `tli costs` lists, such as `sweep-score@4`.
+        last: the last run's `seconds` in total and its `pace` (label -> seconds per item); empty if there is none.
     """
 
     def __init__(self, name: str, last: Mapping[str, Any]) -> None:
@@ -52,71 +52,79 @@ _running: list[Stage] = []
 
 @contextmanager
 def stage(name: str, last: Mapping[str, Any]) -> Iterator[Stage]:
-    """Says that a stage begins and how long it took the last time, and when it ends what it took now."""
-    own, start = Stage(name, last), time.monotonic()
-    _running.append(own)
-    took = "" if own.seconds is None else f"{spoken(own.seconds)} the last time"
-    if live(sys.stderr) or (own.seconds or 0.0) >= LONG:
-        _say(f"{name} begins" + (f", {took}" if took else ""))
+    """Prints that a stage begins, with the duration of its last run, and at its end how long it took.
+
+    Args: as of `Stage`. A stage that raises prints no duration.
+    """
+    current, start = Stage(name, last), time.monotonic()
+    _running.append(current)
+    last_duration = "" if current.seconds is None else f"{duration(current.seconds)} the last time"
+    if live(sys.stderr) or (current.seconds or 0.0) >= LONG:
+        _print_line(f"{name} begins" + (f", {last_duration}" if last_duration else ""))
     try:
-        yield own
+        yield current
     except BaseException:
         _end_line()
         raise
     finally:
-        _running.remove(own)
-    _say(f"{name} took {spoken(time.monotonic() - start)}, peak {_peak():.1f} GiB")
+        _running.remove(current)
+    _print_line(f"{name} took {duration(time.monotonic() - start)}, peak {_peak():.1f} GiB")
     _end_line()
 
 
-def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yields `items`, telling how far they are: on a terminal in place, else a line every tenth.
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items` and prints how many are done: in place on a terminal, else a line after every tenth of them.
 
-    The line holds label, done/total, time left and the process's peak memory. With f = done / total, e the seconds so
-    far and p those an item took in the stage's last run, where there was one:
+    The line shows label, done/total, time left and the process's peak memory. With f = done / total, e the seconds so
+    far and p the seconds per item of the stage's last run:
         time left = (1 - f) p (total - done) + f e / done (total - done)
-    so that it begins with what the last run knew and ends with this run's own pace; without a last run the second term
-    alone, f = 1.
+    So the estimate begins with the pace of the last run and ends with the pace of this one. Without a last run only the
+    second term counts, with f = 1.
+
+    Args:
+        items: what to iterate over.
+        label: the name of this loop, in the line and in the receipt.
+        total: the number of items; len(items) if not given.
     """
     count = len(items) if total is None else total  # type: ignore[arg-type]
-    own = _running[-1] if _running else Stage(label, {})
-    start, drawn, told = time.monotonic(), -REDRAW, 0
-    known = own.last.get(label)
-    if known is not None and live(sys.stderr):
-        _say(_line(label, 0, count, known * count))
+    current = _running[-1] if _running else Stage(label, {})
+    start, drawn, printed_tenth = time.monotonic(), -REDRAW, 0
+    last_pace = current.last.get(label)
+    if last_pace is not None and live(sys.stderr):
+        _print_line(_line(label, 0, count, last_pace * count))
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
         pace = (now - start) / done
-        share = 1.0 if known is None else done / max(count, 1)
-        left = (share * pace + (1 - share) * (known or 0.0)) * (count - done)
+        share = 1.0 if last_pace is None else done / max(count, 1)
+        left = (share * pace + (1 - share) * (last_pace or 0.0)) * (count - done)
         tenth = 10 * done // max(count, 1)
-        if (live(sys.stderr) and (now - drawn >= REDRAW or done == count)) or tenth > told:
-            drawn, told = now, tenth
-            _say(_line(label, done, count, left))
-        own.pace[label] = pace
+        if (live(sys.stderr) and (now - drawn >= REDRAW or done == count)) or tenth > printed_tenth:
+            drawn, printed_tenth = now, tenth
+            _print_line(_line(label, done, count, left))
+        current.pace[label] = pace
     if not _running:
         _end_line()
 
 
 def _line(label: str, done: int, total: int, left: float) -> str:
-    return f"{label} {done}/{total}, {spoken(left)} left, peak {_peak():.1f} GiB"
+    return f"{label} {done}/{total}, {duration(left)} left, peak {_peak():.1f} GiB"
 
 
-def spoken(seconds: float) -> str:
-    """A time to two digits or so: `41 s`, `12 min`, `3.5 h`."""
+def duration(seconds: float) -> str:
+    """Formats a time with about two digits: `41 s`, `12 min`, `3.5 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _peak() -> float:
-    """GiB of memory that the process has held at most."""
+    """The process's peak memory in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _say(line: str) -> None:
-    """Writes a line: over the one before on a terminal, no wider than it; after it, with the time, elsewhere."""
+def _print_line(line: str) -> None:
+    """Prints a line: on a terminal over the last one and cut to its width, elsewhere below it and with the time."""
     if live(sys.stderr):
         line = f"\r\x1b[2K{line[: shutil.get_terminal_size().columns - 1]}"
     else:
@@ -125,6 +133,6 @@ def _say(line: str) -> None:
 
 
 def _end_line() -> None:
-    """Leaves the live line as it stands."""
+    """Moves below the live line, so that it stays on the screen."""
     if live(sys.stderr):
         print(file=sys.stderr, flush=True)

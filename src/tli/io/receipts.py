@@ -1,4 +1,7 @@
-"""Receipts: what may differ between two runs with the same numbers (time, memory, versions, machine)."""
+"""Receipts: time, memory, versions and machine of a stage's run, in a file beside its output.
+
+All of these may differ between two runs with the same results, so no stage depends on a receipt.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safe
 def write_receipt(
     output: Path | str, inputs: Iterable[Path | str] = (), pace: Mapping[str, float] | None = None
 ) -> Iterator[None]:
-    """Writes OUTPUT.receipt.json after the block: versions, machine, time, peak memory, revision, inputs' hashes.
-
-    No stage depends on a receipt: it holds what may differ between two runs with the same numbers.
+    """Writes OUTPUT.receipt.json after the block: versions, machine, time, peak memory, revision and input hashes.
 
     Args:
-        pace: what `terminal.progress` measures during the block: label -> seconds an item.
+        output: the stage's output.
+        inputs: the files that the stage reads; a path that is no file is left out.
+        pace: label -> seconds per item, filled during the block by `progress.track`.
     """
     start, cpu = time.time(), time.process_time()
     yield
@@ -58,20 +61,20 @@ def write_receipt(
 
 
 def receipt_of(output: Path) -> Path:
-    """Where the receipt of an output lies: beside it."""
+    """Returns the path of an output's receipt, which is beside the output."""
     return output.parent / f"{output.name}.receipt.json"
 
 
 def last_receipt(output: Path) -> dict[str, Any]:
-    """The receipt of the run before, for the time it took; empty where there is none that can be read."""
+    """Returns the receipt of the last run, or an empty dict if there is none or it cannot be read."""
     with suppress(OSError, ValueError):
-        found = json.loads(receipt_of(output).read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        receipt = json.loads(receipt_of(output).read_text(encoding="utf-8"))
+        return receipt if isinstance(receipt, dict) else {}
     return {}
 
 
 def revision() -> str:
-    """The commit of the checkout, with `+` where the tree differs from it; `unknown` without git or its history."""
+    """Returns the commit of the checkout, with `+` if files differ from it; `unknown` without git or a history."""
     if shutil.which("git") is None:
         return "unknown"
     call = subprocess.run(

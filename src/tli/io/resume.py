@@ -1,8 +1,8 @@
-"""What outlives a stage that is cut off: its finished pieces, and beside them a lock on its output, a tie to its dvc.
+"""Resume support: finished checkpoints, an output lock, and a watchdog that exits with the parent DVC process.
 
-DVC removes a stage's outputs before it runs it, so a stage that takes hours keeps what it has finished elsewhere,
-in `.kept` beside the output, which git and DVC ignore (.gitignore, .dvcignore). Nothing here computes a number that a
-table shows: the pieces of a run that was cut off and the rest of it give the bytes that one run gives.
+DVC removes a stage's outputs before it runs the stage. So a stage that takes hours stores the parts that it has
+finished in `.kept` beside the output, which git and DVC ignore (.gitignore, .dvcignore). A run that was interrupted and
+resumed writes the same bytes as a run without an interruption.
 """
 
 from __future__ import annotations
@@ -33,52 +33,60 @@ from tli.io.errors import UserError
 from tli.io.files import MANIFEST, manifest_of, sha256_of, sync, sync_tree
 
 FOLDER = ".kept"
-FOLDERS = ("data", "model", "measure", "training", "stages")  # of the package: the code that computes the pieces
+CODE = ("data", "measure", "model", "stages", "training")  # folders of the package with the code behind checkpoints
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "numpy")
 
 
-class Kept:
-    """The finished pieces of one output, each a file or a folder under its name and the SHA-256 of its bytes.
+class Checkpoints:
+    """The checkpoints of one output: files or folders, each named by its name and the SHA-256 of its bytes.
 
-    A piece and its hash come into place by one rename, on disk before it; what does not hash to its name (torn by a
-    crash, altered since) is not used.
+    A checkpoint is synced to disk and then renamed to its final name. One whose bytes do not match the hash in its name
+    (torn by a crash, or changed since) is not used.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def get(self, name: str) -> Path | None:
-        """The whole piece put last under `name`, or None. What is not whole is removed, and said so."""
-        found = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
-        for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        """Returns the newest intact checkpoint `name`, or None. A damaged one is removed, with a message."""
+        paths = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime_ns, reverse=True):
             if digest(path) == path.name.rpartition(".")[2]:
                 return path
-            click.echo(f"{path}: not as its hash says; it is made again", err=True)
+            click.echo(f"{path}: the bytes do not match the hash in the name; it is computed again", err=True)
             _remove(path)
         return None
 
     def put(self, name: str, write: Callable[[Path], object]) -> Path:
-        """Keeps what `write` writes at the path it is given, a file or a folder, as `name`, in place of any before."""
+        """Stores a checkpoint `name` and removes older ones of that name.
+
+        Args:
+            name: the checkpoint's name.
+            write: is called with a path and writes a file or a folder there.
+
+        Returns:
+            The checkpoint's path.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        before = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
-        inside = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY))
+        earlier = [path for path in self.folder.glob("*") if path.name.rpartition(".")[0] == name]
+        temporary = Path(tempfile.mkdtemp(dir=self.folder, prefix=TEMPORARY))
         try:
-            write(inside / name)
-            sync_tree(inside / name)
-            os.utime(inside / name)  # a folder's time is that of its last entry, not of its last byte
-            path = self.folder / f"{name}.{digest(inside / name)}"
-            if path not in before:
-                os.replace(inside / name, path)
+            write(temporary / name)
+            sync_tree(temporary / name)
+            os.utime(temporary / name)  # writing to a file in a folder does not update the folder's time
+            path = self.folder / f"{name}.{digest(temporary / name)}"
+            if path not in earlier:
+                os.replace(temporary / name, path)
                 sync(self.folder)
         finally:
-            _remove(inside)  # at once: half a piece may be what fills the disk
-        for old in before:
+            _remove(temporary)  # at once: an unfinished checkpoint may have filled the disk
+        for old in earlier:
             if old != path:
                 _remove(old)
         return path
 
-    def piece(self, name: str, write: Callable[[Path], object]) -> Path:
-        """The piece `name`: the one kept, or what `write` writes now."""
+    def get_or_make(self, name: str, write: Callable[[Path], object]) -> Path:
+        """Returns the stored checkpoint `name`, or stores what `write` writes (see `put`)."""
         return self.get(name) or self.put(name, write)
 
 
@@ -86,40 +94,39 @@ TEMPORARY = ".piece-"
 
 
 @contextmanager
-def pieces(out: Path, inputs: Iterable[Path], **settings: object) -> Iterator[Kept]:
-    """The pieces kept for the output `out`; removed when the block ends without an error, kept when it does not.
+def checkpoints(out: Path, inputs: Iterable[Path], **settings: object) -> Iterator[Checkpoints]:
+    """Yields the checkpoints of the output `out`; removes them if the block ends without an error.
 
-    They are found again only by a run in which nothing is different that they depend on: the bytes of `inputs` (a
-    folder with a manifest by its manifest), `settings`, the modules that compute them, packages, threads and processor.
-    What was kept for `out` under another of these is removed. The caller holds the output's `lock`.
+    Only a run with the same inputs, settings, code, packages, threads and processor finds them again; checkpoints of
+    `out` made under others are removed. The caller holds the output's `lock`.
 
     Args:
         out: the stage's output; when the block ends, everything that the stage writes is in place.
-        inputs: files and folders that the pieces depend on.
-        settings: parameters that they depend on: whatever JSON holds, and objects with attributes that it holds.
+        inputs: files and folders that the checkpoints depend on; of a folder with a manifest the manifest is hashed.
+        settings: parameters that they depend on: values that JSON can hold, or objects with such attributes.
     """
-    key = _circumstances() | {"inputs": {str(path): fingerprint(path) for path in inputs}, "settings": settings}
+    key = _environment() | {"inputs": {str(path): fingerprint(path) for path in inputs}, "settings": settings}
     text = json.dumps(key, sort_keys=True, separators=(",", ":"), default=vars)
-    own = out.parent / FOLDER / out.name / hashlib.sha256(text.encode()).hexdigest()[:16]
-    for path in own.parent.glob("*"):
-        if path != own:
+    folder = out.parent / FOLDER / out.name / hashlib.sha256(text.encode()).hexdigest()[:16]
+    for path in folder.parent.glob("*"):
+        if path != folder:
             _remove(path)
-    for path in own.glob(f"{TEMPORARY}*"):
+    for path in folder.glob(f"{TEMPORARY}*"):
         _remove(path)
-    yield Kept(own)
-    with suppress(FileNotFoundError):  # nothing was kept
-        shutil.rmtree(own.parent)
-    with suppress(OSError):  # another output's pieces or lock are there
-        own.parent.parent.rmdir()
+    yield Checkpoints(folder)
+    with suppress(FileNotFoundError):  # there were no checkpoints
+        shutil.rmtree(folder.parent)
+    with suppress(OSError):  # checkpoints or a lock of another output are there
+        folder.parent.parent.rmdir()
 
 
-def _circumstances() -> dict[str, object]:
-    """What a piece depends on beside inputs and settings: code, packages, threads, instruction set, processor."""
+def _environment() -> dict[str, object]:
+    """What a checkpoint depends on besides inputs and settings: code, packages, threads, instructions, processor."""
     package = Path(__file__).parents[1]
     code = hashlib.sha256()
-    for file in sorted(file for folder in FOLDERS for file in (package / folder).rglob("*.py")):
+    for file in sorted(file for folder in CODE for file in (package / folder).rglob("*.py")):
         code.update(f"{sha256_of(file)}  {file.relative_to(package)}\n".encode())
-    found: dict[str, object] = {
+    environment: dict[str, object] = {
         "code": code.hexdigest(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -127,14 +134,14 @@ def _circumstances() -> dict[str, object]:
     }
     torch = sys.modules.get("torch")
     if torch is not None:
-        found["threads"] = torch.get_num_threads()
-        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-        found["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return found
+        environment["threads"] = torch.get_num_threads()
+        environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        environment["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return environment
 
 
 def _processor() -> str:
-    """The processor's name: two kinds may round differently, so that their pieces would not fit together."""
+    """The processor's name. Two models may round differently, so their checkpoints must not be mixed."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -143,13 +150,13 @@ def _processor() -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """A file's SHA-256; a folder's is that of its manifest, or of the one that it would have."""
+    """Returns the SHA-256 of a file, of a folder's manifest, or of the manifest that the folder would have."""
     manifest = path / MANIFEST
     return sha256_of(manifest) if manifest.is_file() else digest(path)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of the lines `hash  name` of all files in a folder."""
+    """Returns the SHA-256 of a file, or of the lines `hash  name` of all files in a folder (files.manifest_of)."""
     if not path.is_dir():
         return sha256_of(path)
     return hashlib.sha256(manifest_of(path).encode()).hexdigest()
@@ -161,10 +168,10 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Holds `out` for this process: a second that would write it ends at once. The kernel frees it when we end.
+    """Locks the output `out` for this process. The kernel frees the lock when the process ends.
 
     Raises:
-        UserError: another process holds it; the line says which, where and since when.
+        UserError: another process holds the lock; the message says which process, where and since when.
     """
     path = out.parent / FOLDER / f"{out.name}.lock"
     with _locked(path, out) as file:
@@ -175,12 +182,12 @@ def lock(out: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink()
-            with suppress(OSError):  # pieces are kept there, or another output's lock
+            with suppress(OSError):  # checkpoints or another output's lock are there
                 path.parent.rmdir()
 
 
 def _locked(path: Path, out: Path) -> IO[str]:
-    """The file at `path`, locked, and still at `path` then: the holder before removes it before it lets go."""
+    """Locks the file at `path` and returns it. Retries if a previous holder removed the file before unlocking it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError), ExitStack() as stack:
@@ -197,10 +204,10 @@ def _locked(path: Path, out: Path) -> IO[str]:
 
 
 def end_with_dvc() -> None:
-    """Run by DVC on Linux, this process is killed when DVC ends, however it ends: nobody would take up its outputs.
+    """Makes this process exit when the DVC process that started it ends, because nothing would use its outputs.
 
-    A thread waits for it on DVC's pidfd. The kernel's own signal at a parent's death would not do: DVC runs a command
-    through a shell, and dash stays in between. Started by hand, with nohup say, a stage lives on.
+    Works on Linux, by a thread that waits on DVC's pidfd. The kernel's parent-death signal would not be enough: DVC
+    runs a command through a shell, and dash stays between the two. A stage that a person starts is not affected.
 
     Raises:
         UserError: DVC has ended already.
@@ -210,7 +217,7 @@ def end_with_dvc() -> None:
     dvc = _dvc()
     with suppress(ProcessLookupError):
         handle = os.pidfd_open(dvc)
-        if _dvc() == dvc and not _adopted(dvc):  # still ours, so that the handle is of no process that came after it
+        if _dvc() == dvc and not _adopted(dvc):  # still our ancestor: the handle is not of a later process with its id
             Thread(target=_end_after, args=(handle,), daemon=True).start()
             return
     raise UserError("dvc has ended, and so does the stage that it started; run `dvc repro` again")
@@ -224,21 +231,21 @@ def _end_after(handle: int) -> None:
 
 
 def _dvc() -> int:
-    """The nearest ancestor that is not a stage's command or the shell that runs it."""
+    """The id of the nearest ancestor that is neither a stage's command nor the shell that runs it."""
     pid = os.getppid()
     while b"DVC_STAGE=" in _proc(pid, "environ"):
-        above = re.search(rb"^PPid:\t(\d+)$", _proc(pid, "status"), re.M)
-        pid = int(above[1]) if above else os.getppid()
+        parent = re.search(rb"^PPid:\t(\d+)$", _proc(pid, "status"), re.M)
+        pid = int(parent[1]) if parent else os.getppid()
     return pid
 
 
 def _adopted(parent: int) -> bool:
-    """Whether `parent` took us over from a DVC that ended: it is none, and the first process or of another session."""
+    """Whether `parent` adopted us after DVC ended: it is not DVC, and it is process 1 or in another session."""
     return b"dvc" not in _proc(parent, "cmdline") and (parent == 1 or os.getsid(parent) != os.getsid(0))
 
 
 def _proc(pid: int, name: str) -> bytes:
-    """A file of /proc; empty where we may not read it or the process has ended."""
+    """The content of /proc/PID/NAME; empty if we may not read it or the process has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/{name}").read_bytes()
     return b""

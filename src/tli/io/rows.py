@@ -1,4 +1,8 @@
-"""Row files: one measured value a line, with the cell, set, item, view and measure that it belongs to."""
+"""Row files: TSV files with one measured value per line.
+
+The other columns say what was measured: the run (`cell`), its variant (`arm`), rank and seed, the set, the item, the
+view and the measure.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,19 @@ from tli.io.structured import brief, write_tsv
 
 
 class Row(NamedTuple):
-    """One measured value. `-` stands where a column does not apply; rank 0 is the base model."""
+    """One measured value. A column that does not apply holds `-`.
+
+    Attributes:
+        cell: the run: `base`, `main`, or `r8-s0` for rank 8 and seed 0 of the sweep.
+        arm: the variant of the training settings.
+        rank: LoRA rank; 0 is the base model.
+        seed: the training seed.
+        set: the set of word pairs, or the benchmark and its language.
+        item: the word pair or benchmark item.
+        view: layer, pooling and quantisation at which a similarity is read (measure/views.py).
+        measure: the name of the measure.
+        value: a finite number or a word.
+    """
 
     cell: str
     arm: str
@@ -28,45 +44,55 @@ class Row(NamedTuple):
 
 
 def write_rows(path: Path | str, rows: Iterable[Row]) -> None:
+    """Writes a row file atomically, with a header."""
     write_tsv(path, Row._fields, rows)
 
 
 def join_rows(path: Path | str, parts: Iterable[Path]) -> None:
-    """Writes the rows of several row files, one after another, byte by byte as they stand there."""
+    """Concatenates row files into `path`, under one header; the bytes of the rows do not change."""
     with atomic_write(path) as file:
         for number, part in enumerate(parts):
             header, rows = read_text(part).split("\n", 1)
             file.write(rows if number else f"{header}\n{rows}")
 
 
-WILD = ("", *(sign + word for sign in ("", "+", "-") for word in ("nan", "inf", "infinity")))  # floats, not finite
+# values that pandas would read as a float that is not finite
+NON_FINITE = ("", *(sign + word for sign in ("", "+", "-") for word in ("nan", "inf", "infinity")))
 
 
 def read_rows(path: Path | str) -> Any:
-    """The rows of `path` as a pandas data frame; `value` is numeric unless the file holds a text value."""
+    """Reads a row file as a pandas DataFrame with the columns of `Row`.
+
+    `rank` is an integer column. `value` is numeric if every value is a number, else it holds text.
+
+    Raises:
+        UserError: no such file, other columns, a rank that is no whole number, or a number that is not finite.
+    """
     import pandas as pd
 
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such rows; run `dvc repro`, which measures them")
-    again = "remove the file and run `dvc repro`, which measures them"
+        raise UserError(f"{path}: no such row file; run `dvc repro`, which writes it")
+    advice = "remove the file and run `dvc repro`, which writes it again"
     try:
         frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE, encoding="utf-8")
-    except (ValueError, OSError) as error:  # of pandas' parser and of UTF-8
+    except (ValueError, OSError) as error:  # from pandas' parser, or because the file is not UTF-8
         problem = " ".join(str(error).split())
-        raise UserError(f"{path}: expected rows of {len(Row._fields)} columns, got: {problem}; {again}") from None
-    if tuple(frame.columns) != Row._fields or not isinstance(frame.index, pd.RangeIndex):  # pandas': a column too many
+        raise UserError(f"{path}: expected rows of {len(Row._fields)} columns, got: {problem}; {advice}") from None
+    if tuple(frame.columns) != Row._fields or not isinstance(
+        frame.index, pd.RangeIndex
+    ):  # pandas takes an extra column as the index
         got = " ".join([*(["…"] if tuple(frame.columns) == Row._fields else []), *frame.columns])[:120]
-        raise UserError(f"{path}:1: expected the columns {' '.join(Row._fields)}, got {got}; {again}")
+        raise UserError(f"{path}:1: expected the columns {' '.join(Row._fields)}, got {got}; {advice}")
     numeric = pd.to_numeric(frame["value"], errors="coerce")
     text = frame["value"].str.strip().str.lower()
-    for column, broken, expected in (
+    for column, bad, expected in (
         ("rank", ~frame["rank"].str.fullmatch("[0-9]{1,9}"), "a whole number"),
-        ("value", text.isin(WILD) | numeric.abs().eq(math.inf), "a finite number or a word"),
+        ("value", text.isin(NON_FINITE) | numeric.abs().eq(math.inf), "a finite number or a word"),
     ):
-        if broken.any():
-            line = int(broken.to_numpy().argmax())
+        if bad.any():
+            line = int(bad.to_numpy().argmax())
             got = brief(frame[column].tolist()[line])
-            raise UserError(f"{path}:{line + 2}: {column}: expected {expected}, got {got}; {again}")
+            raise UserError(f"{path}:{line + 2}: {column}: expected {expected}, got {got}; {advice}")
     frame["rank"] = frame["rank"].astype(int)
     if not numeric.isna().any():
         frame["value"] = numeric

@@ -1,4 +1,7 @@
-"""JSON, YAML and TSV: floats with nine significant digits; bad input is refused in one line that names the place."""
+"""Reads and writes JSON, YAML and TSV files.
+
+Floats are written with nine significant digits. Bad input raises UserError with the file and, where known, the line.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ from tli.io.files import atomic_write, read_text
 
 
 def nine_digits(value: float | str) -> str:
-    """A value as every row, JSON and table file holds it: nine significant digits, integers without a point."""
+    """Formats a number with nine significant digits, and an integer without a decimal point; a text stays as it is.
+
+    Raises:
+        ValueError: the number is not finite.
+    """
     if isinstance(value, str):
         return value
     if not math.isfinite(value):
@@ -27,14 +34,14 @@ def nine_digits(value: float | str) -> str:
 
 
 def write_json(path: Path | str, value: object) -> None:
-    """JSON with floats at nine significant digits and keys in the order given."""
+    """Writes `value` as JSON, atomically, with floats at nine significant digits and keys in the order given."""
     with atomic_write(path) as file:
         json.dump(rounded(value), file, indent=2, ensure_ascii=False, allow_nan=False)
         file.write("\n")
 
 
 def rounded(value: object) -> object:
-    """`value` with every float at nine significant digits, and mappings and sequences as JSON has them."""
+    """The value with every float in it rounded to nine significant digits; mappings and sequences as JSON has them."""
     if isinstance(value, float):
         return float(nine_digits(value))
     if isinstance(value, Mapping):
@@ -45,10 +52,14 @@ def rounded(value: object) -> object:
 
 
 def read_json(path: Path | str, what: str = "") -> Any:
-    """What a JSON file holds; an object, named `what` in the message, where that is given.
+    """Returns the value in a JSON file.
+
+    Args:
+        path: the file.
+        what: if given, the value must be an object, and the error message calls it `what`.
 
     Raises:
-        UserError: no such file, no JSON, or no object where one is expected.
+        UserError: no such file, no valid JSON, or no object where one is expected.
     """
     value = parse_json(read_text(path), path)
     if what and not isinstance(value, dict):
@@ -57,53 +68,73 @@ def read_json(path: Path | str, what: str = "") -> Any:
 
 
 def parse_json(text: str, where: Path | str) -> Any:
-    """The value that `text`, which stands at `where`, holds. UserError where it is no JSON, or has a key twice."""
+    """Returns the value of a JSON text.
+
+    Args:
+        text: the JSON.
+        where: the place that an error message names, such as a path or `path:line`.
+
+    Raises:
+        UserError: no valid JSON, a key that occurs twice in an object, or a number that is not finite.
+    """
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
     except json.JSONDecodeError as error:
         at = f"{where}:{error.lineno}" if "\n" in text else f"{where}"
-        raise UserError(f"{at}: column {error.colno}: not JSON: {error.msg}; mend the line") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
-        raise UserError(f"{where}: not JSON: {' '.join(str(error).split())[:120]}; mend the file") from None
+        raise UserError(f"{at}: column {error.colno}: not JSON: {error.msg}; fix the line") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits, or brackets nested too deep
+        raise UserError(f"{where}: not JSON: {' '.join(str(error).split())[:120]}; fix the file") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         seen: set[str] = set()
         raise ValueError(f"the key {next(key for key, _ in pairs if key in seen or seen.add(key))!r} twice")  # type: ignore[func-returns-value]
-    return found
+    return unique
 
 
 def _refuse(name: str) -> float:
     raise ValueError(f"the number {name}")
 
 
-def read_yaml(path: Path | str, *, made: bool = False) -> Any:
-    """What a YAML file holds. UserError, with the line, where it is missing or no YAML."""
-    return parse_yaml(read_text(path), path, made=made)
+def read_yaml(path: Path | str, *, trusted: bool = False) -> Any:
+    """Returns the value in a YAML file; arguments and errors as of `parse_yaml`."""
+    return parse_yaml(read_text(path), path, trusted=trusted)
 
 
-def parse_yaml(text: str, where: Path | str, *, made: bool = False) -> Any:
-    """The value that `text`, which stands at `where`, holds, as plain Python. UserError where it is no YAML.
+def parse_yaml(text: str, where: Path | str, *, trusted: bool = False) -> Any:
+    """Returns the value of a YAML text as plain Python objects.
 
-    What a program `made`, or the repository holds, libyaml reads where it is installed, in a fraction of the time.
-    It is not for what anyone may hand in: a value nested too deep ends its process.
+    Args:
+        text: the YAML.
+        where: the place that an error message names.
+        trusted: read with libyaml where it is installed, which is much faster. Only for files that a program wrote or
+            the repository contains: libyaml crashes the process on a value that is nested too deep.
+
+    Raises:
+        UserError: no valid YAML; the message names the line where it is known.
     """
     try:
-        return YAML(typ="safe", pure=not made).load(text)
+        return YAML(typ="safe", pure=not trusted).load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = " ".join(str(getattr(error, "problem", None) or error).split())
         line = mark.line + 1 if mark else 1
-        raise UserError(f"{where}:{line}: not valid YAML: {problem}; mend that line") from None
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError) as error:  # what a tag makes of its value
+        raise UserError(f"{where}:{line}: not valid YAML: {problem}; fix that line") from None
+    except (
+        ValueError,
+        RecursionError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:  # from a tag that does not fit its value
         problem = " ".join(str(error).split())[:120]
         raise UserError(f"{where}: not valid YAML: {problem}; write plain values") from None
 
 
 def brief(value: object) -> str:
-    """A value as a message shows it: on one line, and no longer than a line."""
+    """Shortens a value to one line for a message."""
     return _SHORT.repr(value)
 
 
@@ -114,7 +145,11 @@ _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxstring, _SHORT.maxoth
 
 
 def write_tsv(path: Path | str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A TSV file with a header. A cell may hold neither tab nor line break."""
+    """Writes a TSV file atomically, with a header and floats at nine significant digits.
+
+    Raises:
+        csv.Error: a cell contains a tab or a line break.
+    """
     with atomic_write(path) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
         writer.writerow(columns)

@@ -117,7 +117,7 @@ def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], In
 
 
 def log_likelihoods(
-    model: nn.Module, batches: Sequence[Batch], finished: resume.Kept | None = None, name: str = "scores"
+    model: nn.Module, batches: Sequence[Batch], finished: resume.Checkpoints | None = None, name: str = "scores"
 ) -> list[float]:
     """Sum of log p of each planned request's scored tokens, in nats: log-softmax in float32, the sum in float64, where
     a thousand nats leave every digit of float32. Padding never enters.
@@ -134,8 +134,8 @@ def log_likelihoods(
     if finished is None:
         pieces = map(partial(_sums, model), shards.values())
     else:
-        told = progress.progress(shards.items(), f"transfer {name}", len(shards))
-        files = (finished.piece(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
+        told = progress.track(shards.items(), f"transfer {name}", len(shards))
+        files = (finished.get_or_make(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
         pieces = map(read_json, files)
     for index, value in chain.from_iterable(pieces):
         found[index] = value
@@ -182,7 +182,7 @@ def prepare(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, batch_siz
     return Exam(items, plan(asked, tokenizer.pad_token_id, batch_size))
 
 
-def measure(cell: Cell, exam: Exam, model: nn.Module, finished: resume.Kept | None = None) -> list[Row]:
+def measure(cell: Cell, exam: Exam, model: nn.Module, finished: resume.Checkpoints | None = None) -> list[Row]:
     """Per item: every option's log-likelihood, the prediction, whether it is right, and the margin
 
     margin = log p(right option) - max over the others of log p(option).

@@ -42,7 +42,7 @@ EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 
 
 def write_checkpoint(
-    base: Path, out: Path, kind: str, settings: FourBit, compute: Dtype, finished: resume.Kept | None = None
+    base: Path, out: Path, kind: str, settings: FourBit, compute: Dtype, finished: resume.Checkpoints | None = None
 ) -> None:
     """Writes the checkpoint `base` with every projection of every block packed in 4 bits of type `kind`.
 
@@ -66,12 +66,12 @@ def write_checkpoint(
     held = layout(base)
     out.mkdir(parents=True)
     index: dict[str, str] = {}
-    for shard, tensors in progress.progress(_shards(held).items(), f"quantize {kind}"):
+    for shard, tensors in progress.track(_shards(held).items(), f"quantize {kind}"):
         file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings, compute)
         if finished is None:
             write(file)
         else:
-            _link(finished.piece(f"{kind}-{file.name}", write), file)
+            _link(finished.get_or_make(f"{kind}-{file.name}", write), file)
         index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings, compute)), file.name)
     write_json(out / shards.INDEX, {"metadata": {ROUNDED: settings.load_dtype}, "weight_map": index})
     config = read_json(base / "config.json", "a model's configuration")

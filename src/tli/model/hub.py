@@ -166,7 +166,7 @@ def _listed(repo: Repo, manifest: Path, weights_only: bool = False) -> list[str]
 
     `fetch` notes all files of a call together: where the manifest names some weights, it names all.
     """
-    names = fetch.noted(repo, manifest)
+    names = fetch.manifest_files(repo, manifest)
     if not any(name.endswith(WEIGHTS) for name in names) or not (weights_only or "config.json" in names):
         names = fetch.listing(repo, manifest, WEIGHTS)
     return names
@@ -256,7 +256,7 @@ def _take_head(
             raise CheckFailed(
                 f"head_from: {sibling.key('')}: {name}: expected shape {expected[name]}, got {got}; {advice}"
             )
-    for name in progress.progress(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
+    for name in progress.track(sorted(tensors.keys() & theirs.keys()), f"compare with {sibling.name}"):
         if not same(tensors[name], theirs[name]):
             raise CheckFailed(f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}")
     if (out / "model.safetensors").exists():  # a loader would take it for the whole

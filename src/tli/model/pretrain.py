@@ -122,7 +122,7 @@ def pretrain(
     model: LlamaForCausalLM,
     documents: Sequence[Sequence[int]],
     settings: MicroworldModel,
-    finished: resume.Kept | None = None,
+    finished: resume.Checkpoints | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """Trains `model` in place and yields (step, tokens predicted, mean cross-entropy in nats) after each step.
 
@@ -207,8 +207,8 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     log: list[tuple[int, float]] = []
     tokens, recent = 0, list[float]()
     inputs = (world_path / "corpus.txt", world_path / "verbs.txt")
-    with resume.pieces(out, inputs, model=settings) as finished:
-        for step, seen, loss in progress.progress(pretrain(model, documents, settings, finished), "base", steps):
+    with resume.checkpoints(out, inputs, model=settings) as finished:
+        for step, seen, loss in progress.track(pretrain(model, documents, settings, finished), "base", steps):
             tokens += seen
             recent.append(loss)
             if step % max(1, steps // 50) == 0 or step == steps:

@@ -145,7 +145,7 @@ def file_of(repo: Repo, group: str, wanted: Sequence[Wanted], remotes: Mapping[s
         digests: dict[str, str] = {}
         with (Path(folder) / path.name).open("wb") as file:
             file.write(_header(wanted))
-            for one in progress.progress(wanted, f"fetch {group}"):
+            for one in progress.track(wanted, f"fetch {group}"):
                 found = hashlib.sha256()
                 for data in remotes[one.info.file.name].read(one.ranges):
                     found.update(data)

@@ -64,7 +64,7 @@ def run(
     bases: dict[str, list[Source]] = {}
     beside, rank = _beside(each, params), arms.common_rank(params)
     names = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
-    for name, where in progress.progress(names, "tables full", len(names)):
+    for name, where in progress.track(names, "tables full", len(names)):
         own = _of_arm(each[name], name)
         if where not in bases:
             bases[where] = starts(folder, where, params)

@@ -154,7 +154,7 @@ def flat(value: object, prefix: str = "") -> Measured:
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """A YAML file of the project's own that holds a mapping; UserError where it does not."""
-    loaded = read_yaml(path, made=True)
+    loaded = read_yaml(path, trusted=True)
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: expected a mapping, got {type(loaded).__name__}; restore the file from git")
     return loaded

@@ -46,18 +46,18 @@ def run(pairs_path: Path, items_path: Path, quantized: Path, out: Path, params: 
         "compute": params.active.compute,
         "model": params.active.model,
     }
-    with resume.pieces(out, (pairs_path, items_path, quantized), **settings) as finished:
+    with resume.checkpoints(out, (pairs_path, items_path, quantized), **settings) as finished:
         parts = [
-            finished.piece(f"align-{quantization}", partial(measure_similarity, quantization))
-            for quantization in progress.progress(("nf4", "fp4"), "base-rows")
+            finished.get_or_make(f"align-{quantization}", partial(measure_similarity, quantization))
+            for quantization in progress.track(("nf4", "fp4"), "base-rows")
         ]
-        scores = finished.piece("transfer", partial(_score, items, quantized / "nf4", params, finished))
+        scores = finished.get_or_make("transfer", partial(_score, items, quantized / "nf4", params, finished))
         with atomic_dir(out) as folder:
             join_rows(folder / pair_rows.FILE, parts)
             join_rows(folder / scoring.FILE, [scores])
 
 
-def _score(items: list[Item], folder: Path, params: Params, finished: resume.Kept, path: Path) -> None:
+def _score(items: list[Item], folder: Path, params: Params, finished: resume.Checkpoints, path: Path) -> None:
     """The rows of the base, of the drift by padding, and of the untrained model; none without items."""
     if not items:
         return write_rows(path, [])

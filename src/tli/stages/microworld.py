@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from tli.config.parameters import HubBenchmarks, MicroworldBenchmarks, NoBenchmarks
-from tli.data.microworld.teller import World
+from tli.data.microworld.sampler import World
 from tli.data.microworld.vocabulary import read_vocabulary
 from tli.data.microworld.world import corpus, items, summary
 from tli.data.words import lexicon

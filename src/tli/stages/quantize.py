@@ -15,7 +15,7 @@ def run(base: Path, out: Path, rows: Path, quantize: Quantize, compute: Dtype) -
     """The `quantize` stage: OUT/nf4 and OUT/fp4 with a manifest, and the evidence of both as rows."""
     evidence: list[Row] = []
     layout(base)  # refused before anything is kept
-    with resume.pieces(out, [base], quantize=quantize, compute=compute) as finished:
+    with resume.checkpoints(out, [base], quantize=quantize, compute=compute) as finished:
         with atomic_dir(out) as folder:
             for kind, settings in (("nf4", quantize.nf4), ("fp4", quantize.fp4)):
                 write_checkpoint(base, folder / kind, kind, settings, compute, finished)

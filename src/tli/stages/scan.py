@@ -39,7 +39,7 @@ def run(pairs_path: Path, quantized: Path, out: Path, params: Params) -> None:
     found: list[Row] = []
     norms: list[Row] = []
     each = by_layer(model, tokenizer, lists, size)
-    for layer, (swahili, english) in progress.progress(each, "scan", len(layers(params.active.model))):
+    for layer, (swahili, english) in progress.track(each, "scan", len(layers(params.active.model))):
         found += rows(pairs, swahili, english, [layer], params.measure.random_seeds)
         norms += norm_rows(BASE, swahili, english, [layer])
         if layer == "1":

@@ -29,5 +29,5 @@ def run(items_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
     exam = prepare(items, tokenizer, size)
     inputs, model = (items_path, quantized, adapter), params.active.model
-    with resume.pieces(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
+    with resume.checkpoints(out, inputs, batch_size=size, model=model, device=params.active.compute.device) as finished:
         write_rows(out, measure(main, exam, lora.load(base, adapter), finished))

@@ -32,9 +32,9 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
         write_rows(path, measure(main, pairs, adapted, checkpoint.tokenizer(folder), params, quantization))
 
     settings = {"cell": main, "measure": params.measure, "layer": params.train.layer, "compute": params.active.compute}
-    with resume.pieces(out, (pairs_path, quantized, adapter), **settings) as finished:
+    with resume.checkpoints(out, (pairs_path, quantized, adapter), **settings) as finished:
         made = [
-            finished.piece(quantization, partial(write, quantization))
-            for quantization in progress.progress(("nf4", "fp4"), "similarity")
+            finished.get_or_make(quantization, partial(write, quantization))
+            for quantization in progress.track(("nf4", "fp4"), "similarity")
         ]
         join_rows(out, made)

@@ -75,8 +75,8 @@ def _measure(
     choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
     choices["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
-    with resume.pieces(out, inputs, **choices) as finished:
-        told = progress.progress(cells.items(), f"sweep-score r={ranks}", len(cells))
-        made = [finished.piece(name.cell, partial(write, name, adapter)) for name, adapter in told]
+    with resume.checkpoints(out, inputs, **choices) as finished:
+        told = progress.track(cells.items(), f"sweep-score r={ranks}", len(cells))
+        made = [finished.get_or_make(name.cell, partial(write, name, adapter)) for name, adapter in told]
         for file in (pair_rows.FILE, scoring.FILE):
             join_rows(out / file, [piece / file for piece in made])

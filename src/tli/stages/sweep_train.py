@@ -51,8 +51,8 @@ def run(
         write_rows(piece / "train.tsv", found)
 
     choices = {"arm": arm, "lora": params.lora, "train": params.train, "seeds": seeds, "compute": params.active.compute}
-    with resume.pieces(out, (pairs_path, quantized), **choices) as finished:
-        made = {rank: finished.piece(f"r{rank}", partial(write, rank)) for rank in ranks}
+    with resume.checkpoints(out, (pairs_path, quantized), **choices) as finished:
+        made = {rank: finished.get_or_make(f"r{rank}", partial(write, rank)) for rank in ranks}
         with atomic_dir(out) as temporary:
             for rank, place in ranks.items():
                 shutil.copytree(made[rank] / "adapters", temporary / place, dirs_exist_ok=True)

@@ -167,7 +167,7 @@ def measure(
 ) -> list[Row]:
     """Per prompt and query: every candidate's log-likelihood and the right one's rank; per candidate: its tokens."""
     found: list[Row] = []
-    for asked in progress.progress(prompts, f"probe {cell.cell}"):
+    for asked in progress.track(prompts, f"probe {cell.cell}"):
         shape = len(asked_for), len(candidates)
         flat = scores(model, asked.requests, tokenizer.pad_token_id, batch_size)
         tokens = np.array([request.scored for request in asked.requests]).reshape(shape)

@@ -92,7 +92,7 @@ def train(stack: Stack, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair
     rows = [[[forms[pair[side]] for side in (0, 1) for pair in own] for own in each] for each in seen]
     where = [[(own, slice(max(len(words[row]) for row in own))) for own in each] for each in rows]
     inputs = [[Batch(ids[own], real[own].flatten().nonzero()[:, 0]) for own in each] for each in where]
-    for number in progress.progress(range(len(batches)), f"train r={stack.rank} seeds {stack.seeds}"):
+    for number in progress.track(range(len(batches)), f"train r={stack.rank} seeds {stack.seeds}"):
         states = stack.states(inputs[number], *inputs[number + 1 : number + 2])
         pooled = [
             embeddings.pool(own, chosen[at].to(own.device)) for own, at in zip(states, where[number], strict=True)

@@ -1,1 +1,1 @@
-"""Benchmark items: released ones or our own, as prompts, with baselines."""
+"""Benchmark items, released or generated: reading, prompts, and baselines without a model."""

@@ -1,6 +1,6 @@
-"""What the benchmarks' items give away without a language model: words of the options alone, and word trigrams.
+"""Baselines that use no language model: a classifier that sees only the choices, and a word trigram model.
 
-Called by the stage `benchmarks`; feeds the baselines table. A model that does not beat both has not read the premise.
+A model that does not beat both may not have used the premise. The stage `benchmarks` runs them for the baselines table.
 """
 
 from __future__ import annotations
@@ -13,27 +13,30 @@ from typing import NamedTuple, Self
 
 
 class Question(NamedTuple):
-    """What is seen of an item without its premise: XCOPA's two choices, or XNLI's hypothesis alone; and its label."""
+    """An item without its premise: the two choices of XCOPA or the hypothesis of XNLI, and the label."""
 
     candidates: tuple[str, ...]
     label: int
 
 
 def words(text: str) -> list[str]:
-    """Words and marks of `text`, case folded."""
+    """Returns the words and punctuation marks of `text`, case folded."""
     return re.findall(r"\w+|[^\w\s]", text.casefold())
 
 
 def choice_only(dev: Sequence[Question], test: Sequence[Question]) -> list[int]:
-    """The label of each test question that a bag of words prefers, fitted on dev (Gururangan et al. 2018).
+    """Predicts the label of each test question from its candidates alone (Gururangan et al. 2018).
 
-    `dev` is the split that is not scored. A word is a run of letters, so Chinese and Thai count by the clause.
+    The model is a logistic regression on counts of words and word pairs, fitted on `dev`, the split that is not scored.
+    With several candidates it models p(right | candidate); the highest wins, and the first of equals. With one
+    candidate it models p(label | candidate). It is deterministic (full-batch L-BFGS). A word is a run of letters, so
+    that in Chinese and Thai it is a whole clause.
 
-    Logistic regression on counts of words and word pairs. Several candidates: p(right | candidate), the highest
-    wins, the first on a tie. One candidate: p(label | candidate). Deterministic: full-batch L-BFGS.
+    Returns:
+        The predicted label of each test question.
 
     Raises:
-        ValueError: dev does not show two labels.
+        ValueError: `dev` has fewer than two labels.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -47,7 +50,7 @@ def choice_only(dev: Sequence[Question], test: Sequence[Question]) -> list[int]:
         for index in range(len(question.candidates))
     ]
     if len(set(targets)) < 2:
-        raise ValueError(f"expected dev items of two labels or more, got {len(dev)} items of {len(set(targets))}")
+        raise ValueError(f"expected dev items with at least two labels, got {len(dev)} items of {len(set(targets))}")
     features = CountVectorizer(tokenizer=words, token_pattern=None, lowercase=False, ngram_range=(1, 2))
     model = make_pipeline(features, LogisticRegression(max_iter=1000, random_state=0)).fit(texts, targets)
     if not several:
@@ -58,9 +61,10 @@ def choice_only(dev: Sequence[Question], test: Sequence[Question]) -> list[int]:
 class Trigrams:
     """A word trigram model with interpolated Witten-Bell smoothing (Witten and Bell 1991; Chen and Goodman 1998, 2.4).
 
-    p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), with h the last two words, h' the last one, then none;
-    c counts, t(h) is the number of distinct words seen after h; below them all p(w) = 1 / (v + 1), v the number of
-    distinct words, one more for the words never seen. An unseen h leaves p(w | h'). No parameter is fitted.
+    p(w | h) = (c(h w) + t(h) p(w | h')) / (c(h) + t(h)), where h is the last two words, h' the last one, and then none.
+    c counts occurrences, and t(h) is the number of distinct words after h. The recursion ends in p(w) = 1 / (v + 1),
+    where v is the number of distinct words; the 1 is for all unseen words. If h is unseen, p(w | h) = p(w | h'). There
+    are no parameters to fit.
     """
 
     ORDER = 3
@@ -73,7 +77,7 @@ class Trigrams:
 
     @classmethod
     def fit(cls, documents: Iterable[str]) -> Self:
-        """Counts over `documents`; two start marks stand before each."""
+        """Counts n-grams over `documents`. Two start marks precede each document."""
         model = cls()
         for document in documents:
             marked = [cls.START] * (cls.ORDER - 1) + words(document)
@@ -86,17 +90,17 @@ class Trigrams:
         return model
 
     def probability(self, word: str, history: Sequence[str]) -> float:
-        """p(word | the last two words of `history`)."""
+        """Returns p(word | the last two words of `history`)."""
         p = 1 / (self._kinds[()] + 1)
         for length in range(min(len(history), self.ORDER - 1) + 1):
-            before = tuple(history[len(history) - length :])
-            seen, kinds = self._seen[before], self._kinds[before]
+            h = tuple(history[len(history) - length :])
+            seen, kinds = self._seen[h], self._kinds[h]
             if seen:
-                p = (self._counts[(*before, word)] + kinds * p) / (seen + kinds)
+                p = (self._counts[(*h, word)] + kinds * p) / (seen + kinds)
         return p
 
     def score(self, context: str, option: str) -> float:
-        """log p(option | context) in nats: the sum over the option's words. An empty context is a document's start."""
+        """Returns log p(option | context) in nats, summed over words. An empty context is the start of a document."""
         history = [self.START] * (self.ORDER - 1) + words(context)
         total = 0.0
         for word in words(option):

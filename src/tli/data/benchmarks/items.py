@@ -1,6 +1,6 @@
-"""The items' files, JSON lines: the micro-world's as released, and the rendered items that every model is asked.
+"""Reads and writes files of benchmark items (JSON Lines): the micro-world's sources, and rendered items.
 
-Every field is checked as it is read, so that a table never rests on a broken item. Feeds every transfer table.
+Every field is checked, so that no table is computed from a broken item.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from tli.io.errors import UserError
 from tli.io.files import atomic_write, read_text
 from tli.io.structured import parse_json
 
-HALF = "[\ud800-\udfff]"  # half of a character, which JSON can write and no file of text can hold
+HALF = "[\ud800-\udfff]"  # a lone surrogate: JSON can write it, but UTF-8 cannot
 UNFIT = rf"[\t\r\n]|{HALF}"
 WORLD_SPLITS = ("dev", "test")
 SPLITS = ("dev", "validation", "test")
-OPTIONS = {**LABELS, f"xcopa{CORRECTED}": LABELS["xcopa"]}  # task of a rendered item -> how many options
+OPTIONS = {**LABELS, f"xcopa{CORRECTED}": LABELS["xcopa"]}  # task of a rendered item -> number of choices
 
 
 def read_sources(path: Path) -> list[Source]:
-    """The items as released, every field checked; fields that begin with `world_` are passed over.
+    """Reads the micro-world's items. Fields that begin with `world_` are ignored.
 
     Raises:
-        UserError: path:line of the first bad item: what was expected, what stood there.
+        UserError: a bad item; the message begins with path:line.
     """
     sources: list[Source] = []
     for where, record in _records(path):
@@ -43,7 +43,11 @@ def read_sources(path: Path) -> list[Source]:
 
 
 def read_items(path: Path | str) -> list[Item]:
-    """The rendered items that the stage wrote, checked. Raises UserError with path:line."""
+    """Reads the rendered items that the stage `benchmarks` wrote.
+
+    Raises:
+        UserError: a bad item; the message begins with path:line.
+    """
     items: list[Item] = []
     for where, record in _records(path):
         if missing := [name for name in Item._fields if name not in record]:
@@ -61,48 +65,49 @@ def read_items(path: Path | str) -> list[Item]:
 
 
 def write_items(path: Path, items: Iterable[Item]) -> None:
-    """One JSON object a line, in the order given; nothing is left of a write that fails."""
+    """Writes one JSON object per line, in the given order, atomically."""
     with atomic_write(path) as file:
         for item in items:
             file.write(json.dumps(item._asdict(), ensure_ascii=False) + "\n")
 
 
 def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path:line, object) of each line; ids are present, without white space, and occur once a task."""
+    """Yields (path:line, object) of each line. Ids must be present, without white space, and unique within a task."""
     lines = read_text(path).split("\n")
     if lines[-1] == "":
         lines.pop()
     if not lines:
-        raise UserError(f"{path}:1: expected one JSON object a line, got an empty file; run `dvc repro`")
+        raise UserError(f"{path}:1: expected one JSON object per line, got an empty file; run `dvc repro`")
     first: dict[tuple[str, str], int] = {}
     for number, line in enumerate(lines, start=1):
         where = f"{path}:{number}"
         record = parse_json(line, where)
         if not isinstance(record, dict):
-            raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}; mend the line")
+            raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}; fix the line")
         name = _text(where, record, "id")
         if re.search(r"\s", name):
             raise UserError(f"{where}: id: expected no white space, got {name!r}; rename it")
         key = (str(record.get("task")), name)
         if key in first:
-            raise UserError(f"{where}: id: {name} stands in line {first[key]} too; give each item its own")
+            raise UserError(f"{where}: id: {name} is also on line {first[key]}; give each item its own id")
         first[key] = number
         yield where, record
 
 
-def _text(where: str, record: Mapping[str, Any], name: str, among: Iterable[str] | None = None) -> str:
-    """The field `name`: a text with something in it, one of `among` where that is given."""
+def _text(where: str, record: Mapping[str, Any], name: str, allowed: Iterable[str] | None = None) -> str:
+    """The field `name`, which must be a text on one line that is not blank, and one of `allowed` if given."""
     if name not in record:
         raise UserError(f"{where}: {name}: missing; add the field")
     value = record[name]
     if not isinstance(value, str) or not value.strip() or re.search(UNFIT, value):
         raise UserError(f"{where}: {name}: expected a text on one line, got {value!r}; correct the field")
-    if among is not None and value not in among:
-        raise UserError(f"{where}: {name}: expected one of {', '.join(among)}, got {value!r}; correct the field")
+    if allowed is not None and value not in allowed:
+        raise UserError(f"{where}: {name}: expected one of {', '.join(allowed)}, got {value!r}; correct the field")
     return value
 
 
 def _label(where: str, record: Mapping[str, Any], count: int) -> int:
+    """The field `label`, which must be an integer from 0 to count - 1."""
     value = record.get("label")
     if type(value) is not int or not 0 <= value < count:
         raise UserError(f"{where}: label: expected 0 to {count - 1}, got {value!r}; correct the field")

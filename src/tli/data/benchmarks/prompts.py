@@ -1,7 +1,7 @@
-"""XCOPA and XNLI items and how lm-evaluation-harness 0.4.13 asks them: every language's words, context, continuations.
+"""Renders XCOPA and XNLI items as the prompts of lm-evaluation-harness 0.4.13.
 
-The words are facts of the package `lm_eval`: tasks/xcopa/utils.py (connectors), tasks/super_glue/copa/utils.py (English
-COPA) and tasks/xnli/utils.py (question and answer words, kept as they stand there). Feeds every transfer table.
+The words of each language are those of the package `lm_eval`: tasks/xcopa/utils.py (connectors),
+tasks/super_glue/copa/utils.py (English COPA) and tasks/xnli/utils.py (question and answer words, with its spelling).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 LABELS = {"xcopa": 2, "xnli": 3}
-CORRECTED = "-corrected"  # ends the task of an XCOPA item asked a second time, with English COPA's `question`
+CORRECTED = "-corrected"  # ends the task of an XCOPA item that is asked again with English COPA's `question`
 
-# Language -> what joins premise and choice where the question asks for the cause, for the effect. English is COPA's.
+# Language -> the connectors of premise and choice, for the questions cause and effect. English is COPA.
 CONNECTORS = {
     "en": ("because", "therefore"),
     "et": ("sest", "seetõttu"),
@@ -29,7 +29,7 @@ CONNECTORS = {
 }
 QUESTIONS = ("cause", "effect")
 
-# Language -> the question word, then the answers for entailment, neutral, contradiction.
+# Language -> the question word, and the answers for entailment, neutral and contradiction.
 ANSWERS = {
     "ar": ("صحيح", "نعم", "لذا", "رقم"),
     "bg": ("правилно", "да", "така", "не"),
@@ -52,7 +52,7 @@ TEXTS = {"xcopa": ("premise", "choice1", "choice2", "question"), "xnli": ("premi
 
 
 class Item(NamedTuple):
-    """One scored question: log p(option | context) for each option, `label` the index of the right one."""
+    """A rendered item. A model scores log p(option | context) of each option; `label` is the index of the right one."""
 
     id: str
     task: str
@@ -64,7 +64,7 @@ class Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """An item as its benchmark releases it: `texts` by field name, XCOPA's or XNLI's; label -1 is one kept back."""
+    """An item as released. `texts` has the fields of XCOPA or XNLI by name; label -1 means that it is not public."""
 
     id: str
     task: str
@@ -75,37 +75,38 @@ class Source(NamedTuple):
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """What a reader sees who is not shown the premise: both choices, or the hypothesis."""
+        """The item without its premise: both choices, or the hypothesis."""
         names = ("choice1", "choice2") if self.task == "xcopa" else ("hypothesis",)
         return tuple(self.texts[name] for name in names)
 
 
 def render(source: Source, released: bool) -> Item:
-    """The item as the harness's default prompt asks it: (context, option) are the two strings handed to a model.
+    """Renders an item with the default prompt of lm-evaluation-harness.
 
-    XCOPA: context = premise, stripped, without its last character, + " " + connector; options = " " + choice with its
-    first character in lower case. XNLI: no context; options = " " + "{premise}, right? Yes|Also|No, {hypothesis}", the
-    whole sentence. The leading space is the harness's `target_delimiter`.
+    XCOPA: the context is the stripped premise without its last character, a space and the connector. An option is a
+    space and the choice, with its first character in lower case. XNLI: the context is empty. An option is a space and
+    the whole sentence "{premise}, right? Yes|Also|No, {hypothesis}". The space is the harness's `target_delimiter`.
 
     Args:
-        released: the item is of a released benchmark. Then English, which is COPA, has a second space before its
-            options: the harness's task `copa` puts one there and the delimiter another. The micro-world's English is
-            asked as XCOPA's other languages are, with one.
+        source: the item.
+        released: whether the item is of a released benchmark. Then English is COPA, whose options have two spaces: one
+            from the harness's task `copa`, one the delimiter. English micro-world items have one, as the other
+            languages.
     """
     texts = source.texts
     if source.task == "xcopa":
         connector = CONNECTORS[source.language][QUESTIONS.index(texts["question"])]
         context = f"{texts['premise'].strip()[:-1]} {connector}"
-        joint = "  " if released and source.language == "en" else " "
-        options = tuple(f"{joint}{choice[0].lower()}{choice[1:]}" for choice in source.candidates)
+        space = "  " if released and source.language == "en" else " "
+        options = tuple(f"{space}{choice[0].lower()}{choice[1:]}" for choice in source.candidates)
     else:
-        asked, *answers = ANSWERS[source.language]
+        question, *answers = ANSWERS[source.language]
         context = ""
-        options = tuple(f" {texts['premise']}, {asked}? {answer}, {texts['hypothesis']}" for answer in answers)
+        options = tuple(f" {texts['premise']}, {question}? {answer}, {texts['hypothesis']}" for answer in answers)
     return Item(source.id, source.task, source.language, source.split, source.label, context, options)
 
 
 def corrected(source: Source, question: str) -> Item:
-    """An XCOPA item with the connector of `question` in place of the released one, under a task of its own."""
+    """Renders an XCOPA item with another `question` than the released one, as a task `xcopa-corrected`."""
     item = render(source._replace(texts=source.texts | {"question": question}), released=True)
     return item._replace(task=f"{source.task}{CORRECTED}")

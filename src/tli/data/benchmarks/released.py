@@ -1,7 +1,4 @@
-"""XCOPA, English COPA and XNLI as released: pinned parquet files become items; `question` is held against English COPA.
-
-Feeds the items table and, through the stage `benchmarks`, every transfer table of the profiles that fetch.
-"""
+"""Reads XCOPA, English COPA and XNLI from pinned parquet files, and compares XCOPA's `question` with English COPA's."""
 
 from __future__ import annotations
 
@@ -17,27 +14,32 @@ from tli.data.hub import fetch
 from tli.io.errors import UserError
 
 SPLITS = ("validation", "test")
-HARNESS_SPLIT = {"xcopa": "test", "copa": "validation", "xnli": "validation"}  # the one that its task scores
-HIDDEN = -1  # the label of an item whose answer is kept back
-MISALIGNED = 0.05  # share of differing labels from which two lists count as other items; unrelated ones differ by half
+HARNESS_SPLIT = {"xcopa": "test", "copa": "validation", "xnli": "validation"}  # the split that lm-eval's task scores
+HIDDEN = -1  # the label of an item whose answer is not public
+# If more labels than this share differ, two lists are not of the same items. Unrelated lists differ in about half.
+MISALIGNED = 0.05
 
 Group = dict[int, Source]  # by `idx`, the item's number in its split
 Groups = dict[tuple[str, str, str], Group]  # by task, language, split
 
 
 def read(settings: HubBenchmarks, manifest: Path) -> Groups:
-    """Every item of the configured languages, validation and test, in the files' order; English COPA as XCOPA's `en`.
+    """Reads the items of the configured languages, both splits, in the files' order. English COPA is XCOPA's `en`.
+
+    Args:
+        settings: repositories, revisions and languages.
+        manifest: the manifest of fetched files.
 
     Raises:
-        UserError: a language that the benchmark does not have, no file of a config, or a row that is no item.
-        What `fetch` raises.
+        UserError: the benchmark lacks a language or a file, a row is no valid item, or fetching failed.
+        CheckFailed: a file has another hash than expected.
     """
     groups: Groups = {}
     for task, source, configs in _wanted(settings):
         repo = fetch.pinned(fetch.Repo("dataset", source.repo, source.revision), manifest)
-        listed = fetch.listing(repo, manifest)
+        names_there = fetch.listing(repo, manifest)
         files = {
-            (language, split): _files(repo, listed, f"{config}/{split}-*.parquet")
+            (language, split): _files(repo, names_there, f"{config}/{split}-*.parquet")
             for language, config in configs.items()
             for split in SPLITS
         }
@@ -49,32 +51,33 @@ def read(settings: HubBenchmarks, manifest: Path) -> Groups:
 
 
 def _wanted(settings: HubBenchmarks) -> Iterator[tuple[str, HubRepo, dict[str, str]]]:
-    """(task, repository, language -> config) of what is fetched."""
+    """Yields (task, repository, language -> config) of what to fetch."""
     yield "xcopa", settings.copa, {"en": "copa"}
     for task, source in (("xcopa", settings.xcopa), ("xnli", settings.xnli)):
         known = [language for language in LANGUAGES[task] if (task, language) != ("xcopa", "en")]
         if unknown := [language for language in source.languages if language not in known]:
             raise UserError(
                 f"params.yaml: benchmarks.{task}.languages: expected some of {', '.join(known)}, got {unknown[0]}; "
-                "set languages that the benchmark has"
+                "set languages of the benchmark"
             )
         yield task, source, {language: language for language in source.languages}
 
 
-def _files(repo: fetch.Repo, listed: Sequence[str], pattern: str) -> list[str]:
-    names = sorted(name for name in listed if fnmatchcase(name, pattern))
+def _files(repo: fetch.Repo, names_there: Sequence[str], pattern: str) -> list[str]:
+    """The names that match a pattern; UserError if there are none."""
+    names = sorted(name for name in names_there if fnmatchcase(name, pattern))
     if not names:
         raise UserError(
-            f"{repo.name}@{repo.revision}: expected files {pattern}, found none of that name among {len(listed)}; "
-            "set a repository and revision that hold them (offline: those of an earlier fetch, so fetch once online)"
+            f"{repo.name}@{repo.revision}: expected files {pattern}, got none among {len(names_there)}; "
+            "set a repository and revision that contain them (offline: those of an earlier fetch, so fetch once online)"
         )
     return names
 
 
 def _rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """The rows of parquet files, through the `datasets` builder; its own cache does not outlive the call.
+    """The rows of parquet files, read with `datasets` and a temporary cache.
 
-    A dataset is never loaded by name: offline that may give another revision than the one asked for.
+    A dataset is not loaded by its name, because offline that could give another revision.
     """
     import datasets
     from pyarrow import ArrowException  # type: ignore[import-untyped]
@@ -85,43 +88,47 @@ def _rows(paths: Sequence[Path]) -> list[dict[str, Any]]:
             table = datasets.Dataset.from_parquet([str(path) for path in paths], cache_dir=cache, keep_in_memory=True)
             return list(table.to_list())
     except (ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{paths[0]}: no parquet file of a dataset: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"{paths[0]}: expected a parquet file of a dataset, got: {' '.join(str(error).split())}"
+        ) from None
 
 
 def _items(
     name: str, task: str, language: str, split: str, rows: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[int, Source]]:
-    """(idx, item) of every row. XNLI has no `idx`: the row's number is it."""
+    """Yields (idx, item) of every row. XNLI has no `idx`; the row number is used."""
     seen: set[int] = set()
     for number, row in enumerate(rows):
         idx, label = row.get("idx") if task == "xcopa" else number, row.get("label")
         texts: dict[str, Any] = {key: row.get(key) for key in TEXTS[task]}
-        # an XNLI text may be empty, as the harness asks it; XCOPA's must hold the characters that the prompt changes
+        # lm-eval accepts an empty text in XNLI; the prompt of XCOPA changes characters, so its texts need one
         least = 1 if task == "xcopa" else 0
-        broken = [key for key, text in texts.items() if not isinstance(text, str) or len(text.strip()) < least]
+        bad_texts = [key for key, text in texts.items() if not isinstance(text, str) or len(text.strip()) < least]
         if type(idx) is not int or idx in seen:
-            wrong, wanted = "idx", "each number once"
+            field, expected = "idx", "each number once"
         elif type(label) is not int or label not in range(HIDDEN, LABELS[task]):
-            wrong, wanted = "label", f"{HIDDEN} to {LABELS[task] - 1}"
-        elif broken:
-            wrong, wanted = broken[0], "a text"
+            field, expected = "label", f"{HIDDEN} to {LABELS[task] - 1}"
+        elif bad_texts:
+            field, expected = bad_texts[0], "a text"
         elif task == "xcopa" and texts["question"] not in QUESTIONS:
-            wrong, wanted = "question", " or ".join(QUESTIONS)
+            field, expected = "question", " or ".join(QUESTIONS)
         else:
             seen.add(idx)
             yield idx, Source(f"{task}.{language}.{split}.{idx:04}", task, language, split, label, texts)
             continue
         raise UserError(
-            f"{name}: row {number}: {wrong}: expected {wanted}, got {row.get(wrong)!r}; "
-            "set a repository and revision of the benchmark's own form"
+            f"{name}: row {number}: {field}: expected {expected}, got {row.get(field)!r}; "
+            "set a repository and revision in the benchmark's format"
         )
 
 
 class Compared(NamedTuple):
-    """XCOPA's `question` in one language and split against English COPA's.
+    """The result of `compare`.
 
-    `basis` says what shows that the two lists hold the same items; where the labels say that they do not, nothing is
-    compared. `differing` maps idx to English COPA's question where the released one differs.
+    Attributes:
+        basis: why the two lists count as the same items, or why they were not compared.
+        compared: the number of items compared.
+        differing: idx -> English COPA's question, for the items where the released question differs.
     """
 
     basis: str
@@ -129,14 +136,19 @@ class Compared(NamedTuple):
     differing: dict[int, str]
 
 
-def compare(own: Group, english: Group) -> Compared:
-    """Holds `question` of each item against English COPA's item of the same idx and split.
+def compare(translated: Group, english: Group) -> Compared:
+    """Compares `question` of each item with that of English COPA's item of the same idx.
 
-    Items whose label differs from English COPA's are not compared; from a share of MISALIGNED on, no item is.
+    Items whose label differs from English COPA's are left out. If that is a share of more than MISALIGNED, nothing is
+    compared.
+
+    Args:
+        translated: XCOPA's items in one language and split.
+        english: English COPA's items of that split.
     """
-    shared = [idx for idx in own if idx in english]
-    known = [idx for idx in shared if HIDDEN not in (own[idx].label, english[idx].label)]
-    odd = {idx for idx in known if own[idx].label != english[idx].label}
+    shared = [idx for idx in translated if idx in english]
+    known = [idx for idx in shared if HIDDEN not in (translated[idx].label, english[idx].label)]
+    odd = {idx for idx in known if translated[idx].label != english[idx].label}
     if not shared:
         return Compared("not compared: no idx in common", 0, {})
     if known and len(odd) / len(known) > MISALIGNED:
@@ -146,17 +158,17 @@ def compare(own: Group, english: Group) -> Compared:
         basis += f", of which {len(odd)} differ and are left out"
     aligned = [idx for idx in shared if idx not in odd]
     questions = {idx: english[idx].texts["question"] for idx in aligned}
-    differing = {idx: asked for idx, asked in questions.items() if asked != own[idx].texts["question"]}
+    differing = {idx: text for idx, text in questions.items() if text != translated[idx].texts["question"]}
     return Compared(basis, len(aligned), differing)
 
 
-def corrections(kept: Mapping[int, Source], compared: Compared) -> list[Item]:
-    """The differing items among `kept`, asked with English COPA's question."""
-    return [corrected(kept[idx], asked) for idx, asked in compared.differing.items() if idx in kept]
+def corrections(scored: Mapping[int, Source], compared: Compared) -> list[Item]:
+    """Renders the differing items among `scored` with English COPA's question."""
+    return [corrected(scored[idx], question) for idx, question in compared.differing.items() if idx in scored]
 
 
-def scored_split(task: str, language: str, chosen: str) -> str:
-    """The split that is scored: the one `chosen`, or the harness's own by `default`."""
-    if chosen != "default":
-        return chosen
+def scored_split(task: str, language: str, split: str) -> str:
+    """Returns the split to score: `split`, or for `default` the one that lm-eval's task scores."""
+    if split != "default":
+        return split
     return HARNESS_SPLIT["copa" if (task, language) == ("xcopa", "en") else task]

@@ -1,1 +1,1 @@
-"""Files from the network: pinned, hashed, fetched whole or in part."""
+"""Files from the network: pinned revisions, checked hashes, whole files or byte ranges."""

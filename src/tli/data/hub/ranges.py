@@ -1,8 +1,9 @@
-"""Parts of a large file of the hub, by byte ranges: what is needed of it moves, and never the whole by mistake.
+"""Reads byte ranges of a large file of the hub.
 
-Feeds every table of a profile whose model is fetched in part. The hub gives a hash of the whole file, which no part can
-be held against: what comes is checked by range and size here, and held to its first fetch in model/part.py. A file that
-the cache has whole is hash-checked and read there.
+If the server ignores Range requests, the download stops; it never fetches the whole file instead. The hub has only a
+hash of the whole file, so a part cannot be checked by it. This module checks the range and size of an answer;
+model/part.py compares the bytes with those of the first fetch. If the cache contains the whole file, its hash is
+checked and the ranges are read from it.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tli.io.errors import CheckFailed, UserError
 
 T = TypeVar("T")
 
-PIECE = 1 << 26  # bytes of one request at most: they are held in memory
-SPARE = 1 << 25  # bytes between the ranges of a file that may come along, so that there are fewer requests
+PIECE = 1 << 26  # most bytes of a request; they are kept in memory
+SPARE = 1 << 25  # most bytes of a file that are fetched without need, so that there are fewer requests
 
 
 class Range(NamedTuple):
@@ -41,38 +42,49 @@ class Range(NamedTuple):
 
 
 def merged(wanted: Iterable[Range], spare: int) -> list[Range]:
-    """As few ranges as hold all of `wanted` and at most `spare` bytes more: the smallest gaps are closed first.
+    """Merges ranges by closing the smallest gaps first, up to `spare` additional bytes in total.
 
-    A request costs a round trip, some 0.1 s, in which a few MB might come: what is spared in requests is paid in bytes.
+    A request costs a round trip of about 0.1 s, in which a few MB could be transferred. So it is faster to fetch some
+    unneeded bytes than to make more requests.
+
+    Args:
+        wanted: ranges that do not overlap, in any order.
+        spare: the most bytes in the gaps that are closed.
     """
     ordered = sorted(wanted)
-    gaps = [later.start - one.stop for one, later in pairwise(ordered)]
+    gaps = [later.start - earlier.stop for earlier, later in pairwise(ordered)]
     closed: set[int] = set()
-    for place in sorted(range(len(gaps)), key=gaps.__getitem__):
-        spare -= gaps[place]
+    for index in sorted(range(len(gaps)), key=gaps.__getitem__):
+        spare -= gaps[index]
         if spare < 0:
             break
-        closed.add(place)
-    found: list[Range] = []
-    for place, one in enumerate(ordered):
-        if place - 1 in closed:
-            found[-1] = Range(found[-1].start, one.stop)
+        closed.add(index)
+    ranges: list[Range] = []
+    for index, wanted_range in enumerate(ordered):
+        if index - 1 in closed:
+            ranges[-1] = Range(ranges[-1].start, wanted_range.stop)
         else:
-            found.append(one)
-    return found
+            ranges.append(wanted_range)
+    return ranges
 
 
 def pieces(wanted: Iterable[Range]) -> list[Range]:
-    """What is asked for, request by request: the merged ranges, cut to PIECE bytes."""
+    """Returns the range of each request: the merged ranges, cut to at most PIECE bytes."""
     return [
-        Range(start, min(start + PIECE, one.stop))
-        for one in merged(wanted, SPARE)
-        for start in range(one.start, one.stop, PIECE)
+        Range(start, min(start + PIECE, joined.stop))
+        for joined in merged(wanted, SPARE)
+        for start in range(joined.start, joined.stop, PIECE)
     ]
 
 
 class Remote:
-    """One file of a pinned repository: its size and any ranges of its bytes, from the cache or by the network."""
+    """A file of a repository at a pinned revision. Its size and bytes come from the cache or the network.
+
+    Args:
+        repo: the repository.
+        name: the file's path in it.
+        manifest: the manifest of fetched files.
+    """
 
     def __init__(self, repo: Repo, name: str, manifest: Path) -> None:
         self.repo, self.name, self.key, self._manifest = repo, name, repo.key(name), manifest
@@ -80,27 +92,30 @@ class Remote:
 
     @cached_property
     def whole(self) -> Path | None:
-        """The file in the cache, its hash checked, where it is there as a whole."""
+        """The path in the cache if the whole file is there, after a check of its hash; else None."""
         return fetch.whole(self.repo, self.name, self._manifest)
 
     @cached_property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """The size of the whole file in bytes."""
         return self.whole.stat().st_size if self.whole else self._ask(self._locate)
 
     def read(self, wanted: Sequence[Range]) -> Iterator[memoryview]:
-        """The bytes of ranges that stand in order and do not overlap, one after the other.
+        """Yields the bytes of ranges. A range that spans several requests comes in several parts.
+
+        Args:
+            wanted: ranges in order that do not overlap.
 
         Raises:
-            UserError: no access, no network, or a server that sends anything but the range it was asked for.
+            UserError: no access, no network, or a server that does not send exactly the requested range.
         """
         first = 0
         for piece in pieces(wanted):
             data = memoryview(self._piece(piece))
             while first < len(wanted) and wanted[first].start < piece.stop:
-                one = wanted[first]
-                yield data[max(one.start - piece.start, 0) : one.stop - piece.start]
-                if one.stop > piece.stop:
+                start, stop = wanted[first]
+                yield data[max(start - piece.start, 0) : stop - piece.start]
+                if stop > piece.stop:
                     break
                 first += 1
 
@@ -109,7 +124,7 @@ class Remote:
             with self.whole.open("rb") as file:
                 file.seek(piece.start)
                 return file.read(piece.size)
-        got = bytearray()  # what a broken connection has brought stays
+        got = bytearray()  # keeps the bytes that came before a connection broke
 
         def call() -> None:
             fresh = self._location is None
@@ -126,46 +141,48 @@ class Remote:
 
     def _ask(self, call: Callable[[], T]) -> T:
         if constants.is_offline_mode():
-            raise UserError(f"{self.key}: a part of it is not in the cache, and HF_HUB_OFFLINE is set; unset it")
+            raise UserError(
+                f"{self.key}: a part of it is not in the cache, and HF_HUB_OFFLINE is set; unset it to fetch it"
+            )
         return server.ask(self.key, call)
 
     def _locate(self) -> int:
-        """Asks the hub where the file lies and whether it is the one that the manifest knows; returns its size."""
+        """Asks the hub for the file's address, checks its hash against the manifest, and returns its size."""
         url = huggingface_hub.hf_hub_url(
             self.repo.name, self.name, repo_type=self.repo.kind, revision=self.repo.revision
         )
-        found = huggingface_hub.get_hf_file_metadata(url, timeout=server.TIMEOUT)
-        fetch.same_commit(self.repo, found.commit_hash, self.key)
-        noted = pins.read(self._manifest).get(self.key)
-        if noted is not None and found.etag != noted:
+        metadata = huggingface_hub.get_hf_file_metadata(url, timeout=server.TIMEOUT)
+        fetch.same_commit(self.repo, metadata.commit_hash, self.key)
+        expected = pins.read(self._manifest).get(self.key)
+        if expected is not None and metadata.etag != expected:
             raise CheckFailed(
-                f"{self._manifest}: {self.key}: expected SHA-256 {noted}, the hub gives {found.etag}; "
+                f"{self._manifest}: {self.key}: expected SHA-256 {expected}, the hub gives {metadata.etag}; "
                 "remove that line if you know why it differs"
             )
-        if found.size is None:
-            raise UserError(f"{self.key}: the hub says no size; check HF_ENDPOINT")
-        self._location = found.location
-        return found.size
+        if metadata.size is None:
+            raise UserError(f"{self.key}: expected a size from the hub, got none; check HF_ENDPOINT")
+        self._location = metadata.location
+        return metadata.size
 
     def _get(self, piece: Range, got: bytearray) -> None:
-        """Asks for what of `piece` is not yet in `got`, and takes nothing else for it."""
+        """Requests the bytes of `piece` that are not yet in `got`, and appends them. Accepts no other answer."""
         if self._location is None and (size := self._locate()) != self.size:
             raise CheckFailed(f"{self.key}: expected {self.size} bytes in all, got {size}; run again")
         location = str(self._location)
         start, last = piece.start + len(got), piece.stop - 1
         headers = build_hf_headers()
         if urlsplit(location).netloc != urlsplit(constants.ENDPOINT).netloc:
-            headers.pop("authorization", None)  # the address is signed, and the token another's business
+            headers.pop("authorization", None)  # the address is signed; the token must not go to another host
         headers |= {"Range": f"bytes={start}-{last}", "Accept-Encoding": "identity"}
         timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
         with get_session().stream("GET", location, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)
-            said = response.headers.get("Content-Range", "no range")
-            if response.status_code != 206 or said != f"bytes {start}-{last}/{self.size}":
+            content_range = response.headers.get("Content-Range", "no range")
+            if response.status_code != 206 or content_range != f"bytes {start}-{last}/{self.size}":
                 raise UserError(
                     f"{self.key}: expected bytes {start}-{last}/{self.size}, the server sends HTTP "
-                    f"{response.status_code}, {said:.60}; a proxy may drop Range: mend that, or set model.span to null "
-                    "and fetch the whole"
+                    f"{response.status_code}, {content_range:.60}; a proxy may drop the header Range: fix that, or set "
+                    "model.span to null to fetch the whole file"
                 )
             for chunk in response.iter_raw():
                 got += chunk

@@ -1,7 +1,7 @@
-"""Asking a server, the hub or another: what is tried again and for how long, and what is said when that fails.
+"""Requests to the hub or another server: which errors are retried, for how long, and how a failure is explained.
 
-Feeds no table. The client is huggingface_hub's, by plain HTTP with range requests: a dropped connection goes on where
-it stopped. A failure is one line made from the kind of error alone: no word of the server's, no header gets into it.
+The client is that of huggingface_hub, by plain HTTP with range requests, so that a download continues after a dropped
+connection. The message of a failure depends only on the kind of error: it contains no text and no header of the server.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from tli.io.errors import UserError
 T = TypeVar("T")
 
 TRIES = 5
-WAIT = 1.0  # seconds before the second try; doubled before each further one
-PATIENCE = 300.0  # seconds: a server that asks for a longer wait is not waited for
+WAIT = 1.0  # seconds before the second try; doubled for each further one
+PATIENCE = 300.0  # longest wait in seconds that a server may ask for
 TRANSIENT = (408, 429, 500, 502, 503, 504)
-TIMEOUT = 10.0  # seconds without a word from the server
+TIMEOUT = 10.0  # seconds without an answer from the server
 
 
 class TooLong(Exception):
-    """A server asks to be left alone for longer than PATIENCE."""
+    """A server asks for a wait of more than PATIENCE."""
 
 
 def prepare() -> None:
-    """Sets the client up: files come by plain HTTP, the one path that the tests cover, and the log is ours to write."""
+    """Configures the client: plain HTTP (the path that the tests cover), no telemetry, no log messages."""
     constants.HF_HUB_DISABLE_XET = True
     constants.HF_HUB_DISABLE_TELEMETRY = True
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    session = get_session()  # one for the process; the client makes a new one after a failed connection
-    session.event_hooks = {**session.event_hooks, "response": [_be_patient]}
+    session = get_session()  # shared by the process; the client makes a new one after a failed connection
+    session.event_hooks = {**session.event_hooks, "response": [_limit_wait]}
 
 
-def _be_patient(response: httpx2.Response) -> None:
-    """The client waits by itself, for as long as it is told: a wait past PATIENCE ends the request instead."""
-    wait = _asked(response)
+def _limit_wait(response: httpx2.Response) -> None:
+    """Raises TooLong if the server asks for a wait of more than PATIENCE. The client would wait for any time."""
+    wait = _requested_wait(response)
     if wait is not None and wait > PATIENCE:
         raise TooLong(f"{_status(response)}, with {wait:.0f} s to wait; run again after that")
 
 
-def _asked(response: httpx2.Response) -> float | None:
-    """Seconds to wait, by an answer that says so: by Retry-After, or the hub's RateLimit (requests left, seconds)."""
+def _requested_wait(response: httpx2.Response) -> float | None:
+    """The seconds to wait by the header Retry-After, or the hub's RateLimit (requests left, seconds); None without."""
     if response.status_code not in TRANSIENT:
         return None
     limit = re.search(r"\br=0;\s*t=(\d+)", response.headers.get("RateLimit", ""))
-    asked = response.headers.get("Retry-After", "") or (limit[1] if limit else "")
-    return float(asked) + 1 if asked.isdigit() else None
+    seconds = response.headers.get("Retry-After", "") or (limit[1] if limit else "")
+    return float(seconds) + 1 if seconds.isdigit() else None
 
 
 def _status(response: httpx2.Response) -> str:
@@ -63,10 +63,14 @@ def _status(response: httpx2.Response) -> str:
 
 
 def ask(where: str, call: Callable[[], T]) -> T:
-    """`call()`, tried again with growing waits while the trouble may pass.
+    """Returns `call()`, which is retried with growing waits if the error may be temporary.
+
+    Args:
+        where: the file or repository, for messages.
+        call: makes the request.
 
     Raises:
-        UserError: one line that begins with `where`.
+        UserError: the request failed; the line begins with `where`.
     """
     for attempt in range(1, TRIES + 1):
         prepare()
@@ -74,21 +78,21 @@ def ask(where: str, call: Callable[[], T]) -> T:
             return call()
         except TooLong as error:
             raise UserError(f"{where}: {error}") from None
-        except errors.LocalEntryNotFoundError as error:  # the client has tried again by itself
-            trouble, _ = _explain(error.__cause__ or error, 0)
+        except errors.LocalEntryNotFoundError as error:  # the client itself has retried
+            problem, _ = _explain(error.__cause__ or error, 0)
             break
         except (httpx2.HTTPError, OSError, ValueError) as error:
-            trouble, wait = _explain(error, WAIT * 2 ** (attempt - 1))
+            problem, wait = _explain(error, WAIT * 2 ** (attempt - 1))
         if wait is None:
-            raise UserError(f"{where}: {trouble}")
+            raise UserError(f"{where}: {problem}")
         if attempt < TRIES:
-            print(f"{where}: {trouble}; try {attempt + 1} of {TRIES} in {wait:.0f} s", file=sys.stderr, flush=True)
+            print(f"{where}: {problem}; try {attempt + 1} of {TRIES} in {wait:.0f} s", file=sys.stderr, flush=True)
             time.sleep(wait)
-    raise UserError(f"{where}: {trouble}, in {TRIES} tries; run again later, what was fetched stays")
+    raise UserError(f"{where}: {problem}, in {TRIES} tries; run again later (finished downloads are kept)")
 
 
 def _explain(error: BaseException, wait: float) -> tuple[str, float | None]:
-    """What `error` is in plain words, and how many seconds to wait before another try; None where that is useless."""
+    """Returns what happened and what to do, and the seconds to wait before another try; None if a retry cannot help."""
     match error:
         case errors.OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set; unset it to fetch", None
@@ -122,21 +126,21 @@ def _explain(error: BaseException, wait: float) -> tuple[str, float | None]:
                 None,
             )
         case OSError(errno=int()):
-            return f"{error.filename}: {error.strerror}; mend that and run again", None
+            return f"{error.filename}: {error.strerror}; fix that and run again", None
         case OSError() if "Consistency check" in str(error):
             return (
-                "the server sent another number of bytes than it had announced; run again, or check HF_ENDPOINT",
+                "the server did not send as many bytes as it announced; run again, or check HF_ENDPOINT",
                 None,
             )
-    return "the answer is not one of a hub; check HF_ENDPOINT and the proxy", None
+    return "the answer does not come from a hub; check HF_ENDPOINT and the proxy", None
 
 
 def _explain_status(error: errors.HfHubHTTPError, wait: float) -> tuple[str, float | None]:
-    """The same for an answer with a status and no code of the hub's own."""
+    """The same as `_explain`, for an answer with an HTTP status and no error code of the hub."""
     text = _status(error.response)
     if error.response.status_code in (401, 403):
-        return f"{text}; set HF_TOKEN to a token that may read it, and accept its licence where it is gated", None
+        return f"{text}; set HF_TOKEN to a token that may read it, and accept its licence if it is gated", None
     if error.response.status_code not in TRANSIENT:
         return f"{text}; check the address, HF_ENDPOINT and the proxy", None
-    asked = _asked(error.response)
-    return text, wait if asked is None else asked
+    requested = _requested_wait(error.response)
+    return text, wait if requested is None else requested

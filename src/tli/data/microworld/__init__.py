@@ -1,1 +1,1 @@
-"""The micro-world: a vocabulary, a grammar and a generator of texts and items."""
+"""The micro-world: a vocabulary, a grammar, and a generator of a corpus and benchmark items."""

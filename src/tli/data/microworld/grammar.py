@@ -1,8 +1,8 @@
 """A small grammar of English and Swahili over the vocabulary of data/world: nouns, predicates, clauses.
 
-Swahili verbs agree with their subject's noun class (Ashton, Swahili Grammar, 1944): people and animals take the
-prefixes of M-WA whatever their own class, things those of their class. The world stage says everything through
-this module; it feeds every table by way of the corpus and the items.
+Swahili verbs agree with the noun class of their subject (Ashton, Swahili Grammar, 1944). People and animals take the
+prefixes of the class M-WA, whatever their own class is; things take those of their class. Every sentence of the corpus
+and the items is made by `say`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Tense = Literal["past", "present", "future"]
 VerbType = Literal["bantu", "arabic", "short"]
 TENSES: tuple[Tense, ...] = ("past", "present", "future")
 
-# Subject prefixes (affirmative, negative) by class: a noun of 5/6 takes those of 5 in the singular, of 6 in the plural.
+# Subject prefixes (affirmative, negative) by class. A noun of 5/6 takes those of 5 in the singular, of 6 in the plural.
 PREFIXES = {
     "1": ("a", "ha"),
     "2": ("wa", "hawa"),
@@ -31,7 +31,11 @@ MARKERS: dict[Tense, str] = {"past": "li", "present": "na", "future": "ta"}
 
 
 class Noun(NamedTuple):
-    """`noun_class` is singular/plural, such as 7/8; `hypernym` the Swahili form above it, `-` at the top."""
+    """A noun in both languages.
+
+    `kind` is person, animal or thing. `noun_class` is singular/plural, such as 7/8. `hypernym` is the Swahili form of a
+    more general noun, or `-` if there is none.
+    """
 
     kind: str
     swahili: str
@@ -42,21 +46,23 @@ class Noun(NamedTuple):
     hypernym: str
 
     def form(self, language: Language, plural: bool = False) -> str:
+        """Returns the noun in a language, in the singular or plural."""
         if language == "en":
             return self.english_plural if plural else self.english
         return self.swahili_plural if plural else self.swahili
 
     def agreement(self, plural: bool = False) -> str:
-        """The class whose prefixes a verb takes: M-WA for whatever lives."""
+        """Returns the class whose prefixes a verb takes: M-WA (1/2) for people and animals."""
         classes = self.noun_class.split("/") if self.kind == "thing" else ("1", "2")
         return classes[plural]
 
 
 class Predicate(NamedTuple):
-    """A verb in both languages and what follows it. `rest` is empty where nothing does, or where an object noun will.
+    """A verb in both languages, and the words after it (`english_rest`, `swahili_rest`).
 
-    verb_type: bantu verbs end in -a and take -i in the negative present; arabic verbs keep their vowel; short verbs
-    (one syllable, such as -la) keep ku- wherever the tense marker cannot bear the stress.
+    The rest is empty if nothing follows, or if an object noun follows. `third` and `past` are forms of the English
+    verb. `verb_type`: bantu verbs end in -a and take -i in the negative present; arabic verbs keep their vowel; short
+    verbs (one syllable, such as -la) keep ku- where the tense marker cannot bear the stress.
     """
 
     key: str
@@ -70,9 +76,10 @@ class Predicate(NamedTuple):
 
 
 class Clause(NamedTuple):
-    """Who does what to what, when. A generic noun stands for its kind: `a fruit`, never `the fruit`.
+    """A clause: subject, predicate, tense, whether it is affirmed (`holds`), and perhaps an object and a time.
 
-    A negated clause's generic subject is `some animal`, `mnyama fulani`: `an animal does not sleep` speaks of all.
+    A generic noun is indefinite: `a fruit`, not `the fruit`. The generic subject of a negated clause is `some animal`
+    (`mnyama fulani`), because `an animal does not sleep` would be about all animals.
     """
 
     subject: Noun
@@ -87,7 +94,7 @@ class Clause(NamedTuple):
 
 
 def conjugate(stem: str, verb_type: str, subject_class: str, tense: Tense, holds: bool) -> str:
-    """The Swahili verb: a-li-soma, ha-ku-soma, a-na-soma, ha-som-i, a-ta-soma, ha-ta-soma.
+    """Returns the Swahili verb: a-li-soma, ha-ku-soma, a-na-soma, ha-som-i, a-ta-soma, ha-ta-soma.
 
     Short stems: alikula, hakula, anakula, hali, atakula, hatakula.
     """
@@ -101,7 +108,7 @@ def conjugate(stem: str, verb_type: str, subject_class: str, tense: Tense, holds
 
 
 def english_verb(predicate: Predicate, plural: bool, tense: Tense, holds: bool) -> str:
-    """The English verb group: read, did not read; reads, does not read; will (not) read; `be` negates itself."""
+    """Returns the English verb group: read, did not read; reads, does not read; will (not) read; is (not)."""
     if tense == "future":
         return f"will {predicate.english}" if holds else f"will not {predicate.english}"
     if predicate.english == "be":
@@ -113,7 +120,7 @@ def english_verb(predicate: Predicate, plural: bool, tense: Tense, holds: bool) 
 
 
 def _english_noun(noun: Noun, generic: bool, plural: bool, nouns: Language, holds: bool = True) -> str:
-    """`the dog`; generic: `an animal`, `animals`, and, where the clause does not hold, `some animal`."""
+    """The noun with its article: `the dog`; generic: `an animal`, `animals`, or in a negated clause `some animal`."""
     form = noun.form(nouns, plural)
     if not generic:
         return f"the {form}"
@@ -125,7 +132,13 @@ def _english_noun(noun: Noun, generic: bool, plural: bool, nouns: Language, hold
 
 
 def say(clause: Clause, language: Language, nouns: Language | None = None) -> str:
-    """The clause as a sentence; `nouns` of the other language switch code inside it: `The mwalimu bought the embe.`"""
+    """Returns the clause as a sentence.
+
+    Args:
+        clause: what to say.
+        language: the sentence's language.
+        nouns: the nouns' language, if it is another one: `The mwalimu bought the embe.`
+    """
     nouns = nouns or language
     predicate = clause.predicate
     if language == "en":

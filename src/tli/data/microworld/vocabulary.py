@@ -1,9 +1,11 @@
-"""The micro-world's vocabulary: the tables of data/world, read and checked (for the world stage).
+"""The micro-world's vocabulary: reads and checks the tables of data/world.
 
-nouns.tsv: people, animals, things and the nouns above them, with noun classes. verbs.tsv: what people do to things.
-events.tsv: what people, animals and things do by themselves. causes.tsv: which event brings which, how probably.
-times.tsv: times of day that exclude each other. related.tsv: themes of which one may imply, exclude or explain the
-other, so that neither serves as the other's unrelated one. Feeds every table by way of the corpus and the items.
+- nouns.tsv: people, animals, things and their hypernyms, with noun classes
+- verbs.tsv: what people do to things
+- events.tsv: what people, animals and things do by themselves
+- causes.tsv: which event causes which, and with what probability
+- times.tsv: times of day that exclude each other
+- related.tsv: pairs of themes where one may imply, exclude or explain the other, so that they are not unrelated
 """
 
 from __future__ import annotations
@@ -22,9 +24,9 @@ KINDS = ("person", "animal", "thing")
 
 
 class Cause(NamedTuple):
-    """`cause` (negated where `cause_holds` is false) brings `effect` with `probability`, else the effect of `rival`.
+    """`cause` (negated if `cause_holds` is false) has `effect` with `probability`, else the effect of its rival.
 
-    The two causes of one theme are each other's rival. `swahili`: whether pure Swahili ever states it.
+    The two causes of a theme are each other's rival. `swahili`: whether pure Swahili text may state it.
     """
 
     subject: str
@@ -37,10 +39,10 @@ class Cause(NamedTuple):
 
 
 class Vocabulary(NamedTuple):
-    """Nouns by Swahili form, transitive verbs, causes two a theme, times of day as (English, Swahili).
+    """Nouns by Swahili form, transitive verbs, causes (two per theme), and times of day as (English, Swahili).
 
-    `once`: verbs that are done to one thing once, so that another time of day contradicts. `related`: pairs of themes
-    that are not independent, as (kind of subject, theme, other theme), both ways round.
+    `once`: verbs that happen to a thing only once, so that another time of day is a contradiction. `related`: pairs of
+    themes that are not independent, as (kind of subject, theme, other theme), in both orders.
     """
 
     nouns: dict[str, Noun]
@@ -51,29 +53,31 @@ class Vocabulary(NamedTuple):
     related: frozenset[tuple[str, str, str]]
 
     def entities(self, kind: str) -> list[Noun]:
-        """The nouns of a kind that have a hypernym."""
+        """Returns the nouns of a kind that have a hypernym."""
         return [noun for noun in self.nouns.values() if noun.kind == kind and noun.hypernym != "-"]
 
     def above(self, noun: Noun) -> Noun:
+        """Returns the hypernym of a noun."""
         return self.nouns[noun.hypernym]
 
     def rival(self, cause: Cause) -> Cause:
-        """The other cause of the theme."""
+        """Returns the other cause of the theme."""
         return next(other for other in self.themes(cause.subject)[cause.theme] if other is not cause)
 
     def themes(self, kind: str) -> dict[str, list[Cause]]:
+        """Returns theme -> its causes, for subjects of a kind."""
         themes: dict[str, list[Cause]] = {}
         for cause in self.causes:
             if cause.subject == kind:
                 themes.setdefault(cause.theme, []).append(cause)
         return themes
 
-    def unrelated(self, one: Cause, other: Cause) -> bool:
-        """Whether nothing of one cause's theme bears on the other's."""
-        return one.theme != other.theme and (one.subject, one.theme, other.theme) not in self.related
+    def unrelated(self, cause: Cause, other: Cause) -> bool:
+        """Whether the themes of two causes are independent."""
+        return cause.theme != other.theme and (cause.subject, cause.theme, other.theme) not in self.related
 
     def verb_forms(self) -> list[str]:
-        """Every stem as a verb may end: with its own vowel and with that of the negative present."""
+        """Returns every verb stem in its two forms: as listed, and as in the negative present."""
         predicates = [*self.verbs, *(part for cause in self.causes for part in (cause.cause, cause.effect))]
         forms = {conjugate(p.swahili, p.verb_type, "1", "present", False).removeprefix("ha") for p in predicates}
         return sorted(forms | {p.swahili for p in predicates})
@@ -90,12 +94,13 @@ def _table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]
         cells = line.split("\t")
         if len(cells) != len(columns) or not all(cell.strip() == cell and cell for cell in cells):
             raise UserError(
-                f"{path}:{number}: expected {len(columns)} trimmed, non-empty cells, got {line!r}; mend the line"
+                f"{path}:{number}: expected {len(columns)} trimmed, non-empty cells, got {line!r}; fix the line"
             )
         yield f"{path}:{number}", cells
 
 
 def _known(where: str, column: str, value: str, allowed: Sequence[str]) -> str:
+    """Returns `value` if it is one of `allowed`, else raises UserError."""
     if value not in allowed:
         shown = ", ".join(allowed[:12]) + (", …" if len(allowed) > 12 else "")
         raise UserError(f"{where}: {column}: expected one of {shown}, got {value!r}; correct the cell")
@@ -111,10 +116,10 @@ def _predicate(where: str, cells: Sequence[str]) -> Predicate:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Reads and checks the six tables of data/world.
+    """Reads and checks the six tables in `folder` (data/world).
 
     Raises:
-        UserError: file:line, column, what was expected and what stood there.
+        UserError: a bad table; the message names file:line, column, the expected and the actual value.
     """
     nouns: dict[str, Noun] = {}
     for where, cells in _table(folder / "nouns.tsv", ("kind", *Noun._fields[1:5], "class", "hypernym")):
@@ -124,7 +129,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         _known(where, "class", singular, ("1", "3", "5", "7", "9"))
         _known(where, "class", plural, ("2", "4", "6", "8", "10"))
         if noun.swahili in nouns:
-            raise UserError(f"{where}: swahili: {noun.swahili!r} stands above already; remove one")
+            raise UserError(f"{where}: swahili: {noun.swahili!r} occurs in a line above; remove one")
         nouns[noun.swahili] = noun
     tops = [noun.swahili for noun in nouns.values() if noun.hypernym == "-"]
     for row, noun in enumerate(nouns.values(), start=2):
@@ -168,13 +173,13 @@ def _cause(where: str, cells: Sequence[str], events: dict[str, Predicate]) -> Ca
 
 
 def _check_causes(vocabulary: Vocabulary, path: Path) -> None:
-    """Every theme has two causes, and no event tells of one kind of subject in two of them."""
+    """Raises UserError unless every theme has two causes and no event occurs twice for a kind of subject."""
     for kind in KINDS:
         for theme, pair in vocabulary.themes(kind).items():
             if len(pair) != 2:
                 raise UserError(f"{path}: theme {theme} of {kind}: expected 2 lines, got {len(pair)}; pair it up")
         causes = [cause for cause in vocabulary.causes if cause.subject == kind]
-        told = Counter(part.key for cause in causes for part in (cause.cause, cause.effect))
-        if twice := sorted(key for key, count in told.items() if count > 1):
-            got = f"got {told[twice[0]]}"
-            raise UserError(f"{path}: {twice[0]} of {kind}: expected in one line, {got}; rename one")
+        counts = Counter(part.key for cause in causes for part in (cause.cause, cause.effect))
+        if repeated := sorted(key for key, count in counts.items() if count > 1):
+            key = repeated[0]
+            raise UserError(f"{path}: {key} of {kind}: expected in one line, got {counts[key]}; rename one")

@@ -1,14 +1,18 @@
-"""The embedded micro-world: a bilingual corpus to pre-train on, and benchmark items held out of it (stage: world).
+"""The micro-world: generates a bilingual corpus for pre-training, and benchmark items with held-out combinations.
 
-Whole entity x theme combinations (and person x thing combinations) are kept out of the corpus; items are built from
-them alone, the same items in both languages; two thirds of the entities serve test alone, the others dev. Feeds the
-benchmark tables (items, ceiling) and, through the base model, every other table of the embedded profile.
+The corpus lacks certain noun x theme combinations and person x thing combinations. The items contain only these, and
+are the same in both languages. Two thirds of the nouns occur only in test items, the others only in dev items.
 
-Effects are noisy: a cause brings its own effect with probability q and its rival's effect otherwise. The ceiling is
-the accuracy that knowing the generator allows: the mean over items of the largest p(option), where p is proportional
-to what the generator gives each option (`world_p`): q or 1 - q for effects; by Bayes' rule, with causes equally
-likely, q_i or 1 - q_j for causes; 1 and 0 against an event of another theme; 1 for the true relation of a pair of
-sentences. `ceiling_drawn` is the accuracy of the same rule on the labels that were drawn.
+Effects are noisy: a cause has its own effect with probability q, and its rival's effect otherwise. The ceiling is the
+accuracy of a reader who knows the generator: the mean over items of max p(choice). Here p(choice) is proportional to
+the probability that the generator gives each choice (`world_p`):
+
+- effects: q or 1 - q
+- causes: q_i or 1 - q_j, by Bayes' rule with equally likely causes
+- against an event of another theme: 1 and 0
+- the relation of two sentences: 1 for the true one
+
+`ceiling_drawn` is the accuracy of the same rule on the labels that were drawn.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tli.config.parameters import MicroworldBenchmarks
 from tli.data.microworld.grammar import Clause, Language, say
-from tli.data.microworld.teller import Teller, World, generic
+from tli.data.microworld.sampler import Sampler, World, generic
 from tli.data.words import lexicon
 from tli.io.structured import nine_digits
 
@@ -30,16 +34,17 @@ RELATIONS = {"en": ("right", "Yes", "Also", "No"), "sw": ("sahihi", "Ndiyo", "Hi
 
 
 def lowered(sentence: str) -> str:
+    """Returns the sentence with its first letter in lower case."""
     return sentence[0].lower() + sentence[1:]
 
 
 def joined(premise: str, connector: str, choice: str) -> str:
-    """A causal statement as the standard harness joins it: the premise without its full stop, the choice lowercased."""
+    """Joins a causal statement as lm-eval does: the premise without its full stop, the connector, the choice."""
     return f"{premise[:-1]} {connector} {lowered(choice)}"
 
 
 def related(premise: str, hypothesis: str, label: int, language: Language) -> str:
-    """A pair of sentences as the standard harness joins it."""
+    """Joins two sentences with the word for their relation, as lm-eval does."""
     tag, *words = RELATIONS[language]
     return f"{premise}, {tag}? {words[label]}, {hypothesis}"
 
@@ -49,9 +54,17 @@ def corpus(
 ) -> Iterator[tuple[str, str]]:
     """Yields (kind, document), `settings.documents` times.
 
-    Dictionary lines take each word of each pair in turn; the entry is the same from either side: `dog = mbwa, dog`.
+    Kinds: a dictionary line, parallel sentences, a sentence that switches language, a causal statement, and two
+    sentences with their relation. Dictionary lines take each word of each pair once before any word again; the right
+    side is the same for both words of a pair: `dog = mbwa, dog`.
+
+    Args:
+        world: the vocabulary and its splits.
+        pairs: the word list, for the dictionary lines.
+        settings: the number of documents, and the shares of kinds and languages.
+        rng: draws the documents.
     """
-    teller = Teller(world, "corpus", rng)
+    sampler = Sampler(world, "corpus", rng)
     kinds = ("dictionary", "parallel", "switched", "causal", "entailment")
     weights = [getattr(settings.mix, kind) for kind in kinds]
     shares = (settings.languages.english, settings.languages.switched, settings.languages.swahili)
@@ -64,32 +77,36 @@ def corpus(
             word, pair = entries.pop()
             yield kind, f"{word} = {pair.swahili}, {pair.english}"
             continue
-        one, other = rng.sample(LANGUAGES, 2)
+        main, other = rng.sample(LANGUAGES, 2)
         if kind in ("parallel", "switched"):
-            clause = teller.clause()
+            clause = sampler.clause()
             clause = clause._replace(plural=rng.random() < 0.15)
-            yield kind, f"{say(clause, one)} = {say(clause, other)}" if kind == "parallel" else say(clause, one, other)
+            parallel = kind == "parallel"
+            yield kind, f"{say(clause, main)} = {say(clause, other)}" if parallel else say(clause, main, other)
             continue
         language = rng.choices(("en", "switched", "sw"), shares)[0]
-        within = language == "switched" and rng.random() < 0.5  # the nouns switch, else the second clause does
-        first: Language = "en" if language == "en" else "sw" if language == "sw" else one
+        within = language == "switched" and rng.random() < 0.5  # the nouns switch language, else the second clause
+        first: Language = "en" if language == "en" else "sw" if language == "sw" else main
         second = other if language == "switched" and not within else first
         nouns = (other, other) if within else (first, second)
         if kind == "causal":
-            _, _, premise, conclusion = teller.causal(swahili=language == "sw")
+            _, _, premise, conclusion = sampler.causal(swahili=language == "sw")
             question = rng.choice(("cause", "effect"))
             if question == "cause":
                 premise, conclusion = conclusion, premise
             text = joined(say(premise, first, nouns[0]), CONNECTORS[first][question], say(conclusion, second, nouns[1]))
         else:
             label = rng.randrange(3)
-            premise, conclusion = (generic(clause, world.vocabulary) for clause in teller.relation(label))
+            premise, conclusion = (generic(clause, world.vocabulary) for clause in sampler.relation(label))
             text = related(say(premise, first, nouns[0]), say(conclusion, second, nouns[1]), label, first)
         yield f"{kind}_{language}", text
 
 
 class Item(NamedTuple):
-    """One item before it is said in a language: XCOPA's premise and two choices, or XNLI's premise and hypothesis."""
+    """An item independent of language: a premise with two choices (XCOPA), or a premise and a hypothesis (XNLI).
+
+    `p` is the probability of each label under the generator; `private` holds fields that no model is shown.
+    """
 
     premise: Clause
     options: tuple[Clause, ...]
@@ -99,21 +116,28 @@ class Item(NamedTuple):
     private: dict[str, Any]
 
 
-def xcopa(teller: Teller, label: int, question: str, rivals: float) -> Item:
-    """Premise, what came of it, and an alternative: the theme's rival (share `rivals`) or another theme's event."""
-    rng = teller.rng
-    cause, came, premise, answer = teller.causal(swahili=False)
-    rival = teller.world.vocabulary.rival(cause)
+def xcopa(sampler: Sampler, label: int, question: str, rivals: float) -> Item:
+    """Draws an item in XCOPA's form.
+
+    Args:
+        sampler: draws the clauses.
+        label: the index of the right choice.
+        question: "cause" or "effect": which of the two the choices are.
+        rivals: the probability that the wrong choice comes from the rival cause; else it comes from another theme.
+    """
+    rng = sampler.rng
+    cause, actual, premise, answer = sampler.causal(swahili=False)
+    rival = sampler.world.vocabulary.rival(cause)
     if question == "effect":
-        p = cause.probability if came is cause else 1 - cause.probability
+        p = cause.probability if actual is cause else 1 - cause.probability
         weights = (p, 1 - p)
-        wrong = answer._replace(predicate=(rival if came is cause else cause).effect)
+        wrong = answer._replace(predicate=(rival if actual is cause else cause).effect)
     else:
         premise, answer = answer, premise
-        mine = cause.probability if came is cause else 1 - cause.probability
-        weights = (mine, rival.probability if came is rival else 1 - rival.probability)
+        p = cause.probability if actual is cause else 1 - cause.probability
+        weights = (p, rival.probability if actual is rival else 1 - rival.probability)
         wrong = answer._replace(predicate=rival.cause, holds=rival.cause_holds)
-    strangers = teller.strangers(premise)
+    strangers = sampler.strangers(premise)
     near = rng.random() < rivals or not strangers
     if not near:
         far = rng.choice(strangers)
@@ -127,24 +151,25 @@ def xcopa(teller: Teller, label: int, question: str, rivals: float) -> Item:
     return Item(premise, options[::-1] if label else options, question, label, p_all[::-1] if label else p_all, private)
 
 
-def xnli(teller: Teller, label: int) -> Item:
-    premise, hypothesis = teller.relation(label)
+def xnli(sampler: Sampler, label: int) -> Item:
+    """Draws an item in XNLI's form with the given label: 0 entailment, 1 neutral, 2 contradiction."""
+    premise, hypothesis = sampler.relation(label)
     p = tuple(float(other == label) for other in range(3))
     return Item(premise, (hypothesis,), "", label, p, {"world_kind": premise.subject.kind})
 
 
 def items(world: World, settings: MicroworldBenchmarks) -> Iterator[dict[str, Any]]:
-    """Yields the items of both tasks, languages and splits; labels and questions take turns, hence are balanced."""
+    """Yields the items of both tasks, splits and languages. Labels and questions alternate, so they are balanced."""
     for task in ("xcopa", "xnli"):
         for split in ("dev", "test"):
             rng = random.Random(f"{settings.seed}:items:{task}:{split}")
-            teller, seen, made = Teller(world, split, rng), set[tuple[str, ...]](), list[Item]()
+            sampler, seen, made = Sampler(world, split, rng), set[tuple[str, ...]](), list[Item]()
             while len(made) < getattr(settings.items, split):
-                turn = len(made)
+                number = len(made)
                 if task == "xcopa":
-                    item = xcopa(teller, turn % 2, ("cause", "effect")[turn // 2 % 2], settings.rivals)
+                    item = xcopa(sampler, number % 2, ("cause", "effect")[number // 2 % 2], settings.rivals)
                 else:
-                    item = xnli(teller, turn % 3)
+                    item = xnli(sampler, number % 3)
                 clauses = [generic(clause, world.vocabulary) for clause in (item.premise, *item.options)]
                 key = (say(clauses[0], "en"), *sorted(say(clause, "en") for clause in clauses[1:]))
                 if key not in seen:
@@ -159,24 +184,27 @@ def items(world: World, settings: MicroworldBenchmarks) -> Iterator[dict[str, An
 def _record(name: str, task: str, language: Language, split: str, item: Item) -> dict[str, Any]:
     record: dict[str, Any] = {"id": name, "task": task, "language": language, "split": split}
     record["premise"] = say(item.premise, language)
-    said = [say(clause, language) for clause in item.options]
+    texts = [say(clause, language) for clause in item.options]
     record |= (
-        {"choice1": said[0], "choice2": said[1], "question": item.question}
+        {"choice1": texts[0], "choice2": texts[1], "question": item.question}
         if task == "xcopa"
-        else {"hypothesis": said[0]}
+        else {"hypothesis": texts[0]}
     )
     return record | {"label": item.label, "world_p": [float(nine_digits(p)) for p in item.p], **item.private}
 
 
 def ceiling(records: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """(expected, drawn) accuracy of the rule that takes the likeliest option, the first of equals."""
+    """Returns the ceiling and the drawn ceiling (see the module): the accuracy of always choosing the likeliest label.
+
+    Of equally likely labels the first is chosen.
+    """
     best = [max(range(len(r["world_p"])), key=r["world_p"].__getitem__) for r in records]
     expected = sum(r["world_p"][k] for r, k in zip(records, best, strict=True)) / len(records)
     return expected, sum(r["label"] == k for r, k in zip(records, best, strict=True)) / len(records)
 
 
 def summary(world: World, documents: Sequence[tuple[str, str]], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sizes, held-out share, ceilings and label balance."""
+    """Returns the sizes of corpus and items, the held-out share, the ceilings and the share of each label."""
     words = [word for _, text in documents for word in text.split()]
     result: dict[str, Any] = {
         "documents": dict(sorted(Counter(kind for kind, _ in documents).items())),

@@ -1,1 +1,1 @@
-"""The word pairs: reading, checks, audits."""
+"""Word pairs: reading, checks and audits."""

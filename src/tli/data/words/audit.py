@@ -1,7 +1,7 @@
-"""What a list of word pairs is like, counted: any list, whether it keeps the project's rules or not (stage: pairs).
+"""Counts properties of a list of word pairs, whether or not it follows the project's rules (lexicon.py).
 
-Feeds the data-audit table; `tli audit --pairs` prints the same. Two forms are the same if their `lexicon.key` is; a
-form of several words is one with a space in it.
+The stage `words` writes them for the data-audit table; `tli audit --pairs` prints them. Two forms count as the same if
+their `lexicon.key` is the same. A form with a space in it has several words.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ Counts = dict[object, dict[str, int]]
 
 
 def forms(pairs: Sequence[Pair], side: str, set_: str = "all") -> list[str]:
-    """The keys of one side's forms in a set (trained, control or all), in the list's order."""
+    """Returns the keys of the forms of one side in a set (trained, control or all), in the list's order."""
     return [key(getattr(pair, side)) for pair in pairs if set_ in ("all", pair.set)]
 
 
 def repeats(keys: Sequence[str]) -> int:
-    """How many entries have a form that stands above already: entries less distinct forms."""
+    """Returns the number of keys that occurred before: the number of keys minus that of distinct keys."""
     return len(keys) - len(set(keys))
 
 
 def in_both_sets(pairs: Sequence[Pair], side: str) -> list[str]:
-    """The forms of one side that stand in the trained and in the control set, sorted."""
+    """Returns the forms of one side that are in both the trained and the control set, sorted."""
     return sorted(set(forms(pairs, side, "trained")) & set(forms(pairs, side, "control")))
 
 
 def same_batch(n: int, size: int) -> float:
-    """The chance that two given entries of n share a batch, when a permutation is cut into batches of `size`.
+    """Returns the probability that two given entries of n are in the same batch, with random batches of `size`.
 
-    P = sum_k s_k (s_k - 1) / (n (n - 1)), s_k the batches' sizes: all `size` but the last, which holds the rest.
+    P = sum_k s_k (s_k - 1) / (n (n - 1)), where s_k are the sizes of the batches: the last has the remaining entries.
     """
     if n < 2:
         return 0.0
@@ -42,45 +42,53 @@ def same_batch(n: int, size: int) -> float:
 
 
 def false_negatives(labels: Sequence[object], size: int) -> float:
-    """Expected number, an epoch, of (anchor, negative) couples in one batch that share a label.
+    """Returns the expected number per epoch of ordered (anchor, negative) couples in one batch with the same label.
 
-    P sum_f m_f (m_f - 1), with m_f entries of label f and P from `same_batch`: each couple counts once from either
-    side, as the training loop counts them (stages/train.py). With English forms as labels, the negative is the anchor's
-    own translation; with Swahili forms, it is another translation of the anchor.
+    It is P sum_f m_f (m_f - 1), with P from `same_batch` and m_f the number of entries with label f. Couples are
+    ordered, as the training loop counts them. If the labels are English forms, the negative of such a couple equals the
+    anchor's translation; if they are Swahili forms, it is another translation of the anchor.
     """
     return same_batch(len(labels), size) * sum(m * (m - 1) for m in Counter(labels).values())
 
 
 def expected_false_negatives(pairs: Sequence[Pair], size: int) -> dict[str, float]:
-    """`false_negatives` of the trained set by what is shared: English form, Swahili form, one or both."""
+    """Returns `false_negatives` of the trained set for couples with the same English form, Swahili form, or either."""
     swahili, english = (forms(pairs, side, "trained") for side in SIDES)
-    found = {"same_english": false_negatives(english, size), "same_swahili": false_negatives(swahili, size)}
+    same_english, same_swahili = false_negatives(english, size), false_negatives(swahili, size)
     both = false_negatives([*zip(swahili, english, strict=True)], size)
-    return found | {"either": found["same_english"] + found["same_swahili"] - both}
+    either = same_english + same_swahili - both
+    return {"same_english": same_english, "same_swahili": same_swahili, "either": either}
 
 
 def _by_label(pairs: Sequence[Pair], group: Callable[[Pair], object]) -> Counts:
-    """Per value of `group`, the most frequent first: how many pairs of each set."""
+    """Value of `group` -> set -> number of pairs, the most frequent value first."""
     order = sorted(Counter(map(group, pairs)).items(), key=lambda item: (-item[1], str(item[0])))
-    cells = Counter((group(pair), pair.set) for pair in pairs)
-    return {value: {name: cells[value, name] for name in SETS} for value, _ in order}
+    counts = Counter((group(pair), pair.set) for pair in pairs)
+    return {value: {name: counts[value, name] for name in SETS} for value, _ in order}
 
 
 def deviations(counts: Counts) -> dict[object, float]:
-    """Per group g: |c_g − C t_g / T|, in pairs; c, t: control and trained counts, C, T their sums (T at least 1)."""
+    """Returns for each group g how far the control set is from proportional to the trained set, in pairs.
+
+    It is |c_g − C t_g / T|, where c_g and t_g are the control and trained counts, C and T their sums (T at least 1).
+    """
     trained, control = (sum(count[name] for count in counts.values()) for name in SETS)
     return {g: abs(count["control"] - control * count["trained"] / max(trained, 1)) for g, count in counts.items()}
 
 
 def audit(pairs: Sequence[Pair], batch_size: int) -> dict[str, Any]:
-    """Counts and shares of a list; shares lie in [0, 1], deviations are in pairs, false negatives in couples an epoch.
+    """Returns the counts and shares of a list; by part of speech and domain only if the list has these labels.
 
-    Counts by part of speech and domain are given only where the list has such labels.
+    Shares are in [0, 1], deviations in pairs, and false negatives in couples per epoch.
+
+    Args:
+        pairs: the list.
+        batch_size: the training batch size, for false negatives.
     """
 
-    def by_set(counted: Callable[[Pair], bool]) -> dict[str, int]:
-        found = Counter(pair.set for pair in pairs if counted(pair))
-        return {"all": found.total()} | {name: found[name] for name in SETS}
+    def by_set(counts: Callable[[Pair], bool]) -> dict[str, int]:
+        counter = Counter(pair.set for pair in pairs if counts(pair))
+        return {"all": counter.total()} | {name: counter[name] for name in SETS}
 
     several = {
         "swahili": by_set(lambda pair: " " in pair.swahili),
@@ -104,7 +112,7 @@ def audit(pairs: Sequence[Pair], batch_size: int) -> dict[str, Any]:
 
 
 def _labels(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What parts of speech and domains show: counts by set, and how far the control set is from proportional."""
+    """Counts by part of speech and domain, and how far the control set is from proportional."""
     pos, domain = _by_label(pairs, lambda pair: pair.pos), _by_label(pairs, lambda pair: pair.domain)
     both = _by_label(pairs, lambda pair: (pair.pos, pair.domain))
     return {

@@ -1,4 +1,4 @@
-"""The lists that the paper's author published."""
+"""Reads the word lists that the paper's author published."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from tli.io.structured import read_json
 
 
 def read_author_list(path: Path, set_: str) -> list[Pair]:
-    """The pairs of a JSON list of {"swahili": ..., "english": ...}, in NFC; they have no part of speech and no domain.
+    """Reads a JSON list of {"swahili": ..., "english": ...} as pairs without part of speech and domain, in NFC.
+
+    Args:
+        path: the file.
+        set_: the set of all its pairs: trained or control.
 
     Raises:
-        UserError: not such a list; the entry at fault is named by its place, from 1.
+        UserError: the file is no such list; the message gives the number of the bad entry, from 1.
     """
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:

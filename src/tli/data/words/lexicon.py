@@ -1,14 +1,16 @@
-"""Swahili–English word pairs: what a list is, and what names each of its pairs. Feeds every lexical table.
+"""Swahili-English word pairs: reads and checks a list, and names its pairs.
 
-A list is a UTF-8 TSV file with the columns swahili, english, pos, domain, set; `-` is a label not given. In the
-project's own list, data/pairs.tsv, every form occurs once and is the one that a dictionary lists (`citation_fault`):
-- a verb is the Swahili infinitive against the bare English verb: kusoma / read, kwenda / go, never -soma or "to read";
-- a noun is singular, or what the dictionary lists where there is no singular: maji / water, suruali / trousers;
-- an adjective is its bare stem without a hyphen: zuri / good. In data/pairs.tsv every stem that agrees begins with a
-  consonant and has two syllables or more, and so is also the word that agrees with class 5 (gari zuri; for chache,
-  which is plural, with class 10); the others never change (safi, tayari). This leaves out -pya, -eusi and the like,
-  whose stem is not a word of running text.
-English spelling is British. Two forms are the same if their `key` is.
+A list is a UTF-8 TSV file with the columns swahili, english, pos, domain and set; `-` stands for a missing label. In
+the project's list, data/pairs.tsv, every form occurs once and is the dictionary form (checked by `citation_fault`):
+
+- A verb is the Swahili infinitive and the bare English verb: kusoma / read, kwenda / go, not -soma or "to read".
+- A noun is singular, unless the dictionary lists only a plural: maji / water, suruali / trousers.
+- An adjective is the bare stem without a hyphen: zuri / good. Every stem in data/pairs.tsv that agrees begins with a
+  consonant and has at least two syllables, so that it is also the word that agrees with class 5 (gari zuri), or with
+  class 10 for the plural chache; the other adjectives never change (safi, tayari). So -pya, -eusi and others whose stem
+  is not a word are not in the list.
+
+English spelling is British. Two forms count as the same if their `key` is the same.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from tli.io.errors import UserError
 
 
 class Pair(NamedTuple):
-    """One translation pair; `set` is trained or control."""
+    """A translation pair. `set` is trained or control; `pos` is the part of speech."""
 
     swahili: str
     english: str
@@ -40,17 +42,22 @@ PARTS_OF_SPEECH = ("noun", "verb", "adjective", "adverb", "numeral", "pronoun", 
 
 
 def key(form: str) -> str:
-    """What makes two forms the same: NFC, case folded, ’ taken as '."""
+    """Returns the form in NFC, case folded, with ’ replaced by '. Two forms with the same key count as the same."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", form).casefold()).replace("’", "'")
 
 
 def complaint(where: str, expected: str, got: str, advice: str) -> UserError:
+    """Returns a UserError "where: expected X, got Y; what to do"."""
     got = got if len(got) <= 200 else f"{got[:198]} …"  # a cell may be a whole file
     return UserError(f"{where}: expected {expected}, got {got}; {advice}")
 
 
 def read_pairs(path: Path | str) -> list[Pair]:
-    """The pairs of `path` in the file's order, in NFC: pair i stands on line i + 2. UserError (path:line) if broken."""
+    """Reads a list of pairs, in NFC and in the file's order: pair i (from 0) is on line i + 2.
+
+    Raises:
+        UserError: the file is no such list; the message begins with path:line.
+    """
     pairs: list[Pair] = []
     for number, line in enumerate(_lines(path) or [""], start=1):
         where = f"{path}:{number}"
@@ -59,7 +66,7 @@ def read_pairs(path: Path | str) -> list[Pair]:
             if cells != list(Pair._fields):
                 header = " ".join(Pair._fields)
                 raise complaint(
-                    where, f"the header {header}, a tab between", f"{line[:80]!r}", "make it the first line"
+                    where, f"the header {header} with tabs between", f"{line[:80]!r}", "make it the first line"
                 )
             continue
         if len(cells) != len(Pair._fields):
@@ -77,7 +84,7 @@ def read_pairs(path: Path | str) -> list[Pair]:
 
 
 def _lines(path: Path | str) -> list[str]:
-    """The file's lines, each ended by a bare line feed; a last line without one may be the rest of a cut file."""
+    """The file's lines. Each must end in a line feed, since a last line without one may show a truncated file."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -102,22 +109,28 @@ def _lines(path: Path | str) -> list[str]:
 
 
 def check_cell(cell: str, where: str) -> None:
+    """Raises UserError if a cell is empty or contains stray spaces or invisible characters."""
     if not cell.strip():
         raise complaint(where, "a value", "an empty cell", "fill it in or remove the line")
     if cell != " ".join(cell.split()) or not cell.isprintable():
-        expected = "words with one plain space between them and none around"
+        expected = "words with single spaces between them and none around them"
         raise complaint(where, expected, repr(cell), "remove stray spaces and invisible characters")
 
 
 def citation_fault(pair: Pair, where: str = "") -> UserError | None:
-    """What is wrong with the pair's labels and dictionary forms, as far as a program can see it (the module's rules).
+    """Returns an error if the pair breaks the rules of data/pairs.tsv (see the module), else None.
 
-    A verb is ku or kw and more letters, its English side does not begin with "to"; no form is a stem with its hyphen.
+    Checks what a program can see: the part of speech and the domain are valid; a Swahili verb begins with ku or kw, and
+    its English side does not begin with "to"; no form begins or ends with a hyphen.
+
+    Args:
+        pair: the pair.
+        where: its place, for the message.
     """
     if pair.pos not in PARTS_OF_SPEECH:
         return complaint(f"{where}: pos", f"one of {', '.join(PARTS_OF_SPEECH)}", repr(pair.pos), "correct the column")
     if not re.fullmatch("[a-z]+", pair.domain):
-        return complaint(f"{where}: domain", "one word in small letters", repr(pair.domain), "correct the column")
+        return complaint(f"{where}: domain", "one word in lower case", repr(pair.domain), "correct the column")
     if pair.pos == "verb" and not re.match(r"k[uw]\w", pair.swahili):
         return complaint(
             f"{where}: swahili", "a verb's infinitive in ku- or kw-", repr(pair.swahili), "write it like kusoma"
@@ -134,32 +147,33 @@ def citation_fault(pair: Pair, where: str = "") -> UserError | None:
 
 
 def refuse_repeats(pairs: Sequence[Pair], path: Path | str) -> None:
-    """UserError, with both lines, where a form stands twice on one side of the list at `path`."""
+    """Raises UserError, with both lines, if a form occurs twice on one side of the list at `path`."""
     seen: dict[tuple[str, str], int] = {}
     for number, pair in enumerate(pairs, start=2):
         for side in SIDES:
             form: str = getattr(pair, side)
             first = seen.setdefault((side, key(form)), number)
             if first != number:
-                again = f"{form!r} again, which stands on line {first} ({pairs[first - 2].set})"
-                raise complaint(f"{path}:{number}: {side}", "every form once", again, "remove or reword one of the two")
+                got = f"{form!r} again, which is on line {first} ({pairs[first - 2].set})"
+                raise complaint(f"{path}:{number}: {side}", "every form once", got, "remove or reword one of the two")
 
 
 def item_names(pairs: Sequence[Pair]) -> list[str]:
-    """What each pair is called in rows, each name once: its Swahili form, where only one pair of the list has it.
+    """Returns the unique name of each pair in row files.
 
-    Else `swahili/english`, and where that is taken too, `swahili/english/2` and so on, in the list's order.
+    It is the Swahili form if only one pair has it, else `swahili/english`, or `swahili/english/2` and so on if that is
+    taken, in the list's order.
     """
     count = Counter(pair.swahili for pair in pairs)
     taken = {form for form, times in count.items() if times == 1}
-    found = []
+    names = []
     for pair in pairs:
         name = pair.swahili
         if count[name] > 1:
             name = next(name for name in _candidates(pair) if name not in taken)
             taken.add(name)
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 def _candidates(pair: Pair) -> Iterable[str]:
