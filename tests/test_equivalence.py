@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence, tost, tost_estimate
-from tli.paper.trend import trend
+from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence, tost, tost_estimate
+from tli.stats.trend import trend
 
 SAMPLES = st.lists(st.floats(-3, 3).map(lambda x: round(x, 4)), min_size=3, max_size=40).filter(
     lambda values: np.ptp(values) > 1e-2

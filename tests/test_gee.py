@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special
 
-from tli.paper.gee import NONE, Gee, gee
-from tli.paper.trend import Key
+from tli.stats.gee import NONE, Gee, gee
+from tli.stats.trend import Key
 
 RANKS = (0, 1, 2, 4, 8)
 

@@ -29,8 +29,8 @@ from tli.io.rows import read_rows
 from tli.io.structured import read_json
 from tli.paper import published, render, tables
 from tli.paper.render import Column, Table, shown
-from tli.paper.resample import paired_bootstrap
 from tli.paper.rows import Rows, flat, load_yaml
+from tli.stats.bootstrap import paired_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.regression.mixed_linear_model import MixedLM
 
-from tli.paper.trend import Key, Trend, slope_weights, trend
+from tli.stats.trend import Key, Trend, slope_weights, trend
 
 RANKS = (1, 2, 4, 8, 16, 32)
 X = np.log2(RANKS)

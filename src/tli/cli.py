@@ -418,7 +418,7 @@ def sweep_score(
         from tli.stages import sweep_score
 
         ranks = adapter_folders(params, rank, arm)
-        sweep_score.run(pairs_path, items, quantized, export_adapter, ranks, out, params, arm)
+        sweep_score.run(pairs_path, items, quantized, adapters, ranks, out, params, arm)
 
 
 @main.command()
@@ -523,15 +523,15 @@ def verify(
     """
     from tli.paper import verify as module
 
-    check_files, failures = module.Files(**paths), []
+    files, failures = module.Files(**paths), []
     for params in every_model():
         if against is not None:
-            failures += module.against(against, check_files, params, strict, every)
+            failures += module.against(against, files, params, strict, every)
             continue
         path = measured or Path("results") / params.model / "measured.json"
-        failures += module.run(measured=path, files=check_files, params=params, out=out, strict=strict, every=every)
+        failures += module.run(measured=path, files=files, params=params, out=out, strict=strict, every=every)
         if out is None:
-            failures += module.base_weights(Path("build") / params.model, check_files, params)
+            failures += module.base_weights(Path("build") / params.model, files, params)
     if out is None or strict:
         module.finish(failures, "verify")
 
@@ -601,7 +601,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     from tli.commands import audit as module
 
     batch_size = loaded().train.batch_size
-    module.run(**check_files, reported=reported, batch_size=batch_size, strict=strict)
+    module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
 @main.command("export-results")

@@ -19,8 +19,9 @@ from tli.data.words import audit, lexicon
 from tli.data.words.author import read_author_list
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import read_text
-from tli.paper import stats
 from tli.paper.rows import flat, load_yaml
+from tli.stats import t_tests
+from tli.stats.descriptive import spread
 
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")
@@ -142,7 +143,7 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
     by_set = {name: [one for one in results if one.group == name] for name in lexicon.SETS}
     for name, chosen in by_set.items():
         said, rounding = reported["before_after"][name], reported["before_after"]["half_unit"]
-        test = stats.paired([one.before for one in chosen], [one.after for one in chosen])
+        test = t_tests.paired([one.before for one in chosen], [one.after for one in chosen])
         found.append(_count(f"{name}: n", said["n"], test.n))
         for key, title in MEANS.items():
             found.append(_compare(f"{name}: {title}", said[key], getattr(test, key), rounding))
@@ -151,7 +152,7 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
         found.append(_compare(f"{name}: d_z", said["d_z"], test.d_z, half["d_z"]))
         found.append(_count(f"{name}: pairs down", said["decreased"], test.decreased))
     gains = {name: [one.after - one.before for one in chosen] for name, chosen in by_set.items()}
-    welch, said = stats.welch(gains["trained"], gains["control"]), reported["gain_difference"]
+    welch, said = t_tests.welch(gains["trained"], gains["control"]), reported["gain_difference"]
     found.append(_compare("trained − control: mean gain", said["difference"], welch.difference, half["difference"]))
     found.append(_compare("trained − control: Welch t", said["t"], welch.t, half["welch_t"]))
     for name, said in reported["length_classes"].items():
@@ -160,7 +161,7 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
         ]
         title = "several words on a side" if name == "several" else "two single words"
         found.append(_count(f"{title}: n", said["n"], len(of_class)))
-        found.append(_compare(f"{title}: mean gain", said["gain"], stats.spread(of_class).mean, half["class_gain"]))
+        found.append(_compare(f"{title}: mean gain", said["gain"], spread(of_class).mean, half["class_gain"]))
     of_pair = {(one.swahili, one.english): one for one in results}
     for said in reported["examples"]:
         one = of_pair.get((said["swahili"], said["english"]))

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper import stats
 from tli.paper.arms import Arm, common_rank, correct, over_bases
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.similarity import WAYS, interval
+from tli.stats.descriptive import mean
 
 
 class Control(NamedTuple):
@@ -55,17 +55,17 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     notes: list[str] = []
-    whole = stats.mean(found[0].left(rank, "trained", found[0].view, "cosine"))
+    whole = mean(found[0].left(rank, "trained", found[0].view, "cosine"))
     for one in _controls(found, rank, found[0].view.partition(".")[0]):
         gain, random = (one.arm.gain(rank, one.set, one.view, key) for key in (one.measure, f"{one.measure}.random"))
         left = over_bases(one.arm.left(rank, one.set, one.view, one.measure), params)
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": one.measure}
-        row |= {"gain": stats.mean(gain), "random": stats.mean(random), "left": left.gain}
+        row |= {"gain": mean(gain), "random": mean(random), "left": left.gain}
         row |= {"low": left.low, "high": left.high, "log10_p": left.log10_p}
         if one.measure == "cosine" and left.gain is not None and whole:
             row["share"] = 100 * left.gain / whole
         for way in WAYS:
-            row[f"p1_{way}"] = stats.mean(one.arm.gain(rank, "all", one.view, way))
+            row[f"p1_{way}"] = mean(one.arm.gain(rank, "all", one.view, way))
         rows.append(row)
         notes.append(left.note)
         where = f"{one.arm.name}.{one.set}.{one.measure}.{one.view}"

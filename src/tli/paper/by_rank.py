@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.cells import Source, by_item, tidy
 from tli.paper.changes import bootstrap
 from tli.paper.premises import of_items
 from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.resample import Bootstrap, paired_bootstrap
 from tli.paper.rows import Measured, Rows, Sweep, cell
 from tli.paper.scores import (
     SCORING,
@@ -29,6 +27,9 @@ from tli.paper.scores import (
     split,
 )
 from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
+from tli.stats import mcnemar, proportions
+from tli.stats.bootstrap import Bootstrap, paired_bootstrap
+from tli.stats.descriptive import mean, spread
 
 
 def factor(rank: int, params: Params) -> float:
@@ -52,14 +53,14 @@ def ranks(align: Rows, sweep: Sweep, params: Params) -> Made:
                 set_: _over_seeds(sweep.align[rank], rank, set_, view, "cosine_mean", params) for set_ in PAIR_SETS
             }
             for set_, values in found.items():
-                after = stats.spread(values)
-                gain = stats.spread([value - start[set_] for value in values])
+                after = spread(values)
+                gain = spread([value - start[set_] for value in values])
                 notes.append(after.note)
                 row |= {set_: after.mean, f"gain_{set_}": gain.mean, f"gain_sd_{set_}": gain.sd}
                 measured[f"sweep.r{rank}.gain_mean.{set_}.{view}"] = gain.mean
                 measured[f"sweep.r{rank}.gain_sd.{set_}.{view}"] = gain.sd
             for way in WAYS:
-                hit = stats.spread(_over_seeds(sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params))
+                hit = spread(_over_seeds(sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params))
                 row |= {f"p1_{way}": hit.mean, f"p1_{way}_sd": hit.sd}
                 measured[f"sweep.r{rank}.p1_{way}.{view}"] = hit.mean
             rows.append(row)
@@ -109,7 +110,7 @@ def _adapter(sweep: Sweep, rank: int, params: Params) -> dict[str, Cell]:
         "rank": rank,
         "factor": factor(rank, params),
         "parameters": int(train.one(cell(rank, params.sweep.seeds[0]), "trained", view, "trainable_parameters")),
-        "loss_last": stats.mean(_over_seeds(train, rank, "trained", view, "loss_last", params)),
+        "loss_last": mean(_over_seeds(train, rank, "trained", view, "loss_last", params)),
         **{f"share_{target}": rank / min(params.widths(target)) for target in params.lora.targets},
     }
 
@@ -139,7 +140,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
             found = source.sweep.transfer[rank]
             names = [cell(rank, seed) for seed in params.sweep.seeds]
             scores = [accuracy(found, which, set_) for which in names]
-            over = stats.spread(scores)
+            over = spread(scores)
             tests = [flips(transfer, found, which, set_) for which in names]
             drawn = bootstrap(values, rank, 100.0, params)
             rows.append(
@@ -208,7 +209,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
 def _single(rows: Rows, which: str, set_: str, params: Params) -> dict[str, Cell]:
     """One model's accuracy with Wilson's interval, in percent."""
     right = correct(rows, which, set_)
-    found = stats.wilson(sum(right), len(right), params.stats.confidence)
+    found = proportions.wilson(sum(right), len(right), params.stats.confidence)
     low, high = (None, None) if found is None else (100 * found[0], 100 * found[1])
     return {"accuracy": accuracy(rows, which, set_), "low": low, "high": high}
 
@@ -239,10 +240,10 @@ def _premises(one: Shown, groups: Sequence[str]) -> str:
 
 
 def _change(
-    changes: Sequence[float], tests: Sequence[stats.McNemar], drawn: Bootstrap, alpha: float
+    changes: Sequence[float], tests: Sequence[mcnemar.McNemar], drawn: Bootstrap, alpha: float
 ) -> dict[str, Cell]:
     """Change in points with its interval, and the seeds' McNemar tests in short."""
-    over, defined = stats.spread(changes), [test.log10_p for test in tests if test.log10_p is not None]
+    over, defined = spread(changes), [test.log10_p for test in tests if test.log10_p is not None]
     return {
         "change": over.mean,
         "change_sd": over.sd,

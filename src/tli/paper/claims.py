@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.measure.views import names
-from tli.paper import stats
 from tli.paper.published import is_published_model, log10_of
 from tli.paper.render import Column, Kind, Table, shown
 from tli.paper.rows import Measured, Value
 from tli.paper.similarity import PAIR_SETS, points
+from tli.stats import t_tests
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"
 OTHERWISE, NEEDS = "implemented otherwise", "needs models=[lugha_llama]"
@@ -194,8 +194,8 @@ def recomputed(reported: Mapping[str, Any]) -> list[Recomputed]:
     for set_ in PAIR_SETS:
         one = reported["before_after"][set_]
         n, gain, sd = one["n"], one["gain"], one["gain_sd"]
-        got = stats.from_summary(n, gain, sd)
-        ends = zip(*(stats.from_summary(n, gain + shift, sd - shift) for shift in (-half, half)), strict=True)
+        got = t_tests.paired_from_summary(n, gain, sd)
+        ends = zip(*(t_tests.paired_from_summary(n, gain + shift, sd - shift) for shift in (-half, half)), strict=True)
         p = str(one["p"])
         claimed = (one["t"], log10_of(p), one["d_z"])
         last_digit = (5e-6, math.log10(1 + 5e-5 / float(p.partition("e")[0])), 5e-3)

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
+from tli.stats import t_tests
+from tli.stats.descriptive import mean
 
 # how a measure that has one value a set is called, for translations and for random pairs, in the rows
 SCALED = {
@@ -60,8 +61,8 @@ def table(align: Rows, params: Params) -> Made:
             align.matched(("base", "main"), one.set, one.view, measure) for measure in ("cosine", "random_cosine")
         )
         before, after = (_minus(x, y) for x, y in zip(pairs, random, strict=True))
-        left = stats.paired(before, after, params.stats.confidence)
-        gains = [stats.mean(_minus(end, start)) for start, end in (pairs, random)]
+        left = t_tests.paired(before, after, params.stats.confidence)
+        gains = [mean(_minus(end, start)) for start, end in (pairs, random)]
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": "cosine"}
         row["gain"] = gains[0]
         row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "log10_p": left.log10_p}

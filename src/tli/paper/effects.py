@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tli.config.parameters import Params
-from tli.paper import equivalence, stats
 from tli.paper.cells import Array, Outcome, Values
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
-from tli.paper.families import holm
-from tli.paper.gee import Gee, gee
-from tli.paper.power import detectable_mean
-from tli.paper.resample import Bootstrap, cluster_bootstrap
-from tli.paper.trend import Key, Trend, slope_weights, trend
+from tli.stats import equivalence, t_tests
+from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
+from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
+from tli.stats.gee import Gee, gee
+from tli.stats.holm import holm
+from tli.stats.power import detectable_mean
+from tli.stats.trend import Key, Trend, slope_weights, trend
 
 TESTS = ("change", "trend", "equivalence", "odds")  # what is corrected together, outcome by outcome
 
@@ -101,11 +101,11 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
     elif drawn.items > 1:
         each_base = {base: [x for key, x in of_seed.items() if key[0] == base] for base in values.start}
         item = np.mean([np.mean(some, axis=0) for some in each_base.values()], axis=0)
-        tests["change"] = stats.paired(np.zeros_like(item), item, chosen.confidence).log10_p
+        tests["change"] = t_tests.paired(np.zeros_like(item), item, chosen.confidence).log10_p
         notes.append(drawn.note)
     else:
         units = _units(of_seed)
-        test = stats.paired([0.0] * len(units), units, chosen.confidence)
+        test = t_tests.paired([0.0] * len(units), units, chosen.confidence)
         low, high, tests["change"] = test.low, test.high, test.log10_p
         notes.append(test.note)
     span, detectable = None, None

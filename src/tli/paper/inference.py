@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from tli.config.parameters import Params
 from tli.paper.cells import scope
 from tli.paper.effects import Effect, verdict
-from tli.paper.gee import Odds
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
+from tli.stats.gee import Odds
 
 SCORES = "scores, NF4"  # the view of an accuracy in a table of several views
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tli.config.parameters import Params
 from tli.measure.views import layers, named, names
-from tli.paper import stats
+from tli.stats import t_tests
 
 SETS = ("trained", "control")
 PUBLISHED = ("lugha_llama", "lugha_llama_early")  # of the published model, whole or its first blocks
@@ -76,11 +76,11 @@ def log10_of(p: str) -> float:
     return math.log10(float(mantissa)) + int(exponent or 0)
 
 
-def difference(reported: Mapping[str, Any], params: Params) -> stats.Welch:
+def difference(reported: Mapping[str, Any], params: Params) -> t_tests.Welch:
     """Trained against control gain from the published summaries."""
     given = [reported["before_after"][set_] for set_ in SETS]
     first, second = ((one["n"], one["gain"], one["gain_sd"]) for one in given)
-    return stats.welch_from_summary(first, second, params.stats.confidence)
+    return t_tests.welch_from_summary(first, second, params.stats.confidence)
 
 
 ARITHMETIC = 0.005

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from tli.config.parameters import Params
 from tli.paper.cells import Outcome, scope, tidy
 from tli.paper.effects import Effect, verdict
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
 from tli.paper.inference import count_bases, ends, equivalences, notes_of, odds, percent, said_of_units, share, trends
 from tli.paper.render import Cell, Column, Kind, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
+from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
 
 SHORT = {
     EQUIVALENT: "equivalent",

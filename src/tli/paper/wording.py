@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tli.config.parameters import Params
-from tli.paper.render import Kind, Table, shown
+from tli.paper.render import Cell, Kind, Table, shown
 from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}

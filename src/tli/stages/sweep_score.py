@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from tli.config.parameters import Params
 from tli.data.words.lexicon import read_pairs
 from tli.io import progress, resume
+from tli.io.errors import UserError
 from tli.io.rows import join_rows, write_rows
 from tli.measure import pair_rows, scoring
 from tli.measure.views import Cell, sweep_cell

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from tli.paper.resample import Groups
-from tli.paper.stats import log10_p_normal
-from tli.paper.trend import Key
+from tli.stats.bootstrap import Groups
+from tli.stats.p_values import log10_p_normal
+from tli.stats.trend import Key
 
 Answers = Sequence[bool] | NDArray[np.bool_]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tli.paper.stats import Floats, finite
+from tli.stats.arrays import Floats, finite
 
 CELLS = 4_000_000  # numbers held at once: 32 MB
 Groups = Mapping[int, Sequence[str]]  # base -> what each of its items belongs to

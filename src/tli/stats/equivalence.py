@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from scipy import special
 
-from tli.paper.stats import Floats, constant, finite, log10_p, log10_p_above
+from tli.stats.arrays import Floats, constant, finite
+from tli.stats.p_values import log10_p, log10_p_above
 
 EQUIVALENT = "equivalent"
 DIFFERENT = "different"

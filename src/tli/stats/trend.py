@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tli.paper.stats import finite, log10_p
+from tli.stats.arrays import finite
+from tli.stats.p_values import log10_p
 
 Key = tuple[int, int, int]  # base, seed, rank
 

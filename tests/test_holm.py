@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
-from tli.paper.families import holm
+from tli.stats.holm import holm
 
 FAMILIES = st.lists(st.floats(-12, 0), min_size=1, max_size=30)
 

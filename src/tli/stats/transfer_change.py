@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tli.paper.stats import Floats, finite
+from tli.stats.arrays import Floats, finite
 
 Answers = Sequence[bool] | NDArray[np.bool_]
 
 
-class Robustness(NamedTuple):
+class TransferChange(NamedTuple):
     """One adapter against rank 0 on one task; accuracies as shares, changes after minus before."""
 
     won: int  # items of the target languages, wrong before and right after
@@ -28,13 +28,13 @@ class Robustness(NamedTuple):
     note: str
 
 
-def robustness(
+def transfer_change(
     before: Mapping[str, Answers],
     after: Mapping[str, Answers],
     margins_before: Mapping[str, Floats] | None = None,
     margins_after: Mapping[str, Floats] | None = None,
     source: str = "en",
-) -> Robustness:
+) -> TransferChange:
     """The pieces of the robustness summary from {language: whether each item is right}, items aligned.
 
     flips: won = sum [wrong before, right after], lost the other way, over the target languages (all but the source).
@@ -62,7 +62,7 @@ def robustness(
         ]
         margin = float(np.mean(moved)) if moved else None
     notes = ["" if targets else "no target language", "" if source in score else f"no items in {source}"]
-    return Robustness(
+    return TransferChange(
         won,
         lost,
         float(np.mean(list(change.values()))) if change else None,

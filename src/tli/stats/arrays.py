@@ -1,0 +1,23 @@
+"""Checked arrays of numbers: what every statistic takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = Sequence[float] | NDArray[np.float64]
+
+
+def finite(values: Floats) -> NDArray[np.float64]:
+    """The values as an array; raises ValueError where they are not a flat sequence of finite numbers."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(f"expected a flat sequence of finite numbers, got shape {array.shape}")
+    return array
+
+
+def constant(values: NDArray[np.float64]) -> bool:
+    """No variation beyond rounding: a range below 1e-12 of the largest magnitude."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
