@@ -121,16 +121,15 @@ def _compare(statistic: str, published: float, recomputed: float | None, half_un
     return Compared(statistic, f"{published:.{places}f}", f"{recomputed:.{places}f}", agrees)
 
 
-def _compare_p(statistic: str, published: str, log10_p: float | None, half_unit: float) -> Compared:
-    """p by its logarithm, which stays finite where p underflows; `half_unit` is of the mantissa."""
-    mantissa, _, exponent = published.partition("e")
-    if log10_p is None:
+def _compare_p(statistic: str, published: str, p: float | None, half_unit: float) -> Compared:
+    """Agrees if p rounds to the published digits, as `1.3320e-240`; `half_unit` is of the mantissa."""
+    if p is None:
         return Compared(statistic, published, "-", None)
-    whole = math.floor(log10_p)
-    digits, carry = f"{10 ** (log10_p - whole):.{len(mantissa) - 2}e}".split("e")
-    here = 10 ** (log10_p - int(exponent))  # in the published power of ten
-    agrees = abs(here - float(mantissa)) <= half_unit * (1 + 1e-6)
-    return Compared(statistic, published, f"{digits}e{whole + int(carry)}", agrees)
+    unit = float(f"1e{published.partition('e')[2]}")
+    places = len(published.partition("e")[0]) - 2
+    mantissa, exponent = f"{p:.{places}e}".split("e")
+    agrees = abs(p - float(published)) <= half_unit * unit * (1 + 1e-6)
+    return Compared(statistic, published, f"{mantissa}e{int(exponent)}", agrees)
 
 
 def _count(statistic: str, published: int, recomputed: int) -> Compared:
@@ -148,7 +147,7 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
         for key, title in MEANS.items():
             found.append(_compare(f"{name}: {title}", said[key], getattr(test, key), rounding))
         found.append(_compare(f"{name}: paired t", said["t"], test.t, half["t"]))
-        found.append(_compare_p(f"{name}: p", said["p"], test.log10_p, half["p"]))
+        found.append(_compare_p(f"{name}: p", said["p"], test.p, half["p"]))
         found.append(_compare(f"{name}: d_z", said["d_z"], test.d_z, half["d_z"]))
         found.append(_count(f"{name}: pairs down", said["decreased"], test.decreased))
     gains = {name: [one.after - one.before for one in chosen] for name, chosen in by_set.items()}

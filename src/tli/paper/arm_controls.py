@@ -61,7 +61,7 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
         left = over_bases(one.arm.left(rank, one.set, one.view, one.measure), params)
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": one.measure}
         row |= {"gain": mean(gain), "random": mean(random), "left": left.gain}
-        row |= {"low": left.low, "high": left.high, "log10_p": left.log10_p}
+        row |= {"low": left.low, "high": left.high, "p_holm": left.p}
         if one.measure == "cosine" and left.gain is not None and whole:
             row["share"] = 100 * left.gain / whole
         for way in WAYS:
@@ -69,8 +69,8 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
         rows.append(row)
         notes.append(left.note)
         where = f"{one.arm.name}.{one.set}.{one.measure}.{one.view}"
-        measured |= {f"controls.left.{where}": left.gain, f"controls.log10_p.{where}": left.log10_p}
-    correct(rows, ("log10_p",), params)
+        measured |= {f"controls.left.{where}": left.gain, f"controls.p.{where}": left.p}
+    correct(rows, ("p_holm",), params)
     table = Table(
         "controls",
         "Controls, over bases",
@@ -88,7 +88,7 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
             Column("random", "random", "change"),
             Column("left", "left", "change"),
             *interval(params),
-            Column("log10_p", "p, Holm", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("share", "share, %", "percent"),
             *(Column(f"p1_{way}", f"P@1 {arrow}", "change") for way, arrow in WAYS.items()),
         ),
@@ -103,9 +103,9 @@ def _said(rows: Sequence[Mapping[str, Cell]], params: Params) -> str:
     alpha = params.stats.alpha
     parts = []
     for row in rows[1:]:
-        left, p = row["left"], row["log10_p"]
+        left, p = row["left"], row["p_holm"]
         if isinstance(left, float):
-            apart = isinstance(p, float) and 10**p < alpha
+            apart = isinstance(p, float) and p < alpha
             name = f"{row['control']} at {row['view']}"
             parts.append(f"{name} {shown(left, 'change')}" + ("" if apart else " (not told apart from 0)"))
     first = rows[0]["left"]

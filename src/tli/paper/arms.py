@@ -161,14 +161,14 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
                 task, language = item_name(set_.partition(".")[0], params), language_name(set_, params)
                 row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank}
                 row |= {"items": f"{task}, {language}", "change": test.gain, "sd": test.gain_sd}
-                row |= {"low": test.low, "high": test.high, "log10_p": test.log10_p}
+                row |= {"low": test.low, "high": test.high, "p_holm": test.p}
                 if one is not reference and one.regime == reference.regime and rank in reference.ranks:
                     beside = reference.transfer[rank, set_]
                     apart = [a - b for a, b in zip(values, beside, strict=True)]
                     against = over_bases(apart, params)
                     alike = tost(apart, params.stats.margins.accuracy, params.stats.alpha)
                     row |= {"against": against.gain, "against_low": alike.low, "against_high": alike.high}
-                    row |= {"against_log10_p": against.log10_p, "alike_log10_p": alike.log10_p}
+                    row |= {"against_p_holm": against.p, "alike_p_holm": alike.p}
                     notes += [against.note, alike.note]
                 rows.append(row)
                 tasks.append(task)
@@ -196,12 +196,12 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
             Column("sd", "SD", "percent"),
             low,
             high,
-            Column("log10_p", "p, Holm", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("against", f"less that of {reference.name}", "points"),
             Column("against_low", f"{level} low", "points"),
             Column("against_high", f"{level} high", "points"),
-            Column("against_log10_p", "p, Holm", "p"),
-            Column("alike_log10_p", "p of equivalence, Holm", "p"),
+            Column("against_p_holm", "p, Holm", "p"),
+            Column("alike_p_holm", "p of equivalence, Holm", "p"),
         ),
         rows,
         view=SCORING,
@@ -223,11 +223,11 @@ def over_bases(values: Sequence[float], params: Params) -> t_tests.Paired:
     return t_tests.paired([0.0] * len(values), values, params.stats.confidence)
 
 
-P_VALUES = ("log10_p", "against_log10_p", "alike_log10_p")
+P_VALUES = ("p_holm", "against_p_holm", "alike_p_holm")
 
 
 def correct(rows: Sequence[dict[str, Cell]], keys: Sequence[str], params: Params) -> None:
-    """Puts Holm's corrected log10 p in the place of each p of these rows, all of them one family."""
+    """Replaces the p-values of these rows by those that Holm corrects; all of them are one family."""
     places = [(row, key) for row in rows for key in keys if key in row]
     given = [value if isinstance(value := row[key], float) else None for row, key in places]
     for (row, key), value in zip(places, holm(given, params.stats.alpha).adjusted, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from tli.config.parameters import Params
 from tli.paper.cells import Source, by_item, tidy
@@ -190,7 +191,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
             Column("change_sd", "SD", "percent"),
             Column("change_low", f"{percent} low", "points"),
             Column("change_high", f"{percent} high", "points"),
-            Column("log10_p", "median p", "p"),
+            Column("p_median", "median p", "p"),
             Column("significant", "seeds below", "count"),
             Column("won", "won", "count"),
             Column("lost", "lost", "count"),
@@ -243,23 +244,14 @@ def _change(
     changes: Sequence[float], tests: Sequence[mcnemar.McNemar], drawn: Bootstrap, alpha: float
 ) -> dict[str, Cell]:
     """Change in points with its interval, and the seeds' McNemar tests in short."""
-    over, defined = spread(changes), [test.log10_p for test in tests if test.log10_p is not None]
+    over, defined = spread(changes), [test.p for test in tests if test.p is not None]
     return {
         "change": over.mean,
         "change_sd": over.sd,
         "change_low": tidy(drawn.low),
         "change_high": tidy(drawn.high),
-        "log10_p": _median(defined),
-        "significant": sum(p < math.log10(alpha) for p in defined),
+        "p_median": median(defined) if defined else None,
+        "significant": sum(p < alpha for p in defined),
         "won": sum(test.won for test in tests),
         "lost": sum(test.lost for test in tests),
     }
-
-
-def _median(log10_p: Sequence[float]) -> float | None:
-    """log10 of the median p, of an even number the mean of the two middle ones, where p itself may underflow."""
-    ordered = sorted(log10_p)
-    if not ordered:
-        return None
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return high + math.log10((1 + 10 ** (low - high)) / 2)

@@ -65,7 +65,7 @@ def table(align: Rows, params: Params) -> Made:
         gains = [mean(_minus(end, start)) for start, end in (pairs, random)]
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": "cosine"}
         row["gain"] = gains[0]
-        row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "log10_p": left.log10_p}
+        row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "p": left.p}
         for way in WAYS:
             start, end = (align.one(which, one.set, one.view, f"p_at_1.{way}") for which in ("base", "main"))
             row |= {f"p1_{way}": start, f"p1_{way}_change": end - start}
@@ -99,7 +99,7 @@ def table(align: Rows, params: Params) -> Made:
             Column("random", "random", "change"),
             Column("left", "left", "change"),
             *interval(params),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             *(
                 column
                 for way, arrow in WAYS.items()
@@ -154,10 +154,10 @@ def _change(align: Rows, one: Control, measure: str) -> float:
 
 
 def _against_random(row: dict[str, Cell], alpha: float) -> str:
-    p, left = row["log10_p"], row["left"]
+    p, left = row["p"], row["left"]
     if not isinstance(p, float) or not isinstance(left, float):
         return "undefined"
-    return "not told apart" if 10**p >= alpha else "more" if left > 0 else "less"
+    return "not told apart" if p >= alpha else "more" if left > 0 else "less"
 
 
 def _minus(x: list[float], y: list[float]) -> list[float]:

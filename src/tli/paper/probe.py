@@ -42,8 +42,7 @@ def table(probe: Rows, params: Params) -> Made:
                 }
                 row |= {f"{key}_{when}": value for key, value in found.items()}
                 measured |= {f"probe.{when}.{key}.{set_}.{score}": value for key, value in found.items()}
-            log10_p = mcnemar.log10_p_mcnemar(test.won, test.lost)
-            rows.append(row | {"won": test.won, "lost": test.lost, "log10_p": log10_p})
+            rows.append(row | {"won": test.won, "lost": test.lost, "p": test.p})
             measured[f"probe.change.p1.{set_}.{score}"] = (test.won - test.lost) / len(hits["before"])
         notes.append("every candidate is one token here: both scores are one" if max(tokens.values()) == 1 else "")
     notes.append(TAUGHT if isinstance(params.active.model, MicroworldModel) else "")
@@ -67,7 +66,7 @@ def table(probe: Rows, params: Params) -> Made:
             Column("p1_after", "P@1 after", "score"),
             Column("won", "won", "count"),
             Column("lost", "lost", "count"),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             Column("mrr_before", "MRR before", "score"),
             Column("mrr_after", "MRR after", "score"),
             Column("rank_before", "mean rank before", "percent"),

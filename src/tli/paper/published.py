@@ -6,7 +6,6 @@ which expects them of a run of the published model on the author's word lists.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,12 +67,6 @@ def said_of_fp4(params: Params) -> str:
     dtype = params.quantize.fp4.load_dtype
     here = ", as in the public scripts" if dtype == "float16" else "; the public scripts have float16"
     return f"Under FP4 the weights are cast to {dtype} before packing and the adapter is merged into them{here}."
-
-
-def log10_of(p: str) -> float:
-    """log10 of a p written as 1.33e-240, which may be too small for a float."""
-    mantissa, _, exponent = p.partition("e")
-    return math.log10(float(mantissa)) + int(exponent or 0)
 
 
 def difference(reported: Mapping[str, Any], params: Params) -> t_tests.Welch:

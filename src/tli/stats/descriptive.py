@@ -8,7 +8,7 @@ from tli.stats.arrays import Floats, constant, finite
 
 
 class Spread(NamedTuple):
-    """Mean and SD (ddof = 1) over seeds."""
+    """The number of values, their mean and their SD (ddof = 1)."""
 
     n: int
     mean: float | None
@@ -26,7 +26,7 @@ class Correlation(NamedTuple):
 
 
 def mean(values: Floats) -> float:
-    """sum x / n; raises ValueError where there is nothing to average."""
+    """sum x / n. Raises ValueError for no values."""
     x = finite(values)
     if not x.size:
         raise ValueError("the mean of no values")

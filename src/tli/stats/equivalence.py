@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from scipy import special
 
+from tli.stats import p_values
 from tli.stats.arrays import Floats, constant, finite
-from tli.stats.p_values import log10_p, log10_p_above
 
 EQUIVALENT = "equivalent"
 DIFFERENT = "different"
@@ -25,10 +25,10 @@ class Equivalence(NamedTuple):
     margin: float
     low: float | None  # interval at confidence 1 - 2 alpha
     high: float | None
-    log10_p_lower: float | None  # H0: effect <= -margin
-    log10_p_upper: float | None  # H0: effect >= +margin
-    log10_p: float | None  # of equivalence: the larger of the two
-    log10_p_zero: float | None  # two-sided, H0: effect = 0
+    p_lower: float | None  # H0: effect <= -margin
+    p_upper: float | None  # H0: effect >= +margin
+    p: float | None  # of equivalence: the larger of the two
+    p_zero: float | None  # two-sided, H0: effect = 0
     verdict: str | None
     note: str
 
@@ -68,13 +68,13 @@ def tost_estimate(estimate: float, se: float, df: float, margin: float, alpha: f
     if not (math.isfinite(estimate) and 0 < se < math.inf and 1 <= df < math.inf):
         raise ValueError(f"expected a finite estimate, se > 0 and df >= 1, got {estimate}, {se}, {df}")
     reach = float(special.stdtrit(df, 1 - alpha)) * se
-    lower = log10_p_above((estimate + margin) / se, df)
-    upper = log10_p_above((margin - estimate) / se, df)
-    both, zero = max(lower, upper), log10_p(estimate / se, df)
-    flat, differs = both < math.log10(alpha), zero < math.log10(alpha)
-    verdict = {(True, False): EQUIVALENT, (False, True): DIFFERENT, (True, True): BOTH}.get((flat, differs), NEITHER)
-    low, high = estimate - reach, estimate + reach
-    return Equivalence(estimate, se, df, margin, low, high, lower, upper, both, zero, verdict, "")
+    p_lower = p_values.student_above((estimate + margin) / se, df)
+    p_upper = p_values.student_above((margin - estimate) / se, df)
+    p, p_zero = max(p_lower, p_upper), p_values.student(estimate / se, df)
+    outcome = (p < alpha, p_zero < alpha)
+    verdict = {(True, False): EQUIVALENT, (False, True): DIFFERENT, (True, True): BOTH}.get(outcome, NEITHER)
+    low, high, note = estimate - reach, estimate + reach, p_values.clip_note(p, p_zero)
+    return Equivalence(estimate, se, df, margin, low, high, p_lower, p_upper, p, p_zero, verdict, note)
 
 
 def _check(margin: float, alpha: float) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
+from tli.stats import p_values
 from tli.stats.bootstrap import Groups
-from tli.stats.p_values import log10_p_normal
 from tli.stats.trend import Key
 
 Answers = Sequence[bool] | NDArray[np.bool_]
@@ -26,7 +26,7 @@ class Odds(NamedTuple):
     ratio: float | None
     low: float | None
     high: float | None
-    log10_p: float | None
+    p: float | None
 
 
 class Gee(NamedTuple):
@@ -98,10 +98,12 @@ def gee(correct: Mapping[Key, Answers], groups: Groups | None = None, confidence
         return undefined("the estimating equations do not converge or are singular")
     params, errors, correlation = fit
     wide = float(special.ndtri((1 + confidence) / 2))
-    found = {name: _odds(float(params[column]), float(errors[column]), wide) for name, column in at.items()}
+    odds = {name: _odds(float(params[column]), float(errors[column]), wide) for name, column in at.items()}
     missing = {"adapter": "no rank 0, or only rank 0", "doubling": "fewer than two ranks above 0"}
-    note = "; ".join(reason for name, reason in missing.items() if name not in at)
-    return Gee(items, clusters, len(keys), found.get("adapter", NONE), found.get("doubling", NONE), correlation, note)
+    notes = [reason for name, reason in missing.items() if name not in at]
+    notes += filter(None, [p_values.clip_note(*(one.p for one in odds.values()))])
+    adapter, doubling = (odds.get(name, NONE) for name in missing)
+    return Gee(items, clusters, len(keys), adapter, doubling, correlation, "; ".join(notes))
 
 
 def _design(keys: Sequence[Key]) -> tuple[NDArray[np.float64], dict[str, int]]:
@@ -167,4 +169,4 @@ def _odds(log_odds: float, se: float, wide: float) -> Odds:
     low, high = log_odds - wide * se, log_odds + wide * se
     inside = all(abs(value) < 700 for value in (low, high))  # exp overflows beyond
     ratio, low_ratio, high_ratio = (math.exp(value) if inside else None for value in (log_odds, low, high))
-    return Odds(log_odds, se, ratio, low_ratio, high_ratio, log10_p_normal(log_odds / se))
+    return Odds(log_odds, se, ratio, low_ratio, high_ratio, p_values.normal(log_odds / se))

@@ -1,35 +1,34 @@
-"""p of a test statistic."""
+"""p of a test statistic. A p below 1e-300, which a float can hardly hold, is stored as 1e-300."""
 
 from __future__ import annotations
 
-import math
-
 from scipy import special
 
-
-def log10_p(t: float, df: float) -> float:
-    """log10 of the two-sided p of Student's t, finite where p itself underflows.
-
-    p = I_x(df / 2, 1 / 2) with x = df / (df + t^2), the regularised incomplete beta function (DLMF 8.17). Where
-    p < 1e-290 its logarithm is taken from I_x(a, b) = x^a (1 - x)^b F(a + b, 1; a + 1; x) / (a B(a, b)) (DLMF 8.17.8).
-    """
-    p = 2.0 * float(special.stdtr(df, -abs(t)))
-    if p > 1e-290:
-        return math.log10(p)
-    x, a, b = df / (df + t * t), df / 2, 0.5
-    log = a * math.log(x) + b * math.log1p(-x) - math.log(a) - float(special.betaln(a, b))
-    return (log + math.log(float(special.hyp2f1(a + b, 1.0, a + 1, x)))) / math.log(10)
+SMALLEST = 1e-300
+CLIPPED = "p below 1e-300 is shown as 1e-300"
+BOUND = 1000 * SMALLEST  # a p below this may be a clipped one times the number of tests in its family
 
 
-def log10_p_above(t: float, df: float) -> float:
-    """log10 of the one-sided p of Student's t, P(T >= t), finite where p itself underflows.
-
-    Half the two-sided p for t >= 0, one minus that for t < 0.
-    """
-    half = log10_p(t, df) - math.log10(2)
-    return half if t >= 0 else math.log1p(-(10**half)) / math.log(10)
+def clipped(p: float) -> float:
+    """p, at least `SMALLEST` and at most 1."""
+    return min(max(float(p), SMALLEST), 1.0)
 
 
-def log10_p_normal(z: float) -> float:
-    """log10 of the two-sided p of a standard normal z, log p = log 2 + log Phi(-|z|) (scipy.special.log_ndtr)."""
-    return min(0.0, (math.log(2) + float(special.log_ndtr(-abs(z)))) / math.log(10))
+def clip_note(*p: float | None) -> str:
+    """The note for the reader where one of these p-values was clipped; empty where none was."""
+    return CLIPPED if any(value is not None and value <= SMALLEST for value in p) else ""
+
+
+def student(t: float, df: float) -> float:
+    """Two-sided p of Student's t: 2 P(T_df >= |t|)."""
+    return clipped(2 * special.stdtr(df, -abs(t)))
+
+
+def student_above(t: float, df: float) -> float:
+    """One-sided p of Student's t: P(T_df >= t)."""
+    return clipped(special.stdtr(df, -t))
+
+
+def normal(z: float) -> float:
+    """Two-sided p of a standard normal z: 2 P(Z >= |z|)."""
+    return clipped(2 * special.ndtr(-abs(z)))

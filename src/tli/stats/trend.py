@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from tli.stats import p_values
 from tli.stats.arrays import finite
-from tli.stats.p_values import log10_p
 
 Key = tuple[int, int, int]  # base, seed, rank
 
@@ -26,7 +26,7 @@ class Trend(NamedTuple):
     high: float | None
     t: float | None
     df: int | None
-    log10_p: float | None
+    p: float | None
     units: int  # bases, or seeds of the one base, that the inference is over
     values: int
     unit: str  # "base" | "seed"
@@ -37,7 +37,7 @@ class Trend(NamedTuple):
 def slope_weights(ranks: Sequence[int]) -> NDArray[np.float64]:
     """Weights w that make sum w y the least-squares slope of y on x = log2(rank): (x_i - mean x) / sum (x - mean x)^2.
 
-    A slope is linear in the values: `resample.cluster_bootstrap` of sum_r w_r y_r of each item bootstraps the slope.
+    A slope is linear in the values: `bootstrap.cluster_bootstrap` of sum_r w_r y_r of each item bootstraps the slope.
     Raises ValueError for a rank below 1 or fewer than two different ranks.
     """
     if min(ranks, default=0) < 1 or len(set(ranks)) < 2:
@@ -106,8 +106,9 @@ def trend(values: Mapping[Key, float], confidence: float = 0.95) -> Trend:
             notes.append("unbalanced: a mixed model by REML")
     df, t = count - 1, mean / se
     reach = float(special.stdtrit(df, (1 + confidence) / 2)) * se
-    note = "; ".join(note for note in notes if note)
-    return Trend(mean, se, mean - reach, mean + reach, t, df, log10_p(t, df), count, len(keys), unit, method, note)
+    p = p_values.student(t, df)
+    note = "; ".join(note for note in [*notes, p_values.clip_note(p)] if note)
+    return Trend(mean, se, mean - reach, mean + reach, t, df, p, count, len(keys), unit, method, note)
 
 
 def _balanced(keys: Sequence[Key]) -> bool:
