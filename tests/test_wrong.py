@@ -8,7 +8,6 @@ recorded with the right code and judged with the wrong one, it makes `verify` fa
 from __future__ import annotations
 
 import inspect
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,8 +105,8 @@ def one_block_short(right: Any) -> Any:
 def unpaired(right: Any) -> Any:
     def paired(before: Any, after: Any, confidence: float = 0.95) -> t_tests.Paired:
         test = scipy_stats.ttest_ind(after, before)
-        p = math.log10(max(test.pvalue, 1e-300))
-        return right(before, after, confidence)._replace(t=float(test.statistic), log10_p=p)
+        p = max(float(test.pvalue), 1e-300)
+        return right(before, after, confidence)._replace(t=float(test.statistic), p=p)
 
     return paired
 
@@ -118,7 +117,7 @@ def concordant(_: Any) -> Any:
     def exact(before: Any, after: Any) -> mcnemar.McNemar:
         x, y = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
         both, neither = int((x & y).sum()), int((~x & ~y).sum())
-        return mcnemar.McNemar(both, neither, mcnemar.log10_p_mcnemar(both, neither), "")
+        return mcnemar.McNemar(both, neither, mcnemar.p_value(both, neither), "")
 
     return exact
 
@@ -385,7 +384,10 @@ def searched(out: Path, params: Params) -> Measured:
     english[20:40] = english[40:60]  # one form for two words: ties
     views = [View(*view.split(".")) for view in similarity.grid(params, "nf4", "fp4")]
     rows: list[Row] = []
-    for cell, moved in ((BASE, english), (main_cell(params), english + 0.2 * swahili)):
+    for cell, moved in (
+        (BASE, english),
+        (main_cell(params.lora.scaling, params.lora.rank, params.train.seed), english + 0.2 * swahili),
+    ):
         both = [
             embeddings.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
             for words in (swahili, moved)
