@@ -15,7 +15,7 @@ from tli.config.parameters import Params
 from tli.paper.cells import Array, Outcome, Values
 from tli.stats import equivalence, p_values, t_tests
 from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
-from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
+from tli.stats.equivalence import Equivalence
 from tli.stats.gee import Gee, gee
 from tli.stats.holm import holm
 from tli.stats.power import detectable_mean
@@ -168,9 +168,7 @@ def _units(changes: Mapping[tuple[int, int], Array]) -> list[float]:
 
 def verdict(effect: Effect, alpha: float) -> str | None:
     """What the rank does, from the corrected p of trend and equivalence; None where either is undefined."""
-    different, flat = effect.p_holm["trend"], effect.p_holm["equivalence"]
-    if different is None or flat is None:
+    p_trend, p_equivalence = effect.p_holm["trend"], effect.p_holm["equivalence"]
+    if p_trend is None or p_equivalence is None:
         return None
-    return {(True, True): BOTH, (False, True): EQUIVALENT, (True, False): DIFFERENT, (False, False): NEITHER}[
-        different < alpha, flat < alpha
-    ]
+    return equivalence.verdict(p_equivalence, p_trend, alpha)

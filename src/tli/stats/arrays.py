@@ -1,4 +1,4 @@
-"""Checked arrays of numbers: what every statistic takes."""
+"""Input checks that every statistic shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = Sequence[float] | NDArray[np.float64]
 
 
 def finite(values: Floats) -> NDArray[np.float64]:
-    """The values as an array; raises ValueError where they are not a flat sequence of finite numbers."""
+    """The values as an array. Raises ValueError unless they are a flat sequence of finite numbers."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not np.isfinite(array).all():
         raise ValueError(f"expected a flat sequence of finite numbers, got shape {array.shape}")
@@ -19,5 +19,5 @@ def finite(values: Floats) -> NDArray[np.float64]:
 
 
 def constant(values: NDArray[np.float64]) -> bool:
-    """No variation beyond rounding: a range below 1e-12 of the largest magnitude."""
+    """Whether the values differ by rounding alone: by at most 1e-12 of the largest magnitude."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())

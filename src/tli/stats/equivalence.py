@@ -1,4 +1,4 @@
-"""Equivalence tests against a margin declared before the run: a flat curve can be concluded (robustness summary)."""
+"""Equivalence tests: whether an effect is smaller than a margin that was declared before the run."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ class Equivalence(NamedTuple):
 
 
 def tost(differences: Floats, margin: float, alpha: float = 0.05) -> Equivalence:
-    """TOST of the mean of paired differences, or of slopes over bases or seeds: `tost_estimate` with
+    """TOST of the mean of paired differences, or of slopes over bases or seeds.
 
-    estimate = mean(D), se = SD(D) / sqrt(n), df = n - 1 (Schuirmann 1987; Lakens 2017, paired samples).
+    `tost_estimate` with estimate = mean(D), se = SD(D) / sqrt(n), df = n - 1 (Schuirmann 1987; Lakens 2017, paired
+    samples). With fewer than two differences, or none that differ, p and verdict are None and the note says why.
     """
     d = finite(differences)
     if not d.size:
@@ -54,13 +55,7 @@ def tost_estimate(estimate: float, se: float, df: float, margin: float, alpha: f
 
     t_lower = (estimate + margin) / se, p_lower = P(T_df >= t_lower); t_upper = (estimate - margin) / se,
     p_upper = P(T_df <= t_upper); p = max(p_lower, p_upper) (Schuirmann 1987; Berger & Hsu 1996). The interval is
-    estimate -+ t_{df, 1 - alpha} se; it lies inside (-margin, margin) exactly where p < alpha.
-    The verdict (Lakens 2017):
-
-    `equivalent`  p < alpha, and the two-sided test against 0 has p >= alpha
-    `different`   p >= alpha, and the test against 0 has p < alpha
-    `both: different but within the margin`  both below alpha
-    `neither`     both at or above alpha: the data cannot tell
+    estimate -+ t_{df, 1 - alpha} se; it lies inside (-margin, margin) if and only if p < alpha.
 
     Raises ValueError for a margin or se that is not positive, df < 1, or alpha outside (0, 0.5).
     """
@@ -71,10 +66,22 @@ def tost_estimate(estimate: float, se: float, df: float, margin: float, alpha: f
     p_lower = p_values.student_above((estimate + margin) / se, df)
     p_upper = p_values.student_above((margin - estimate) / se, df)
     p, p_zero = max(p_lower, p_upper), p_values.student(estimate / se, df)
-    outcome = (p < alpha, p_zero < alpha)
-    verdict = {(True, False): EQUIVALENT, (False, True): DIFFERENT, (True, True): BOTH}.get(outcome, NEITHER)
     low, high, note = estimate - reach, estimate + reach, p_values.clip_note(p, p_zero)
-    return Equivalence(estimate, se, df, margin, low, high, p_lower, p_upper, p, p_zero, verdict, note)
+    decided = verdict(p, p_zero, alpha)
+    return Equivalence(estimate, se, df, margin, low, high, p_lower, p_upper, p, p_zero, decided, note)
+
+
+def verdict(p: float, p_zero: float, alpha: float) -> str:
+    """The verdict of an equivalence test with `p` and a two-sided test against 0 with `p_zero` (Lakens 2017).
+
+    `equivalent`  p < alpha <= p_zero
+    `different`   p_zero < alpha <= p
+    `both: different but within the margin`  both below alpha
+    `neither`     both at or above alpha: the data do not decide
+    """
+    if p < alpha:
+        return BOTH if p_zero < alpha else EQUIVALENT
+    return DIFFERENT if p_zero < alpha else NEITHER
 
 
 def _check(margin: float, alpha: float) -> None:
