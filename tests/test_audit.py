@@ -15,8 +15,8 @@ from scipy import optimize
 from tiny import ROOT, SHARED
 from tli.cli import main
 from tli.commands import audit
-from tli.paper import stats
 from tli.paper.rows import load_yaml
+from tli.stats import p_values, t_tests
 
 REPORTED = load_yaml(ROOT / "paper" / "reported.yaml")
 AUTHORS = SHARED / "authors"
@@ -36,9 +36,8 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
 def summary(set_: str) -> tuple[int, float, float, float, float, float]:
     """(n, before, its SD, SD after, gain, its SD) that round to the published digits and give the published p."""
     said = REPORTED["before_after"][set_]
-    n, (mantissa, exponent) = said["n"], str(said["p"]).split("e")
-    goal = math.log10(float(mantissa)) + int(exponent)
-    t = optimize.brentq(lambda t: stats.log10_p(t, n - 1) - goal, 1, 100, xtol=1e-12)
+    n, goal = said["n"], math.log10(float(said["p"]))
+    t = optimize.brentq(lambda t: math.log10(p_values.student(t, n - 1)) - goal, 1, 100, xtol=1e-12)
     excess = said["before"] + said["gain"] - said["after"]  # what rounding left over
     before, gain = said["before"] - 0.4 * excess, said["gain"] - 0.3 * excess
     return n, before, said["before_sd"], said["after_sd"], gain, gain * math.sqrt(n) / t
@@ -229,21 +228,17 @@ def test_the_audit_of_the_shipped_list_is_printed() -> None:
 
 
 def test_published_t_and_p_follow_from_the_published_summary() -> None:
-    """As far as the rounding of the published mean and SD allows; log10 p stays finite where p underflows."""
+    """As far as the rounding of the published mean and SD allows; a p too small for a float is clipped."""
     half = REPORTED["before_after"]["half_unit"]
     for set_ in ("trained", "control"):
         said = REPORTED["before_after"][set_]
         n, gain, sd = said["n"], said["gain"], said["gain_sd"]
-        ends = sorted(stats.from_summary(n, gain + k * half, sd - k * half)[:2] for k in (-1, 1))
-        mantissa, exponent = str(said["p"]).split("e")
-        goal = math.log10(float(mantissa)) + int(exponent)
+        ends = sorted(t_tests.paired_from_summary(n, gain + k * half, sd - k * half)[:2] for k in (-1, 1))
         assert ends[0][0] <= said["t"] <= ends[1][0]
-        assert ends[1][1] <= goal <= ends[0][1]
+        assert ends[1][1] <= float(said["p"]) <= ends[0][1]
         assert said["d_z"] == pytest.approx(gain / sd, abs=5e-3)
-    t, log10_p, _ = stats.from_summary(623, 0.09, 0.02)
-    assert 2 * 10.0**log10_p == 0.0, "p itself underflows here"
-    assert math.isfinite(log10_p)
-    assert t > 100
+    t, p, _ = t_tests.paired_from_summary(623, 0.09, 0.02)
+    assert (t > 100, p) == (True, p_values.SMALLEST)
 
 
 # The author's own files.

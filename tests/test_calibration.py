@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tli.paper.calibration import Calibration, calibration
+from tli.stats.calibration import Calibration, calibration
 
 SEEDS = st.integers(0, 2**32 - 1)
 

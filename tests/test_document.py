@@ -157,7 +157,7 @@ def test_one_model_alone_makes_a_document(given: dict[str, Any], number: int, tm
 
 def test_a_model_without_tables_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
     missing = given["models"][0].model_copy(update={"model": "lugha_llama"})
-    with pytest.raises(UserError, match=r"tables/lugha_llama/README.md: expected the tables' page, found no file"):
+    with pytest.raises(UserError, match=r"tables/lugha_llama/tables.json: no such file"):
         document.run(**elsewhere(given, tmp_path) | {"models": [*given["models"], missing]})
     assert not (tmp_path / "artifact.pdf").exists()
 
@@ -166,7 +166,7 @@ def test_a_model_without_tables_is_one_line(given: dict[str, Any], tmp_path: Pat
     ("key", "value", "shown"),
     [
         ("run.align.trained.gain.2.mask.nf4", -0.09, "−0.0900"),
-        ("run.align.trained.log10_p.2.mask.nf4", -240.5, "3.16e-241"),
+        ("run.align.trained.p.2.mask.nf4", 3.16e-241, "3.16e-241"),
         ("run.align.trained.t.2.mask.nf4", -37.451, "−37.45"),
         ("run.transfer.xcopa.sw.main.change", -2.0, "−2.0"),
         ("run.transfer.xcopa.sw.main.accuracy", 79.25, "79.2"),
@@ -277,7 +277,7 @@ LATEX = r"""\documentclass{article}
 \input{numbers}
 \begin{document}
 Rank \tli{params.lora.rank}: \tli{smollm2.run.align.trained.gain.2.mask.nf4}.
-p \tli{microworld.run.align.trained.log10_p.2.mask.nf4}.
+p \tli{microworld.run.align.trained.p.2.mask.nf4}.
 TABLES
 \end{document}
 """

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from statsmodels.stats.weightstats import ttost_paired
 
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence, tost, tost_estimate
-from tli.paper.trend import trend
+from tli.stats import p_values
+from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence, tost, tost_estimate
+from tli.stats.trend import trend
 
 SAMPLES = st.lists(st.floats(-3, 3).map(lambda x: round(x, 4)), min_size=3, max_size=40).filter(
     lambda values: np.ptp(values) > 1e-2
@@ -25,10 +26,10 @@ MARGINS = st.floats(0.05, 4)
 def test_agrees_with_statsmodels(values: list[float], margin: float) -> None:
     found = tost(values, margin)
     p, (_, lower, _), (_, upper, _) = ttost_paired(np.array(values), np.zeros(len(values)), -margin, margin)
-    assert 10**found.log10_p == pytest.approx(p, rel=1e-7, abs=1e-300)
-    assert 10**found.log10_p_lower == pytest.approx(lower, rel=1e-7, abs=1e-300)
-    assert 10**found.log10_p_upper == pytest.approx(upper, rel=1e-7, abs=1e-300)
-    assert 10**found.log10_p_zero == pytest.approx(scipy_stats.ttest_1samp(values, 0).pvalue, rel=1e-7)
+    assert found.p == pytest.approx(p, rel=1e-7, abs=1e-300)
+    assert found.p_lower == pytest.approx(lower, rel=1e-7, abs=1e-300)
+    assert found.p_upper == pytest.approx(upper, rel=1e-7, abs=1e-300)
+    assert found.p_zero == pytest.approx(scipy_stats.ttest_1samp(values, 0).pvalue, rel=1e-7)
 
 
 @given(SAMPLES, MARGINS, st.floats(0.001, 0.2))
@@ -49,9 +50,9 @@ def test_order_sign_and_scale(values: list[float], margin: float, mixer: random.
     mixer.shuffle(order)
     assert tost(order, margin)[:-2] == pytest.approx(found[:-2], rel=1e-9, abs=1e-12)
     turned = tost([-value for value in values], margin)
-    assert (turned.low, turned.log10_p_lower) == pytest.approx((-found.high, found.log10_p_upper))
+    assert (turned.low, turned.p_lower) == pytest.approx((-found.high, found.p_upper))
     larger = tost([scale * value for value in values], scale * margin)
-    assert (larger.log10_p, larger.log10_p_zero) == pytest.approx((found.log10_p, found.log10_p_zero), rel=1e-6)
+    assert (larger.p, larger.p_zero) == pytest.approx((found.p, found.p_zero), rel=1e-6, abs=1e-300)
 
 
 def rates(mean: float, margin: float, runs: int) -> dict[str | None, float]:
@@ -89,7 +90,7 @@ def test_a_flat_trend_is_concluded() -> None:
     slope = trend(values)
     found = tost_estimate(slope.slope, slope.se, slope.df, margin=0.01)
     assert found.verdict == EQUIVALENT
-    assert found.log10_p_zero == slope.log10_p
+    assert found.p_zero == slope.p
 
 
 def test_degenerate_data_give_defined_cells() -> None:
@@ -103,7 +104,8 @@ def test_degenerate_data_give_defined_cells() -> None:
         assert found.verdict is None
         assert set(found[4:11]) == {None}
     assert cases["one difference"].estimate == 0.02
-    assert tost_estimate(0.0, 1e-6, 600, 0.5).log10_p < -1000
+    tiny = tost_estimate(0.0, 1e-6, 600, 0.5)
+    assert (tiny.p, tiny.note) == (p_values.SMALLEST, p_values.CLIPPED)
     for margin, alpha, se in ((0.0, 0.05, 1.0), (0.1, 0.5, 1.0), (0.1, 0.05, 0.0), (math.nan, 0.05, 1.0)):
         with pytest.raises(ValueError, match="expected"):
             tost_estimate(0.0, se, 5, margin, alpha)

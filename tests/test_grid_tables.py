@@ -98,7 +98,7 @@ def test_the_controls_interval_is_student_s_over_bases(made: tuple[Path, Path], 
     assert half == halves[0]
     t = table["left"] / (halves / scipy_stats.t.ppf(0.975, bases - 1))
     wanted = multipletests(2 * scipy_stats.t.sf(abs(t), bases - 1), method="holm")[1]
-    assert 10 ** table["log10_p"].to_numpy() == pytest.approx(wanted, rel=1e-4)
+    assert table["p_holm"].to_numpy() == pytest.approx(wanted, rel=1e-4)
     shuffled = table[table["control"] == "arm shuffled"]
     assert shuffled["view"].tolist() == ["2.mask.nf4", "2.content.nf4"]
     assert (shuffled["left"].abs() < 0.3 * first["left"]).all(), "invented rows gain nothing from shuffled pairs"
@@ -139,20 +139,20 @@ def test_transfer_is_held_against_the_first_arm_base_by_base(made: tuple[Path, P
         set_ = f"{task.removesuffix('-form').lower()}.{names[language]}"
         of_task = tests.setdefault(task, [])
         if row["base"] != "as it is":
-            of_task.append((np.nan, row["log10_p"]))
+            of_task.append((np.nan, row["p_holm"]))
             continue
         values = changes(rows, smoke, row["arm"], row["rank"], set_)
         assert row["change"] == pytest.approx(np.mean(values), abs=1e-6)
-        of_task.append((p_of(values, 0, "two-sided"), row["log10_p"]))
+        of_task.append((p_of(values, 0, "two-sided"), row["p_holm"]))
         if not np.isnan(row["against"]):
             apart = np.subtract(values, changes(rows, smoke, "2r", row["rank"], set_))
             assert row["against"] == pytest.approx(apart.mean(), abs=1e-6)
-            of_task.append((p_of(apart, 0, "two-sided"), row["against_log10_p"]))
+            of_task.append((p_of(apart, 0, "two-sided"), row["against_p_holm"]))
             alike = max(p_of(apart, -margin, "greater"), p_of(apart, margin, "less"))
-            of_task.append((alike, row["alike_log10_p"]))
+            of_task.append((alike, row["alike_p_holm"]))
     for some in tests.values():
         # The BOS arms' tests count too: a corrected p is at least the plain one, at most that times their number
-        pairs = [(p, 10**log10_p) for p, log10_p in some if not np.isnan(p)]
+        pairs = [(p, corrected) for p, corrected in some if not np.isnan(p)]
         assert all(p * (1 - 1e-6) <= corrected <= min(1.0, len(some) * p) * (1 + 1e-6) for p, corrected in pairs)
         assert len(pairs) >= 10
 
@@ -213,8 +213,8 @@ def test_a_known_effect_over_five_bases_is_what_the_tables_say(
     control = csv(out, "controls").set_index(["control", "view"])
     left = control["left"]["as trained", "2.mask.nf4"]
     assert left == pytest.approx(effect, abs=0.005)  # half of two doublings at rank 2
-    assert not large or 10 ** control["log10_p"]["as trained", "2.mask.nf4"] < 0.05
-    assert 10 ** control["log10_p"]["arm shuffled", "2.mask.nf4"] > 0.05
+    assert not large or control["p_holm"]["as trained", "2.mask.nf4"] < 0.05
+    assert control["p_holm"]["arm shuffled", "2.mask.nf4"] > 0.05
     assert control["low"]["arm shuffled", "2.mask.nf4"] < 0 < control["high"]["arm shuffled", "2.mask.nf4"]
     text = (out / "tables" / "controls.md").read_text(encoding="utf-8")
     assert re.search(r"arm shuffled at 2.mask.nf4 [+−]0.00\d\d \(not told apart from 0\)", text)

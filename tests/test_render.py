@@ -22,12 +22,12 @@ TABLE = Table(
     (
         Column("view", "view"),
         Column("gain", "|gain|", "change"),
-        Column("log10_p", "p", "p"),
+        Column("p", "p", "p"),
         Column("n", "n", "count"),
     ),
     (
-        {"view": "2.mask.nf4", "gain": -0.0902, "log10_p": -240.0, "n": 1234},
-        {"view": "a|b", "gain": None, "log10_p": -0.5, "n": None},
+        {"view": "2.mask.nf4", "gain": -0.0902, "p": 1e-240, "n": 1234},
+        {"view": "a|b", "gain": None, "p": 0.31623, "n": None},
     ),
     notes=("one", "two"),
 )
@@ -68,7 +68,7 @@ def test_numbers_come_back_as_nine_digits_of_them(values: list[float], kind: ren
 
 def test_every_format_has_the_cells_of_the_data(folder: Path) -> None:
     assert "| 2.mask.nf4 | −0.0902 | 1.00e-240 | 1,234 |" in (folder / "gain.md").read_text(encoding="utf-8")
-    assert "2.mask.nf4,-0.0902,-240,1234\n" in (folder / "gain.csv").read_text(encoding="utf-8")
+    assert "2.mask.nf4,-0.0902,1e-240,1234\n" in (folder / "gain.csv").read_text(encoding="utf-8")
     assert r"$1.00\times 10^{-240}$" in (folder / "gain.tex").read_text(encoding="utf-8")
     assert (folder / "README.md").read_text(encoding="utf-8") == render.readme(render.read(folder), "../figures")
 

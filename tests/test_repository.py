@@ -28,7 +28,8 @@ from tiny import ROOT
 from tli.cli import PORTABLE
 
 SOURCE = ROOT / "src"
-FREE = ("config", "io", "commands")  # folders that change no number: no stage but `check` depends on one of them
+# Folders that change no number: the stage `check` depends on config; no stage depends on the others, nor on cli.py.
+FREE = ("config", "io", "commands")
 
 
 def yaml(path: Path) -> Any:
@@ -171,7 +172,14 @@ def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> 
 
 
 # Each folder of src/tli may import from those before it; the last two are for people, not for stages.
-ORDER = ("io", "config", "data", "model", "measure", "training", "stages", "paper", "commands", "cluster")
+ORDER = ("io", "config", "data", "model", "measure", "training", "stages", "stats", "paper", "commands", "cluster")
+
+
+def test_statistics_know_arrays_alone() -> None:
+    """The folder stats takes plain arrays: of the project it imports itself and the errors, nothing else."""
+    for file in (SOURCE / "tli" / "stats").rglob("*.py"):
+        for path in own(imported(parse(file))):
+            assert path == "src/tli/io/errors.py" or path.startswith("src/tli/stats/"), file
 
 
 @pytest.mark.parametrize("folder", ORDER)

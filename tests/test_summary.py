@@ -46,7 +46,8 @@ def source(folder: Path, params: Params, base: int = 0, **options: Any) -> Sourc
 
 def read(made: dict[str, Any], params: Params, base: int = 0) -> Source:
     shared = read_premises(made["items"])
-    aligned, scored = (Rows(made["base_rows"] / f"{name}.tsv", made[name]) for name in ("align", "transfer"))
+    aligned = Rows(made["base_rows"] / "similarity.tsv", made["align"])
+    scored = Rows(made["base_rows"] / "score.tsv", made["transfer"])
     return Source(base, aligned, scored, read_sweep(made["sweep"], params), shared)
 
 
@@ -169,7 +170,7 @@ def test_trend_and_equivalence_are_scipys_over_the_seeds_slopes(one: tuple[Sourc
         margin = float(margins[name]["margin"])
         below = scipy_stats.ttest_1samp(slopes, margin, alternative="less").pvalue
         above = scipy_stats.ttest_1samp(slopes, -margin, alternative="greater").pvalue
-        assert 10 ** float(margins[name]["log10_p"]) == pytest.approx(max(below, above), rel=1e-5)
+        assert float(margins[name]["p"]) == pytest.approx(max(below, above), rel=1e-5)
         checked += 1
     assert checked >= 6
 
@@ -179,14 +180,14 @@ def test_a_family_s_tests_are_corrected_together(one: tuple[Source, list[Made]])
     found = effects.effects(cells.outcomes([one[0]], params), params)
     for family in params.stats.families:
         members = [effect for effect in found if effect.outcome.family == family]
-        pairs = [(x.log10_p[test], x.adjusted[test]) for x in members for test in x.log10_p]
-        plain = [1.0 if p is None else 10**p for p, _ in pairs]  # a test without a p counts, and is never rejected
+        pairs = [(x.p[test], x.p_holm[test]) for x in members for test in x.p]
+        plain = [1.0 if p is None else p for p, _ in pairs]  # a test without a p counts, and is never rejected
         wanted = multipletests(plain, method="holm")[1]
         for (p, adjusted), want in zip(pairs, wanted, strict=True):
             assert (p is None) == (adjusted is None)
-            assert adjusted is None or 10**adjusted == pytest.approx(min(1.0, want), rel=1e-6)
-    assert {test for x in found for test in x.log10_p} == set(effects.TESTS)
-    assert [len(x.log10_p) for x in found if x.outcome.answers] == [4] * 4
+            assert adjusted is None or adjusted == pytest.approx(min(1.0, want), rel=1e-6)
+    assert {test for x in found for test in x.p} == set(effects.TESTS)
+    assert [len(x.p) for x in found if x.outcome.answers] == [4] * 4
 
 
 def test_gap_calibration_and_changes_follow_from_the_rows(one: tuple[Source, list[Made]]) -> None:

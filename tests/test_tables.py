@@ -29,10 +29,11 @@ from tli.io.rows import read_rows
 from tli.io.structured import read_json
 from tli.paper import published, render, tables
 from tli.paper.render import Column, Table, shown
-from tli.paper.resample import paired_bootstrap
 from tli.paper.rows import Rows, flat, load_yaml
+from tli.stats.bootstrap import paired_bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
+OF_BASE = {"align": "similarity.tsv", "transfer": "score.tsv"}  # the base's rows, by the stage whose rows follow them
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,9 @@ def own(made: dict[str, Any], name: str) -> list[dict[str, str]]:
 def frame(made: dict[str, Any], name: str) -> Any:
     """The rows of a stage: of `align` and `transfer` those of the base, of stage base-rows, first."""
     rows = read_rows(made[name])
-    if name not in ("align", "transfer"):
+    if name not in OF_BASE:
         return rows
-    return pd.concat([read_rows(made["base_rows"] / f"{name}.tsv"), rows], ignore_index=True)
+    return pd.concat([read_rows(made["base_rows"] / OF_BASE[name]), rows], ignore_index=True)
 
 
 def rewrite(path: Path, change: Callable[[Any], Any]) -> None:
@@ -115,7 +116,7 @@ def test_every_table_comes_thrice_with_its_view_and_without_nan(made: dict[str, 
     assert {path.stem for path in made["tables"].glob("*.csv")} == NAMES
     assert {path.name for path in made["tables"].iterdir()} == {
         f"{name}.{kind}" for name in NAMES for kind in ("csv", "md", "tex")
-    } | {"README.md"}
+    } | {"README.md", "tables.json"}
     for path in made["tables"].iterdir():
         assert not re.search(r"(?i:\bnan\b|\binf\b)|\bNone\b", path.read_text(encoding="utf-8")), path.name
     for name in NAMES:
@@ -144,7 +145,7 @@ def test_before_after_is_scipys_paired_test_on_the_rows(made: dict[str, Any]) ->
         wide = chosen.pivot_table(index="item", columns="cell", values="value")
         test = scipy_stats.ttest_rel(wide["main"], wide["base"])
         assert float(line["t"]) == pytest.approx(test.statistic)
-        assert 10 ** float(line["log10_p"]) == pytest.approx(test.pvalue)
+        assert float(line["p"]) == pytest.approx(test.pvalue)
         assert float(line["low"]) == pytest.approx(test.confidence_interval(0.95).low)
         assert int(line["n"]) == len(wide)
     names = {line["view"]: line["name"] for line in own(made, "before_after") if not compute.search(line["name"])}
@@ -201,7 +202,7 @@ def test_the_one_published_result_stands_at_both_readings(made: dict[str, Any]) 
     for line in lines:
         for key in ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "t", "d_z", "decreased"):
             assert float(line[key]) == reported[line["set"]][key], key
-    assert {line["log10_p"] for line in lines} == {"-239.875496", "-26.1443355"}
+    assert {line["p"] for line in lines} == {"1.332e-240", "7.1724e-27"}
     for name in ("before_after", "gains"):
         text = (made["tables"] / f"{name}.md").read_text()
         assert "cast to float16 before packing and the adapter is merged into them, as in the public scripts" in text
@@ -274,7 +275,7 @@ def test_rank_tables_are_means_over_seeds_and_exact_mcnemar(made: dict[str, Any]
             p += [mcnemar([[0, b], [c, 0]], exact=True).pvalue] if b + c else []
             won, lost = won + c, lost + b
         assert (int(line["won"]), int(line["lost"])) == (won, lost)
-        assert 10 ** float(line["log10_p"]) == pytest.approx(np.median(p))
+        assert float(line["p_median"]) == pytest.approx(np.median(p))
         assert int(line["significant"]) == sum(value < 0.05 for value in p)
     assert {int(line["rank"]) for line in read(made, "ranks")} == {0, *smoke.sweep.ranks}
     shares = {line["rank"]: line["share_v_proj"] for line in read(made, "ranks")}
@@ -367,7 +368,7 @@ def test_a_missing_sweep_file_or_cell_is_one_line(fresh: dict[str, Any]) -> None
     path = fresh["sweep"] / "rows" / "r4" / "similarity.tsv"
     kept = path.read_text()
     rewrite(path, lambda rows: rows[rows["cell"] != "r4-s1"])
-    with pytest.raises(UserError, match=r"align\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
+    with pytest.raises(UserError, match=r"similarity\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
         tables.run(**fresh)
     path.write_text(kept)
     (fresh["sweep"] / "train" / "r2.tsv").unlink()
@@ -389,7 +390,7 @@ def test_exactly_the_sweep_of_params_is_read(fresh: dict[str, Any], smoke: Param
 
 def test_missing_rows_and_unequal_items_are_one_line(fresh: dict[str, Any]) -> None:
     rewrite(fresh["align"], lambda rows: rows[rows["item"] != "neno0"])
-    with pytest.raises(UserError, match=r"align\.tsv: expected the items of base in trained for main, 1 differ"):
+    with pytest.raises(UserError, match=r"similarity\.tsv: expected the items of base in trained for main, 1 differ"):
         tables.run(**fresh)
     rewrite(fresh["scan"], lambda rows: rows[rows["measure"] != "bos_norm"])
     with pytest.raises(UserError, match=r"scan\.tsv: .*view 0\.-\.nf4, measure bos_norm, found none"):
@@ -401,16 +402,16 @@ def test_missing_rows_and_unequal_items_are_one_line(fresh: dict[str, Any]) -> N
 
 def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, Any]) -> None:
     """lr = 0: every gain is 0, t and McNemar's p are undefined, and nothing is NaN or fails."""
-    for name in ("align", "transfer"):
-        rows = read_rows(fresh["base_rows"] / f"{name}.tsv")
+    for name, file in OF_BASE.items():
+        rows = read_rows(fresh["base_rows"] / file)
         base = rows[(rows["cell"] == "base") & (rows["set"] != "drift")]
         base.assign(cell="main").to_csv(fresh[name], sep="\t", index=False)
     tables.run(**fresh)
     lines = [line for line in own(fresh, "before_after") if not line["name"].endswith(", in bfloat16")]
-    assert {(line["gain"], line["t"], line["log10_p"]) for line in lines} == {("0", "-", "-")}
+    assert {(line["gain"], line["t"], line["p"]) for line in lines} == {("0", "-", "-")}
     assert "every pair changes alike" in (fresh["tables"] / "before_after.md").read_text()
     main = [line for line in read(fresh, "xcopa") if line["cell"] == "paper's cell"]
-    assert {(line["change"], line["log10_p"], line["won"]) for line in main} == {("0", "-", "0")}
+    assert {(line["change"], line["p_median"], line["won"]) for line in main} == {("0", "-", "0")}
 
 
 def test_a_changed_target_layer_moves_the_trained_view(tmp_path: Path, smoke: Params) -> None:
@@ -439,32 +440,34 @@ def test_formats() -> None:
     assert shown(0.09018, "change") == "+0.0902"
     assert shown(4128768, "count") == "4,128,768"
     assert shown(None, "p") == "-"
-    assert shown(-239.8754957, "p") == "1.33e-240"
-    assert shown(-4.0000001, "p") == "1.00e-4"
-    assert shown(-1.30103, "p") == "0.0500"
+    assert shown(1.332e-240, "p") == "1.33e-240"
+    assert shown(9.999e-5, "p") == "1.00e-4"
+    assert shown(0.05, "p") == "0.0500"
+    assert shown(1e-300, "p") == "≤1.00e-300"
+    assert shown(1.8e-299, "p") == "≤1.80e-299", "of a family of 18"
     with pytest.raises(ValueError, match="finite"):
         shown(float("nan"), "t")
 
 
-@given(st.floats(-1000, 0))
-def test_a_shown_p_is_within_rounding_of_its_logarithm(log10: float) -> None:
-    mantissa, _, exponent = shown(log10, "p").partition("e")
-    if exponent:
-        assert np.log10(float(mantissa)) + int(exponent) == pytest.approx(log10, abs=0.0025)
-        assert 1 <= float(mantissa) < 10
+@given(st.floats(-296, 0))
+def test_a_shown_p_is_within_rounding_of_its_value(log10: float) -> None:
+    text = shown(10**log10, "p")
+    if "e" in text:
+        assert float(text) == pytest.approx(10**log10, rel=0.00501)
+        assert 1 <= float(text.partition("e")[0]) < 10
     else:
-        assert float(mantissa) == pytest.approx(10**log10, abs=5e-5)
+        assert float(text) == pytest.approx(10**log10, abs=5.01e-5)
 
 
 def test_markdown_and_tex_escape_what_they_must() -> None:
     table = Table(
-        "t", "T_1 & co", "50 % of `x_y`", COLUMNS, [{"what": "a|b & c_d", "x": -0.5, "p": -30.0}], view="none"
+        "t", "T_1 & co", "50 % of `x_y`", COLUMNS, [{"what": "a|b & c_d", "x": -0.5, "p": 1e-30}], view="none"
     )
     markdown, tex = render.to_md(table), render.to_tex(table)
     assert "| a\\|b & c_d | −0.5000 | 1.00e-30 |" in markdown
     assert r"a\textbar{}b \& c\_d & $-0.5000$ & $1.00\times 10^{-30}$ \\" in tex
     assert r"50 \% of \texttt{x\_y}" in tex
-    assert render.to_csv(table) == "what,x,p,view\na|b & c_d,-0.5,-30,none\n"
+    assert render.to_csv(table) == "what,x,p,view\na|b & c_d,-0.5,1e-30,none\n"
     assert tex.count("{") == tex.count("}")
 
 

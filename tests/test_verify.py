@@ -142,7 +142,7 @@ def test_the_kind_says_moment_and_depth(key: str, kind: str, floors: Tolerances,
         (GAIN, -0.3, 1e-4),
         ("setup.blocks", 4, 0),
         ("setup.class", "LlamaForCausalLM", 0),
-        ("align.trained.log10_p.2.mask.nf4", -9.0, None),
+        ("align.trained.p.2.mask.nf4", 1e-9, None),
     ],
 )
 def test_a_floor_is_in_the_unit_of_the_value(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from tli.paper import wording
 from tli.paper.render import Column, Table
 
 VIEW = "2.mask.nf4"
-SMALL, LARGE = math.log10(1e-9), math.log10(0.4)
+SMALL, LARGE = 1e-9, 0.4
 
 
 @pytest.fixture(scope="module")
@@ -28,36 +27,36 @@ def table(name: str, *rows: dict[str, Any]) -> Table:
     return Table(name, name, "", tuple(Column(key, key) for key in keys), rows, view="-")
 
 
-def before_after(gain: float, log10_p: float, view: str = VIEW) -> Table:
-    one = {"view": view, "name": "trained_on", "before": 0.5, "after": 0.5 + gain, "gain": gain, "log10_p": log10_p}
+def before_after(gain: float, p: float, view: str = VIEW) -> Table:
+    one = {"view": view, "name": "trained_on", "before": 0.5, "after": 0.5 + gain, "gain": gain, "p": p}
     one["d_z"] = gain * 10
-    published = {"view": view, "name": "published, as_scripted", "set": "trained", "gain": 0.09, "log10_p": -240}
+    published = {"view": view, "name": "published, as_scripted", "set": "trained", "gain": 0.09, "p": 1e-240}
     return table("before_after", one | {"set": "trained"}, one | {"set": "control"}, published)
 
 
 @pytest.mark.parametrize(
-    ("gain", "log10_p", "said"),
+    ("gain", "p", "said"),
     [(0.2, SMALL, "rises"), (-0.2, SMALL, "falls"), (0.2, LARGE, "is not shown to change")],
 )
-def test_training(gain: float, log10_p: float, said: str, smoke: Params) -> None:
-    text = wording.training(before_after(gain, log10_p), VIEW, smoke)
+def test_training(gain: float, p: float, said: str, smoke: Params) -> None:
+    text = wording.training(before_after(gain, p), VIEW, smoke)
     ways = {"rises", "falls", "is not shown to change"}
     assert {way for way in ways if way in text} == {said}
     assert f"{0.5 + gain:.4f}" in text
     assert "p = 1.00e-9" in text or "p = 0.4000" in text
-    counted = wording.views(before_after(gain, log10_p), smoke)
+    counted = wording.views(before_after(gain, p), smoke)
     assert counted.startswith("Of 1 views")
     assert ("falls at 1" in counted, "rises at 1" in counted) == (said == "falls", said == "rises")
     assert ("not shown to change at 1" in counted) == (said not in ("rises", "falls"))
 
 
 @pytest.mark.parametrize(
-    ("gain", "log10_p", "said"),
+    ("gain", "p", "said"),
     [(0.2, SMALL, "the same sign"), (-0.2, SMALL, "the other sign"), (-0.2, LARGE, "no sign")],
 )
-def test_beside_the_published_value(gain: float, log10_p: float, said: str, smoke: Params) -> None:
+def test_beside_the_published_value(gain: float, p: float, said: str, smoke: Params) -> None:
     names = {name: wording.points(smoke)[name] for name in ("as_scripted", "as_described")}
-    rows = [row for view in names.values() for row in before_after(gain, log10_p, view).rows()]
+    rows = [row for view in names.values() for row in before_after(gain, p, view).rows]
     text = wording.beside_published(table("before_after", *rows), smoke)
     assert text is not None
     assert text.count(said) == 2
@@ -65,11 +64,11 @@ def test_beside_the_published_value(gain: float, log10_p: float, said: str, smok
 
 
 @pytest.mark.parametrize(
-    ("difference", "log10_p", "said"),
+    ("difference", "p", "said"),
     [(0.1, SMALL, "gain more than"), (-0.1, SMALL, "gain less"), (0.1, LARGE, "not told apart")],
 )
-def test_unseen_pairs(difference: float, log10_p: float, said: str, smoke: Params) -> None:
-    row = {"view": VIEW, "difference": difference, "log10_p": log10_p}
+def test_unseen_pairs(difference: float, p: float, said: str, smoke: Params) -> None:
+    row = {"view": VIEW, "difference": difference, "p": p}
     gains = table("gains", row | {"name": "trained_on"}, row | {"name": "published, as_scripted"})
     published = wording.unseen_published(gains, smoke)
     assert published is not None
@@ -79,7 +78,7 @@ def test_unseen_pairs(difference: float, log10_p: float, said: str, smoke: Param
 
 
 @pytest.mark.parametrize(
-    ("gain", "left", "log10_p", "said", "though"),
+    ("gain", "left", "p", "said", "though"),
     [
         (-0.2, 0.3, SMALL, "draw nearer", True),
         (0.2, 0.3, SMALL, "draw nearer", False),
@@ -87,14 +86,14 @@ def test_unseen_pairs(difference: float, log10_p: float, said: str, smoke: Param
         (0.2, 0.3, LARGE, "nothing is shown to be left", False),
     ],
 )
-def test_against_random_pairs(gain: float, left: float, log10_p: float, said: str, though: bool, smoke: Params) -> None:
-    row = {"control": "as trained", "gain": gain, "random": gain - left, "left": left, "log10_p": log10_p}
+def test_against_random_pairs(gain: float, left: float, p: float, said: str, though: bool, smoke: Params) -> None:
+    row = {"control": "as trained", "gain": gain, "random": gain - left, "left": left, "p": p}
     controls = table("controls", row)
     text = wording.against_random(controls, smoke)
     assert said in text
     assert ("though their own cosine falls" in text) == though
     found = wording.survives(controls, smoke)
-    up, down = int(left > 0 and log10_p == SMALL), int(left < 0 and log10_p == SMALL)
+    up, down = int(left > 0 and p == SMALL), int(left < 0 and p == SMALL)
     assert f"in {up}, less in {down}, and are not told apart from them in {1 - up - down}" in found
     untested = {"control": "linear CKA", "left": left}
     assert wording.survives(table("controls", row, untested), smoke) == found, "a row without a test counts nowhere"
@@ -109,7 +108,7 @@ def hits(before: float, *after: float) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("gain", "log10_p", "after", "said"),
+    ("gain", "p", "after", "said"),
     [
         (0.2, SMALL, (0.2, 0.2), "move the same way in both"),
         (-0.2, SMALL, (0.2, 0.2), "move in opposite ways"),
@@ -118,11 +117,9 @@ def hits(before: float, *after: float) -> Table:
         (-0.2, LARGE, (0.2, 0.2), "nothing is said"),
     ],
 )
-def test_cosine_and_retrieval(
-    gain: float, log10_p: float, after: tuple[float, float], said: str, smoke: Params
-) -> None:
+def test_cosine_and_retrieval(gain: float, p: float, after: tuple[float, float], said: str, smoke: Params) -> None:
     found = hits(0.1, *after)
-    assert said in wording.cosine_and_hits(before_after(gain, log10_p), found, VIEW, smoke)
+    assert said in wording.cosine_and_hits(before_after(gain, p), found, VIEW, smoke)
     text = wording.retrieval(found, VIEW)
     for value in after:
         word = "rises" if value > 0.1 else "falls" if value < 0.1 else "stays"

@@ -8,7 +8,6 @@ recorded with the right code and judged with the wrong one, it makes `verify` fa
 from __future__ import annotations
 
 import inspect
-import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,10 +24,10 @@ from torch import nn
 import test_align
 import test_backbone
 import test_benchmarks
-import test_families
+import test_bootstrap
+import test_holm
 import test_metrics
 import test_nf4
-import test_resample
 import test_stack
 import test_stats
 import test_train
@@ -48,11 +47,12 @@ from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
 from tli.measure.views import BASE, View, main_cell
 from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
-from tli.paper import accuracy, expected, families, judge, layers, resample, similarity, stats, tables, verify
+from tli.paper import accuracy, expected, judge, layers, similarity, tables, verify
 from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
 from tli.stages import scan, score, train
 from tli.stages import similarity as similarity_stage
+from tli.stats import bootstrap, holm, mcnemar, t_tests
 from tli.training import loop
 
 FILES = verdict_files(ROOT)
@@ -103,10 +103,10 @@ def one_block_short(right: Any) -> Any:
 
 
 def unpaired(right: Any) -> Any:
-    def paired(before: Any, after: Any, confidence: float = 0.95) -> stats.Paired:
+    def paired(before: Any, after: Any, confidence: float = 0.95) -> t_tests.Paired:
         test = scipy_stats.ttest_ind(after, before)
-        p = math.log10(max(test.pvalue, 1e-300))
-        return right(before, after, confidence)._replace(t=float(test.statistic), log10_p=p)
+        p = max(float(test.pvalue), 1e-300)
+        return right(before, after, confidence)._replace(t=float(test.statistic), p=p)
 
     return paired
 
@@ -114,12 +114,12 @@ def unpaired(right: Any) -> Any:
 def concordant(_: Any) -> Any:
     """The cells of the table that McNemar's test leaves out."""
 
-    def mcnemar(before: Any, after: Any) -> stats.McNemar:
+    def exact(before: Any, after: Any) -> mcnemar.McNemar:
         x, y = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
         both, neither = int((x & y).sum()), int((~x & ~y).sum())
-        return stats.McNemar(both, neither, stats.log10_p_mcnemar(both, neither), "")
+        return mcnemar.McNemar(both, neither, mcnemar.p_value(both, neither), "")
 
-    return mcnemar
+    return exact
 
 
 def mean_negative(_: Any) -> Any:
@@ -222,27 +222,27 @@ WRONG = {
         test_benchmarks.test_prompts_are_the_harness_s_own,
         {"task": "xcopa", "language": "it"},
     ),
-    "the t-test is unpaired": Wrong(stats, "paired", unpaired, test_stats.test_paired_test_follows_its_formula),
+    "the t-test is unpaired": Wrong(t_tests, "paired", unpaired, test_stats.test_paired_test_follows_its_formula),
     "SD has n for n - 1": Wrong(
-        stats,
+        t_tests,
         "spread",
         lambda right: lambda x: right(x)._replace(sd=float(np.std(x))),
         test_stats.test_paired_test_follows_its_formula,
     ),
     "McNemar counts what did not flip": Wrong(
-        stats, "mcnemar", concordant, test_stats.test_mcnemar_is_the_binomial_test_of_the_flips
+        mcnemar, "exact", concordant, test_stats.test_mcnemar_is_the_binomial_test_of_the_flips
     ),
     "p is not corrected within its family": Wrong(
-        families,
+        holm,
         "holm",
         lambda right: lambda p, alpha=0.05: right(p, alpha)._replace(adjusted=tuple(p)),
-        test_families.test_a_published_example,
+        test_holm.test_a_published_example,
     ),
     "items of one premise are drawn apart": Wrong(
-        resample,
+        bootstrap,
         "cluster_bootstrap",
         lambda right: lambda rows, groups=None, **how: right(rows, **how),
-        test_resample.test_groups_are_drawn_whole,
+        test_bootstrap.test_groups_are_drawn_whole,
     ),
 }
 
@@ -384,7 +384,10 @@ def searched(out: Path, params: Params) -> Measured:
     english[20:40] = english[40:60]  # one form for two words: ties
     views = [View(*view.split(".")) for view in similarity.grid(params, "nf4", "fp4")]
     rows: list[Row] = []
-    for cell, moved in ((BASE, english), (main_cell(params), english + 0.2 * swahili)):
+    for cell, moved in (
+        (BASE, english),
+        (main_cell(params.lora.scaling, params.lora.rank, params.train.seed), english + 0.2 * swahili),
+    ):
         both = [
             embeddings.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
             for words in (swahili, moved)

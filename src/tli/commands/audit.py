@@ -19,8 +19,9 @@ from tli.data.words import audit, lexicon
 from tli.data.words.author import read_author_list
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import read_text
-from tli.paper import stats
 from tli.paper.rows import flat, load_yaml
+from tli.stats import t_tests
+from tli.stats.descriptive import spread
 
 RESULTS = ("swahili", "english", "sim_pre_tli", "sim_post_tli", "group", "improvement")
 PILOT = ("layer", "avg_cosine_similarity")
@@ -132,16 +133,15 @@ def _compare(statistic: str, published: float, recomputed: float | None, half_un
     return Compared(statistic, f"{published:.{places}f}", f"{recomputed:.{places}f}", agrees)
 
 
-def _compare_p(statistic: str, published: str, log10_p: float | None, half_unit: float) -> Compared:
-    """Compares p-values by their logarithm, because p may underflow. `half_unit` is that of the mantissa."""
-    mantissa, _, exponent = published.partition("e")
-    if log10_p is None:
+def _compare_p(statistic: str, published: str, p: float | None, half_unit: float) -> Compared:
+    """Agrees if p rounds to the published digits, as `1.3320e-240`; `half_unit` is of the mantissa."""
+    if p is None:
         return Compared(statistic, published, "-", None)
-    whole = math.floor(log10_p)
-    digits, carry = f"{10 ** (log10_p - whole):.{len(mantissa) - 2}e}".split("e")
-    scaled = 10 ** (log10_p - int(exponent))  # the mantissa for the published exponent
-    agrees = abs(scaled - float(mantissa)) <= half_unit * (1 + 1e-6)
-    return Compared(statistic, published, f"{digits}e{whole + int(carry)}", agrees)
+    unit = float(f"1e{published.partition('e')[2]}")
+    places = len(published.partition("e")[0]) - 2
+    mantissa, exponent = f"{p:.{places}e}".split("e")
+    agrees = abs(p - float(published)) <= half_unit * unit * (1 + 1e-6)
+    return Compared(statistic, published, f"{mantissa}e{int(exponent)}", agrees)
 
 
 def _count(statistic: str, published: int, recomputed: int) -> Compared:
@@ -161,16 +161,16 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
     by_set = {name: [result for result in results if result.group == name] for name in lexicon.SETS}
     for name, chosen in by_set.items():
         published, rounding = reported["before_after"][name], reported["before_after"]["half_unit"]
-        test = stats.paired([result.before for result in chosen], [result.after for result in chosen])
+        test = t_tests.paired([result.before for result in chosen], [result.after for result in chosen])
         compared.append(_count(f"{name}: n", published["n"], test.n))
         for key, title in MEANS.items():
             compared.append(_compare(f"{name}: {title}", published[key], getattr(test, key), rounding))
         compared.append(_compare(f"{name}: paired t", published["t"], test.t, half["t"]))
-        compared.append(_compare_p(f"{name}: p", published["p"], test.log10_p, half["p"]))
+        compared.append(_compare_p(f"{name}: p", published["p"], test.p, half["p"]))
         compared.append(_compare(f"{name}: d_z", published["d_z"], test.d_z, half["d_z"]))
         compared.append(_count(f"{name}: pairs down", published["decreased"], test.decreased))
     gains = {name: [result.after - result.before for result in chosen] for name, chosen in by_set.items()}
-    welch, published = stats.welch(gains["trained"], gains["control"]), reported["gain_difference"]
+    welch, published = t_tests.welch(gains["trained"], gains["control"]), reported["gain_difference"]
     title = "trained − control: mean gain"
     compared.append(_compare(title, published["difference"], welch.difference, half["difference"]))
     compared.append(_compare("trained − control: Welch t", published["t"], welch.t, half["welch_t"]))
@@ -181,7 +181,7 @@ def compare_results(results: Sequence[Result], reported: Mapping[str, Any]) -> l
             if (" " in result.swahili + result.english) == (name == "several")
         ]
         title = "several words on a side" if name == "several" else "two single words"
-        mean = stats.spread(class_gains).mean
+        mean = spread(class_gains).mean
         compared.append(_count(f"{title}: n", published["n"], len(class_gains)))
         compared.append(_compare(f"{title}: mean gain", published["gain"], mean, half["class_gain"]))
     by_pair = {(result.swahili, result.english): result for result in results}

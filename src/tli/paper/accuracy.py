@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.scores import (
@@ -21,6 +20,8 @@ from tli.paper.scores import (
     split,
 )
 from tli.paper.similarity import MOMENTS
+from tli.stats import proportions
+from tli.stats.descriptive import mean
 
 CLASSES = {"xcopa": ("first choice", "second choice"), "xnli": ("entailment", "neutral", "contradiction")}
 
@@ -42,8 +43,8 @@ def per_class(transfer: Rows, counts: Measured, params: Params) -> Made:
             for when, which in MOMENTS.items():
                 right = each(transfer, which, one.set, "correct")
                 chosen = each(transfer, which, one.set, "pred")
-                row[f"accuracy_{when}"] = 100 * stats.mean([right[item] for item in items]) if items else None
-                row[f"chosen_{when}"] = 100 * stats.mean([float(value == index) for value in chosen.values()])
+                row[f"accuracy_{when}"] = 100 * mean([right[item] for item in items]) if items else None
+                row[f"chosen_{when}"] = 100 * mean([float(value == index) for value in chosen.values()])
                 measured[f"class.{one.set}.{when}.{index}"] = row[f"accuracy_{when}"]
             rows.append(row)
     table = Table(
@@ -85,7 +86,7 @@ def baselines(transfer: Rows, baseline: Rows, ceiling: Measured, counts: Measure
     tabled = shown(transfer, counts, params, *TASKS)
     for one in tabled:
         right = each(transfer, "base", one.set, "correct")
-        interval = stats.wilson(int(sum(right.values())), len(right), params.stats.confidence)
+        interval = proportions.wilson(int(sum(right.values())), len(right), params.stats.confidence)
         plain = one.set.replace(CORRECTED, "")  # what never sees the question is the same in both versions
         top = ceiling.get(plain)
         found: dict[str, Cell] = {

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper import stats
 from tli.paper.arms import Arm, common_rank, correct, over_bases
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.similarity import WAYS, interval
+from tli.stats.descriptive import mean
 
 
 class Control(NamedTuple):
@@ -55,22 +55,22 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
     rows: list[dict[str, Cell]] = []
     measured: Measured = {}
     notes: list[str] = []
-    whole = stats.mean(found[0].left(rank, "trained", found[0].view, "cosine"))
+    whole = mean(found[0].left(rank, "trained", found[0].view, "cosine"))
     for one in _controls(found, rank, found[0].view.partition(".")[0]):
         gain, random = (one.arm.gain(rank, one.set, one.view, key) for key in (one.measure, f"{one.measure}.random"))
         left = over_bases(one.arm.left(rank, one.set, one.view, one.measure), params)
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": one.measure}
-        row |= {"gain": stats.mean(gain), "random": stats.mean(random), "left": left.gain}
-        row |= {"low": left.low, "high": left.high, "log10_p": left.log10_p}
+        row |= {"gain": mean(gain), "random": mean(random), "left": left.gain}
+        row |= {"low": left.low, "high": left.high, "p_holm": left.p}
         if one.measure == "cosine" and left.gain is not None and whole:
             row["share"] = 100 * left.gain / whole
         for way in WAYS:
-            row[f"p1_{way}"] = stats.mean(one.arm.gain(rank, "all", one.view, way))
+            row[f"p1_{way}"] = mean(one.arm.gain(rank, "all", one.view, way))
         rows.append(row)
         notes.append(left.note)
         where = f"{one.arm.name}.{one.set}.{one.measure}.{one.view}"
-        measured |= {f"controls.left.{where}": left.gain, f"controls.log10_p.{where}": left.log10_p}
-    correct(rows, ("log10_p",), params)
+        measured |= {f"controls.left.{where}": left.gain, f"controls.p.{where}": left.p}
+    correct(rows, ("p_holm",), params)
     table = Table(
         "controls",
         "Controls, over bases",
@@ -88,7 +88,7 @@ def controls(found: Sequence[Arm], params: Params) -> Made:
             Column("random", "random", "change"),
             Column("left", "left", "change"),
             *interval(params),
-            Column("log10_p", "p, Holm", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("share", "share, %", "percent"),
             *(Column(f"p1_{way}", f"P@1 {arrow}", "change") for way, arrow in WAYS.items()),
         ),
@@ -103,9 +103,9 @@ def _said(rows: Sequence[Mapping[str, Cell]], params: Params) -> str:
     alpha = params.stats.alpha
     parts = []
     for row in rows[1:]:
-        left, p = row["left"], row["log10_p"]
+        left, p = row["left"], row["p_holm"]
         if isinstance(left, float):
-            apart = isinstance(p, float) and 10**p < alpha
+            apart = isinstance(p, float) and p < alpha
             name = f"{row['control']} at {row['view']}"
             parts.append(f"{name} {shown(left, 'change')}" + ("" if apart else " (not told apart from 0)"))
     first = rows[0]["left"]

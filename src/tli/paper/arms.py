@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper import stats
 from tli.paper.cells import Source
-from tli.paper.equivalence import tost
-from tli.paper.families import holm
 from tli.paper.regime import NAMES
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows, cell
 from tli.paper.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, trained_view
+from tli.stats import t_tests
+from tli.stats.descriptive import mean, spread
+from tli.stats.equivalence import tost
+from tli.stats.holm import holm
 
 # measure: how the mean of translations and that of random pairs are called in the rows
 AGAINST_RANDOM = {
@@ -79,7 +80,7 @@ def summarise(found: Sequence[Source], name: str, regime: str, params: Params) -
                 ]
         for set_ in sets:
             scored[rank, set_] = [
-                stats.mean([accuracy(one.sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds])
+                mean([accuracy(one.sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds])
                 - accuracy(one.transfer, "base", set_)
                 for one in found
             ]
@@ -88,8 +89,8 @@ def summarise(found: Sequence[Source], name: str, regime: str, params: Params) -
 
 def _change(base: Rows, rows: Rows, rank: int, set_: str, view: str, measure: str, params: Params) -> float:
     """Mean over seeds less rank 0; a measure with several items (random pairings) is their mean."""
-    after = [stats.mean([*rows.each(cell(rank, seed), set_, view, measure).values()]) for seed in params.sweep.seeds]
-    return stats.mean(after) - stats.mean([*base.each("base", set_, view, measure).values()])
+    after = [mean([*rows.each(cell(rank, seed), set_, view, measure).values()]) for seed in params.sweep.seeds]
+    return mean(after) - mean([*base.each("base", set_, view, measure).values()])
 
 
 def alignment(found: Sequence[Arm], params: Params) -> Made:
@@ -102,12 +103,12 @@ def alignment(found: Sequence[Arm], params: Params) -> Made:
                 row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank, "view": view}
                 for set_ in PAIR_SETS:
                     gain, left = one.gain(rank, set_, view, "cosine"), one.left(rank, set_, view, "cosine")
-                    over = stats.spread(left)
-                    row |= {f"gain_{set_}": stats.mean(gain), f"left_{set_}": over.mean, f"sd_{set_}": over.sd}
+                    over = spread(left)
+                    row |= {f"gain_{set_}": mean(gain), f"left_{set_}": over.mean, f"sd_{set_}": over.sd}
                     measured[f"arms.{one.name}.r{rank}.left.{set_}.{view}"] = over.mean
-                    measured[f"arms.{one.name}.r{rank}.gain.{set_}.{view}"] = stats.mean(gain)
+                    measured[f"arms.{one.name}.r{rank}.gain.{set_}.{view}"] = mean(gain)
                 for way in WAYS:
-                    hits = stats.spread(one.gain(rank, "all", view, way))
+                    hits = spread(one.gain(rank, "all", view, way))
                     row |= {f"p1_{way}": hits.mean, f"p1_{way}_sd": hits.sd}
                     measured[f"arms.{one.name}.r{rank}.p1_{way}.{view}"] = hits.mean
                 rows.append(row)
@@ -160,14 +161,14 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
                 task, language = item_name(set_.partition(".")[0], params), language_name(set_, params)
                 row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.name, "rank": rank}
                 row |= {"items": f"{task}, {language}", "change": test.gain, "sd": test.gain_sd}
-                row |= {"low": test.low, "high": test.high, "log10_p": test.log10_p}
+                row |= {"low": test.low, "high": test.high, "p_holm": test.p}
                 if one is not reference and one.regime == reference.regime and rank in reference.ranks:
                     beside = reference.transfer[rank, set_]
                     apart = [a - b for a, b in zip(values, beside, strict=True)]
                     against = over_bases(apart, params)
                     alike = tost(apart, params.stats.margins.accuracy, params.stats.alpha)
                     row |= {"against": against.gain, "against_low": alike.low, "against_high": alike.high}
-                    row |= {"against_log10_p": against.log10_p, "alike_log10_p": alike.log10_p}
+                    row |= {"against_p_holm": against.p, "alike_p_holm": alike.p}
                     notes += [against.note, alike.note]
                 rows.append(row)
                 tasks.append(task)
@@ -195,12 +196,12 @@ def transfer(found: Sequence[Arm], params: Params) -> Made:
             Column("sd", "SD", "percent"),
             low,
             high,
-            Column("log10_p", "p, Holm", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("against", f"less that of {reference.name}", "points"),
             Column("against_low", f"{level} low", "points"),
             Column("against_high", f"{level} high", "points"),
-            Column("against_log10_p", "p, Holm", "p"),
-            Column("alike_log10_p", "p of equivalence, Holm", "p"),
+            Column("against_p_holm", "p, Holm", "p"),
+            Column("alike_p_holm", "p of equivalence, Holm", "p"),
         ),
         rows,
         view=SCORING,
@@ -217,16 +218,16 @@ def common_rank(params: Params) -> int:
     return params.lora.rank if params.lora.rank in shared else max(shared, default=each[0][-1])
 
 
-def over_bases(values: Sequence[float], params: Params) -> stats.Paired:
+def over_bases(values: Sequence[float], params: Params) -> t_tests.Paired:
     """Student's t of the mean of one value a base."""
-    return stats.paired([0.0] * len(values), values, params.stats.confidence)
+    return t_tests.paired([0.0] * len(values), values, params.stats.confidence)
 
 
-P_VALUES = ("log10_p", "against_log10_p", "alike_log10_p")
+P_VALUES = ("p_holm", "against_p_holm", "alike_p_holm")
 
 
 def correct(rows: Sequence[dict[str, Cell]], keys: Sequence[str], params: Params) -> None:
-    """Puts Holm's corrected log10 p in the place of each p of these rows, all of them one family."""
+    """Replaces the p-values of these rows by those that Holm corrects; all of them are one family."""
     places = [(row, key) for row in rows for key in keys if key in row]
     given = [value if isinstance(value := row[key], float) else None for row, key in places]
     for (row, key), value in zip(places, holm(given, params.stats.alpha).adjusted, strict=True):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import median
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.cells import Source, by_item, tidy
 from tli.paper.changes import bootstrap
 from tli.paper.premises import of_items
 from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.resample import Bootstrap, paired_bootstrap
 from tli.paper.rows import Measured, Rows, Sweep, cell
 from tli.paper.scores import (
     SCORING,
@@ -29,6 +28,9 @@ from tli.paper.scores import (
     split,
 )
 from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
+from tli.stats import mcnemar, proportions
+from tli.stats.bootstrap import Bootstrap, paired_bootstrap
+from tli.stats.descriptive import mean, spread
 
 
 def factor(rank: int, params: Params) -> float:
@@ -52,14 +54,14 @@ def ranks(align: Rows, sweep: Sweep, params: Params) -> Made:
                 set_: _over_seeds(sweep.align[rank], rank, set_, view, "cosine_mean", params) for set_ in PAIR_SETS
             }
             for set_, values in found.items():
-                after = stats.spread(values)
-                gain = stats.spread([value - start[set_] for value in values])
+                after = spread(values)
+                gain = spread([value - start[set_] for value in values])
                 notes.append(after.note)
                 row |= {set_: after.mean, f"gain_{set_}": gain.mean, f"gain_sd_{set_}": gain.sd}
                 measured[f"sweep.r{rank}.gain_mean.{set_}.{view}"] = gain.mean
                 measured[f"sweep.r{rank}.gain_sd.{set_}.{view}"] = gain.sd
             for way in WAYS:
-                hit = stats.spread(_over_seeds(sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params))
+                hit = spread(_over_seeds(sweep.align[rank], rank, "all", view, f"p_at_1.{way}", params))
                 row |= {f"p1_{way}": hit.mean, f"p1_{way}_sd": hit.sd}
                 measured[f"sweep.r{rank}.p1_{way}.{view}"] = hit.mean
             rows.append(row)
@@ -109,7 +111,7 @@ def _adapter(sweep: Sweep, rank: int, params: Params) -> dict[str, Cell]:
         "rank": rank,
         "factor": factor(rank, params),
         "parameters": int(train.one(cell(rank, params.sweep.seeds[0]), "trained", view, "trainable_parameters")),
-        "loss_last": stats.mean(_over_seeds(train, rank, "trained", view, "loss_last", params)),
+        "loss_last": mean(_over_seeds(train, rank, "trained", view, "loss_last", params)),
         **{f"share_{target}": rank / min(params.widths(target)) for target in params.lora.targets},
     }
 
@@ -139,7 +141,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
             found = source.sweep.transfer[rank]
             names = [cell(rank, seed) for seed in params.sweep.seeds]
             scores = [accuracy(found, which, set_) for which in names]
-            over = stats.spread(scores)
+            over = spread(scores)
             tests = [flips(transfer, found, which, set_) for which in names]
             drawn = bootstrap(values, rank, 100.0, params)
             rows.append(
@@ -189,7 +191,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
             Column("change_sd", "SD", "percent"),
             Column("change_low", f"{percent} low", "points"),
             Column("change_high", f"{percent} high", "points"),
-            Column("log10_p", "median p", "p"),
+            Column("p_median", "median p", "p"),
             Column("significant", "seeds below", "count"),
             Column("won", "won", "count"),
             Column("lost", "lost", "count"),
@@ -208,7 +210,7 @@ def transfer_by_rank(task: str, source: Source, counts: Measured, params: Params
 def _single(rows: Rows, which: str, set_: str, params: Params) -> dict[str, Cell]:
     """One model's accuracy with Wilson's interval, in percent."""
     right = correct(rows, which, set_)
-    found = stats.wilson(sum(right), len(right), params.stats.confidence)
+    found = proportions.wilson(sum(right), len(right), params.stats.confidence)
     low, high = (None, None) if found is None else (100 * found[0], 100 * found[1])
     return {"accuracy": accuracy(rows, which, set_), "low": low, "high": high}
 
@@ -239,26 +241,17 @@ def _premises(one: Shown, groups: Sequence[str]) -> str:
 
 
 def _change(
-    changes: Sequence[float], tests: Sequence[stats.McNemar], drawn: Bootstrap, alpha: float
+    changes: Sequence[float], tests: Sequence[mcnemar.McNemar], drawn: Bootstrap, alpha: float
 ) -> dict[str, Cell]:
     """Change in points with its interval, and the seeds' McNemar tests in short."""
-    over, defined = stats.spread(changes), [test.log10_p for test in tests if test.log10_p is not None]
+    over, defined = spread(changes), [test.p for test in tests if test.p is not None]
     return {
         "change": over.mean,
         "change_sd": over.sd,
         "change_low": tidy(drawn.low),
         "change_high": tidy(drawn.high),
-        "log10_p": _median(defined),
-        "significant": sum(p < math.log10(alpha) for p in defined),
+        "p_median": median(defined) if defined else None,
+        "significant": sum(p < alpha for p in defined),
         "won": sum(test.won for test in tests),
         "lost": sum(test.lost for test in tests),
     }
-
-
-def _median(log10_p: Sequence[float]) -> float | None:
-    """log10 of the median p, of an even number the mean of the two middle ones, where p itself may underflow."""
-    ordered = sorted(log10_p)
-    if not ordered:
-        return None
-    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return high + math.log10((1 + 10 ** (low - high)) / 2)

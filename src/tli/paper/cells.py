@@ -15,11 +15,11 @@ from tli.config.parameters import MicroworldModel, Params
 from tli.io.errors import UserError
 from tli.io.structured import nine_digits
 from tli.paper.premises import Premises, of_items
-from tli.paper.resample import Groups
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import SCORING, TASKS, each, item_name, language_name, languages
 from tli.paper.similarity import PAIR_SETS, WAYS, trained_view
-from tli.paper.trend import Key
+from tli.stats.bootstrap import Groups
+from tli.stats.trend import Key
 
 Array = NDArray[np.float64]
 T = TypeVar("T")

@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tli.config.parameters import Params
-from tli.paper import stats
-from tli.paper.calibration import Calibration
-from tli.paper.calibration import calibration as calibrated
 from tli.paper.cells import Array, Source, Values, by_item, scope, tidy
-from tli.paper.power import detectable_flips
 from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.resample import Bootstrap, cluster_bootstrap
-from tli.paper.robustness import Robustness, robustness
 from tli.paper.rows import Measured
 from tli.paper.scores import SCORING, TASKS, item_name, language_name, languages, said_of_items
-from tli.paper.trend import Key
+from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
+from tli.stats.calibration import Calibration
+from tli.stats.calibration import calibration as calibrated
+from tli.stats.descriptive import spread
+from tli.stats.power import detectable_flips
+from tli.stats.transfer_change import TransferChange, transfer_change
+from tli.stats.trend import Key
 
 PIECES = {"english": "source_change", "targets": "target_change", "worst": "worst_change", "gap": "gap_after"}
 
@@ -193,7 +193,7 @@ def _calibrated(options: Sequence[Array], label: Array) -> Calibration:
 def _calibration(some: Sequence[Calibration]) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for name in ("confidence", "accuracy", "ece", "brier"):
-        over = stats.spread([value for one in some if (value := getattr(one, name)) is not None])
+        over = spread([value for one in some if (value := getattr(one, name)) is not None])
         cells |= {name: over.mean} | ({f"{name}_sd": over.sd} if name in ("ece", "brier") else {})
     return cells
 
@@ -208,17 +208,17 @@ def gap(found: Sequence[Task], params: Params) -> Made:
         ranks = next(iter(one.right.values())).ranks
         for rank in ranks:
             models = [key for key in next(iter(one.right.values())).tuned if key[2] == rank]
-            some = [_robustness(one, key) for key in models]
+            some = [_transfer_change(one, key) for key in models]
             notes += [x.note for x in some]
             notes += ["one target language: the worst is the mean"] if len(one.right) == 2 else []
             row: dict[str, Cell] = {**first, "rank": rank, "models": len(some)}
             for name, field in PIECES.items():
-                over = stats.spread([100 * value for x in some if (value := getattr(x, field)) is not None])
+                over = spread([100 * value for x in some if (value := getattr(x, field)) is not None])
                 row |= {name: tidy(over.mean), f"{name}_sd": over.sd}
                 measured[f"sweep.r{rank}.{field}.{one.task}"] = over.mean
-            margins = stats.spread([x.margin_change for x in some if x.margin_change is not None])
+            margins = spread([x.margin_change for x in some if x.margin_change is not None])
             named = Counter(x.worst_language for x in some if x.worst_language is not None)
-            before = stats.spread([100 * x.gap_before for x in some if x.gap_before is not None]).mean
+            before = spread([100 * x.gap_before for x in some if x.gap_before is not None]).mean
             row |= {"gap_before": tidy(before), "margin": margins.mean, "margin_sd": margins.sd}
             most = min(named, key=lambda name: (-named[name], name)) if named else None
             rows.append(row | {"language": None if most is None else language_name(f"{one.task}.{most}", params)})
@@ -253,7 +253,7 @@ def gap(found: Sequence[Task], params: Params) -> Made:
     return Made(table, measured)
 
 
-def _robustness(one: Task, key: Key) -> Robustness:
+def _transfer_change(one: Task, key: Key) -> TransferChange:
     """One adapter against its own base, over the task's languages."""
     before = {name: values.start[key[0]] for name, values in one.right.items()}
     after = {name: values.tuned[key] for name, values in one.right.items()}
@@ -261,7 +261,7 @@ def _robustness(one: Task, key: Key) -> Robustness:
         {name: values.start[key[0]] for name, values in one.margin.items()},
         {name: values.tuned[key] for name, values in one.margin.items()},
     )
-    return robustness(_right(before), _right(after), *margins)
+    return transfer_change(_right(before), _right(after), *margins)
 
 
 def _right(values: Mapping[str, Array]) -> dict[str, NDArray[np.bool_]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +9,11 @@ from typing import Any, NamedTuple
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.measure.views import names
-from tli.paper import stats
-from tli.paper.published import is_published_model, log10_of
+from tli.paper.published import is_published_model
 from tli.paper.render import Column, Kind, Table, shown
 from tli.paper.rows import Measured, Value
 from tli.paper.similarity import PAIR_SETS, points
+from tli.stats import t_tests
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"
 OTHERWISE, NEEDS = "implemented otherwise", "needs models=[lugha_llama]"
@@ -185,7 +184,7 @@ class Recomputed(NamedTuple):
 
 
 def recomputed(reported: Mapping[str, Any]) -> list[Recomputed]:
-    """Published t, p (as log10) and d_z against those that follow from the published n, mean gain and SD of the gain.
+    """Published t, p and d_z against those that follow from the published n, mean gain and SD of the gain.
 
     The tolerance is what the rounding of the published digits allows.
     """
@@ -194,11 +193,11 @@ def recomputed(reported: Mapping[str, Any]) -> list[Recomputed]:
     for set_ in PAIR_SETS:
         one = reported["before_after"][set_]
         n, gain, sd = one["n"], one["gain"], one["gain_sd"]
-        got = stats.from_summary(n, gain, sd)
-        ends = zip(*(stats.from_summary(n, gain + shift, sd - shift) for shift in (-half, half)), strict=True)
-        p = str(one["p"])
-        claimed = (one["t"], log10_of(p), one["d_z"])
-        last_digit = (5e-6, math.log10(1 + 5e-5 / float(p.partition("e")[0])), 5e-3)
+        got = t_tests.paired_from_summary(n, gain, sd)
+        ends = zip(*(t_tests.paired_from_summary(n, gain + shift, sd - shift) for shift in (-half, half)), strict=True)
+        claimed = (one["t"], float(one["p"]), one["d_z"])
+        unit = float(f"1e{str(one['p']).partition('e')[2]}")  # p is published with four decimals, as 1.3320e-240
+        last_digit = (5e-6, 5e-5 * unit, 5e-3)
         kinds: tuple[tuple[str, Kind], ...] = (("t", "t"), ("p", "p"), ("d_z", "t"))
         for (name, kind), value, (low, high), said, digit in zip(kinds, got, ends, claimed, last_digit, strict=True):
             tolerance = abs(high - low) / 2 + digit

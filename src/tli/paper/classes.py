@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.accuracy import CLASSES
 from tli.paper.cells import Source, Values, by_item, scope, tidy
 from tli.paper.changes import Task, bootstrap, flipped
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured
 from tli.paper.scores import SCORING, item_name, language_name, said_of_items
+from tli.stats.descriptive import mean, spread
 
 
 def table(found: Sequence[Task], sources: Sequence[Source], params: Params) -> Made:
@@ -30,14 +30,14 @@ def table(found: Sequence[Task], sources: Sequence[Source], params: Params) -> M
                 values = of_class(right, one.label[language], index)
                 first: dict[str, Cell] = {"task": item_name(one.task, params), "language": language_name(set_, params)}
                 first |= {"class": name, "n": sum(x.size for x in values.start.values())}
-                start = [100 * stats.mean(x) for x in values.start.values() if x.size]
+                start = [100 * mean(x) for x in values.start.values() if x.size]
                 picked = [100 * float((x == index).mean()) for x in chosen.start.values()]
-                row: dict[str, Cell] = {"accuracy": tidy(stats.mean(start)) if start else None}
-                rows.append({**first, "rank": 0, **row, "chosen": stats.mean(picked)})
+                row: dict[str, Cell] = {"accuracy": tidy(mean(start)) if start else None}
+                rows.append({**first, "rank": 0, **row, "chosen": mean(picked)})
                 for rank in right.ranks:
                     rows.append({**first, "rank": rank, **_at(values, rank, params, notes)})
                     picked = [100 * float((x == index).mean()) for key, x in chosen.tuned.items() if key[2] == rank]
-                    rows[-1]["chosen"] = stats.mean(picked)
+                    rows[-1]["chosen"] = mean(picked)
                     measured[f"sweep.r{rank}.class_change.{set_}.{index}"] = rows[-1]["change"]
     percent = f"{100 * params.stats.confidence:.9g} %"
     over = "bases, seeds" if len(sources) > 1 else "seeds"
@@ -88,7 +88,7 @@ def _at(values: Values, rank: int, params: Params, notes: list[str]) -> dict[str
         return {"change": None}
     drawn = bootstrap(values, rank, 100.0, params)
     notes += scope(drawn.note)
-    over = stats.spread([100 * stats.mean(x) for key, x in values.tuned.items() if key[2] == rank])
+    over = spread([100 * mean(x) for key, x in values.tuned.items() if key[2] == rank])
     found: dict[str, Cell] = {"accuracy": tidy(100 * values.of_rank(rank)), "sd": tidy(over.sd)}
     found |= {"change": tidy(drawn.estimate), "low": tidy(drawn.low), "high": tidy(drawn.high)}
     return found | {"won": tidy(flipped(changes, 1)), "lost": tidy(flipped(changes, -1))}

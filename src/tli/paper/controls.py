@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
+from tli.stats import t_tests
+from tli.stats.descriptive import mean
 
 # how a measure that has one value a set is called, for translations and for random pairs, in the rows
 SCALED = {
@@ -60,11 +61,11 @@ def table(align: Rows, params: Params) -> Made:
             align.matched(("base", "main"), one.set, one.view, measure) for measure in ("cosine", "random_cosine")
         )
         before, after = (_minus(x, y) for x, y in zip(pairs, random, strict=True))
-        left = stats.paired(before, after, params.stats.confidence)
-        gains = [stats.mean(_minus(end, start)) for start, end in (pairs, random)]
+        left = t_tests.paired(before, after, params.stats.confidence)
+        gains = [mean(_minus(end, start)) for start, end in (pairs, random)]
         row: dict[str, Cell] = {"control": one.name, "set": one.set, "view": one.view, "measure": "cosine"}
         row["gain"] = gains[0]
-        row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "log10_p": left.log10_p}
+        row |= {"random": gains[1], "left": left.gain, "low": left.low, "high": left.high, "p": left.p}
         for way in WAYS:
             start, end = (align.one(which, one.set, one.view, f"p_at_1.{way}") for which in ("base", "main"))
             row |= {f"p1_{way}": start, f"p1_{way}_change": end - start}
@@ -98,7 +99,7 @@ def table(align: Rows, params: Params) -> Made:
             Column("random", "random", "change"),
             Column("left", "left", "change"),
             *interval(params),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             *(
                 column
                 for way, arrow in WAYS.items()
@@ -153,10 +154,10 @@ def _change(align: Rows, one: Control, measure: str) -> float:
 
 
 def _against_random(row: dict[str, Cell], alpha: float) -> str:
-    p, left = row["log10_p"], row["left"]
+    p, left = row["p"], row["left"]
     if not isinstance(p, float) or not isinstance(left, float):
         return "undefined"
-    return "not told apart" if 10**p >= alpha else "more" if left > 0 else "less"
+    return "not told apart" if p >= alpha else "more" if left > 0 else "less"
 
 
 def _minus(x: list[float], y: list[float]) -> list[float]:

@@ -158,7 +158,7 @@ def _measured(run: Run) -> Measured:
 
 KINDS: tuple[tuple[str, Kind], ...] = (
     (r"^params\.|half_unit|\.seeds?\b", "number"),
-    (r"log10_p", "p"),
+    (r"\.(slope_)?p(\.|$)", "p"),
     (r"\.(t|d_z|welch_t|odds_\w+)(\.|$)", "t"),
     (r"\.(xcopa|xnli)\b.*\.(change\w*|gain)$|rank\.(change|worst|span|slope)\.(xcopa|xnli)", "points"),
     (r"\b(transfer|baseline|class|items)\.(xcopa|xnli)|rank\.range\.(xcopa|xnli)", "percent"),
@@ -200,7 +200,7 @@ def macros(numbers: Mapping[str, str]) -> str:
 
 def _macro(value: str) -> str:
     number = value.replace("−", "-")
-    return tex_number(number) if re.fullmatch(r"[+-]?[\d.]+(e-?\d+)?", number) else tex_text(value)
+    return tex_number(number) if re.fullmatch(r"[+≤-]?[\d.]+(e-?\d+)?", number) else tex_text(value)
 
 
 def compile_pdf(source: Path, data: Path, figures: Mapping[str, Path], out: Path) -> None:

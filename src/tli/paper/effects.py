@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from tli.config.parameters import Params
-from tli.paper import equivalence, stats
 from tli.paper.cells import Array, Outcome, Values
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER, Equivalence
-from tli.paper.families import holm
-from tli.paper.gee import Gee, gee
-from tli.paper.power import detectable_mean
-from tli.paper.resample import Bootstrap, cluster_bootstrap
-from tli.paper.trend import Key, Trend, slope_weights, trend
+from tli.stats import equivalence, p_values, t_tests
+from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
+from tli.stats.equivalence import Equivalence
+from tli.stats.gee import Gee, gee
+from tli.stats.holm import holm
+from tli.stats.power import detectable_mean
+from tli.stats.trend import Key, Trend, slope_weights, trend
 
 TESTS = ("change", "trend", "equivalence", "odds")  # what is corrected together, outcome by outcome
 
@@ -38,8 +38,8 @@ class Effect(NamedTuple):
     span_drawn: Bootstrap  # the same with items resampled too, interval at 1 - 2 alpha
     detectable: float | None  # the smallest such change that would have been found
     odds: Gee | None
-    log10_p: Mapping[str, float | None]  # of TESTS, uncorrected
-    adjusted: Mapping[str, float | None]  # by Holm within the family
+    p: Mapping[str, float | None]  # of TESTS, uncorrected
+    p_holm: Mapping[str, float | None]  # corrected by Holm within the family
     note: str
 
     @property
@@ -61,10 +61,10 @@ def effects(outcomes: Sequence[Outcome], params: Params) -> list[Effect]:
 
 def _corrected(found: Sequence[Effect], family: str, params: Params) -> list[Effect]:
     members = [one for one in found if one.outcome.family == family]
-    tests = [(index, test) for index, one in enumerate(members) for test in TESTS if test in one.log10_p]
-    adjusted = holm([members[index].log10_p[test] for index, test in tests], params.stats.alpha).adjusted
+    tests = [(index, test) for index, one in enumerate(members) for test in TESTS if test in one.p]
+    adjusted = holm([members[index].p[test] for index, test in tests], params.stats.alpha).adjusted
     return [
-        one._replace(adjusted={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
+        one._replace(p_holm={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
         for index, one in enumerate(members)
     ]
 
@@ -96,17 +96,18 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
     if outcome.answers:
         cells = {(base, 0, 0): x > 0 for base, x in values.start.items()}
         odds = gee({**cells, **{key: x > 0 for key, x in values.tuned.items()}}, values.groups, chosen.confidence)
-        tests["change"] = odds.adapter.log10_p
+        tests["change"] = odds.adapter.p
         notes += [drawn.note, odds.note]
     elif drawn.items > 1:
         each_base = {base: [x for key, x in of_seed.items() if key[0] == base] for base in values.start}
         item = np.mean([np.mean(some, axis=0) for some in each_base.values()], axis=0)
-        tests["change"] = stats.paired(np.zeros_like(item), item, chosen.confidence).log10_p
-        notes.append(drawn.note)
+        test = t_tests.paired(np.zeros_like(item), item, chosen.confidence)
+        tests["change"] = test.p
+        notes += [drawn.note, p_values.clip_note(test.p)]
     else:
         units = _units(of_seed)
-        test = stats.paired([0.0] * len(units), units, chosen.confidence)
-        low, high, tests["change"] = test.low, test.high, test.log10_p
+        test = t_tests.paired([0.0] * len(units), units, chosen.confidence)
+        low, high, tests["change"] = test.low, test.high, test.p
         notes.append(test.note)
     span, detectable = None, None
     if line.slope is not None and line.se is not None and line.df is not None:
@@ -115,9 +116,9 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
         )
         sd = line.se * math.sqrt(line.units) * doublings
         detectable = detectable_mean(line.units, sd, chosen.alpha, chosen.power).effect
-    tests |= {"trend": line.log10_p, "equivalence": None if span is None else span.log10_p}
+    tests |= {"trend": line.p, "equivalence": None if span is None else span.p}
     if odds is not None:
-        tests["odds"] = odds.doubling.log10_p
+        tests["odds"] = odds.doubling.p
     span_drawn = cluster_bootstrap(
         _spans(values, doublings),
         draws=chosen.bootstrap.draws,
@@ -139,8 +140,8 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
         span_drawn=span_drawn,
         detectable=detectable,
         odds=odds,
-        log10_p=tests,
-        adjusted={},
+        p=tests,
+        p_holm={},
         note=note,
     )
 
@@ -167,10 +168,7 @@ def _units(changes: Mapping[tuple[int, int], Array]) -> list[float]:
 
 def verdict(effect: Effect, alpha: float) -> str | None:
     """What the rank does, from the corrected p of trend and equivalence; None where either is undefined."""
-    different, flat = effect.adjusted["trend"], effect.adjusted["equivalence"]
-    if different is None or flat is None:
+    p_trend, p_equivalence = effect.p_holm["trend"], effect.p_holm["equivalence"]
+    if p_trend is None or p_equivalence is None:
         return None
-    bound = math.log10(alpha)
-    return {(True, True): BOTH, (False, True): EQUIVALENT, (True, False): DIFFERENT, (False, False): NEITHER}[
-        different < bound, flat < bound
-    ]
+    return equivalence.verdict(p_equivalence, p_trend, alpha)

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure as Canvas
 from tli.config.parameters import Params
 from tli.io.files import atomic_dir, write_text
 from tli.measure.views import POOLINGS, layers
-from tli.paper import projection, published, stats
+from tli.paper import projection, published
 from tli.paper.changes import Drawn
 from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows, Sweep, cell
 from tli.paper.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
 from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
+from tli.stats.descriptive import mean
 
 COSINE_AND_HITS = ("cosine_mean", "p_at_1.sw_en")
 
@@ -70,7 +71,7 @@ def scan_figure(scan: Rows, reported: Mapping[str, Any], params: Params) -> tupl
         for column, pooling in enumerate(POOLINGS):
             views = [f"{layer}.{pooling}.nf4" for layer in names]
             pairs = [scan.one("base", "all", view, "cosine_mean") for view in views]
-            random = [stats.mean([*scan.each("base", "all", view, "random_cosine_mean").values()]) for view in views]
+            random = [mean([*scan.each("base", "all", view, "random_cosine_mean").values()]) for view in views]
             above, below = axes[column], axes[len(POOLINGS) + column]
             above.plot(places, pairs, color=BLUE, marker="o", label="translations")
             above.plot(places, random, color=ORANGE, marker="s", linestyle="--", label="random pairs")
@@ -212,7 +213,7 @@ def ranks_figure(transfer: Rows, sweep: Sweep, intervals: Drawn, params: Params)
                 rank: [accuracy(sweep.transfer[rank], cell(rank, seed), set_) for seed in params.sweep.seeds]
                 for rank in ranks
             }
-            means = [stats.mean(scores[rank]) for rank in ranks]
+            means = [mean(scores[rank]) for rank in ranks]
             base = accuracy(transfer, "base", set_)
             # the bars are the change's interval, moved up by rank 0's accuracy
             drawn = [intervals[set_, rank] for rank in ranks]

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure as Canvas
 from tli.config.parameters import Params
 from tli.io.files import atomic_dir, write_text
 from tli.measure.views import POOLINGS, layers
-from tli.paper import stats
 from tli.paper.arms import Arm, common_rank
 from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.paper.regime import NAMES, means
 from tli.paper.render import Figure, shown
 from tli.paper.rows import Rows
 from tli.paper.scores import item_name, language_name, said_of_items
+from tli.stats import t_tests
+from tli.stats.descriptive import mean
 
 MARKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", ":"))
 Drawn = tuple[Canvas, str, str]
@@ -50,9 +51,9 @@ def write(folder: Path, arms: Sequence[Arm], scans: Mapping[str, Sequence[Rows]]
 def _line(panel: Axes, arm: Arm, values: Mapping[int, Sequence[float]], number: int, params: Params) -> None:
     """Mean and interval over bases against rank, the arms side by side."""
     colour, marker, line = MARKS[number]
-    tests = [stats.paired([0.0] * len(some), some, params.stats.confidence) for some in values.values()]
+    tests = [t_tests.paired([0.0] * len(some), some, params.stats.confidence) for some in values.values()]
     middle = [test.gain or 0.0 for test in tests]
-    below = [0.0 if test.low is None else mean - test.low for mean, test in zip(middle, tests, strict=True)]
+    below = [0.0 if test.low is None else centre - test.low for centre, test in zip(middle, tests, strict=True)]
     places = [place + 0.12 * (number - 1) for place in range(len(middle))]
     panel.errorbar(
         places,
@@ -86,7 +87,7 @@ def alignment_figure(arms: Sequence[Arm], params: Params) -> Drawn:
                 hits = {rank: arm.gain(rank, "all", view, "sw_en") for rank in arm.ranks}
                 _line(axes[column], arm, left, number, params)
                 _line(axes[2 + column], arm, hits, number, params)
-                ends = [stats.mean(left[rank]) for rank in (arm.ranks[0], arm.ranks[-1])]
+                ends = [mean(left[rank]) for rank in (arm.ranks[0], arm.ranks[-1])]
                 said.append(
                     f"{arm.name} at {view} leaves {shown(ends[0], 'change')} at rank {arm.ranks[0]} and "
                     f"{shown(ends[1], 'change')} at rank {arm.ranks[-1]}"
@@ -115,10 +116,8 @@ def transfer_figure(arms: Sequence[Arm], params: Params) -> Drawn:
             for number, arm in enumerate(arms):
                 values = {rank: arm.transfer[rank, set_] for rank in arm.ranks}
                 _line(panel, arm, values, number, params)
-                worst = min(values, key=lambda rank: stats.mean(values[rank]))
-                said.append(
-                    f"{set_} with {arm.name} is lowest at rank {worst}, {shown(stats.mean(values[worst]), 'points')}"
-                )
+                worst = min(values, key=lambda rank: mean(values[rank]))
+                said.append(f"{set_} with {arm.name} is lowest at rank {worst}, {shown(mean(values[worst]), 'points')}")
             margin = params.stats.margins.accuracy
             panel.axhspan(-margin, margin, color=GREY, alpha=0.12, linewidth=0)
             task = item_name(set_.partition(".")[0], params)
@@ -148,12 +147,12 @@ def arms_figure(arms: Sequence[Arm], params: Params) -> Drawn:
                 (axes[0], one.left(rank, "trained", one.view, "cosine")),
                 (axes[1], one.gain(rank, "all", one.view, "sw_en")),
             ):
-                test = stats.paired([0.0] * len(values), values, params.stats.confidence)
-                mean = test.gain or 0.0
-                half = 0.0 if test.low is None else mean - test.low
+                test = t_tests.paired([0.0] * len(values), values, params.stats.confidence)
+                centre = test.gain or 0.0
+                half = 0.0 if test.low is None else centre - test.low
                 panel.plot(values, [place] * len(values), color=ORANGE, marker=".", linestyle="", alpha=0.6)
-                panel.errorbar(mean, place, xerr=half, color=BLUE, marker="o", capsize=2)
-            left = stats.mean(one.left(rank, "trained", one.view, "cosine"))
+                panel.errorbar(centre, place, xerr=half, color=BLUE, marker="o", capsize=2)
+            left = mean(one.left(rank, "trained", one.view, "cosine"))
             said.append(f"{one.name} leaves {shown(left, 'change')}")
         for panel in axes:
             panel.axvline(0, color=GREY, linewidth=0.8)
@@ -182,7 +181,7 @@ def bos_figure(scans: Mapping[str, Sequence[Rows]], params: Params) -> Drawn:
                     ("cosine_mean", "-", "translations"),
                     ("random_cosine_mean", ":", "random"),
                 ):
-                    means_ = [stats.mean(means(some, f"{layer}.{pooling}.nf4", measure)) for layer in names]
+                    means_ = [mean(means(some, f"{layer}.{pooling}.nf4", measure)) for layer in names]
                     panel.plot(
                         places, means_, color=colour, marker=marker, linestyle=line, label=f"{what}, {NAMES[where]}"
                     )

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from tli.config.parameters import Params
 from tli.paper.cells import scope
 from tli.paper.effects import Effect, verdict
-from tli.paper.gee import Odds
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
+from tli.stats.gee import Odds
 
 SCORES = "scores, NF4"  # the view of an accuracy in a table of several views
 
@@ -25,10 +25,10 @@ def trends(effects: Sequence[Effect], params: Params) -> Made:
     for one in effects:
         line, key = one.trend, one.outcome.key
         measured |= {f"rank.slope.{key}": line.slope, f"rank.slope_se.{key}": line.se}
-        measured[f"rank.slope_log10_p.{key}"] = line.log10_p
+        measured[f"rank.slope_p.{key}"] = line.p
         smallest = None if one.detectable is None else one.detectable / one.doublings
         found: dict[str, Cell] = {"slope": line.slope, "se": line.se, "low": line.low, "high": line.high, "t": line.t}
-        found |= {"df": line.df, "log10_p": line.log10_p, "adjusted": one.adjusted["trend"], "detectable": smallest}
+        found |= {"df": line.df, "p": line.p, "p_holm": one.p_holm["trend"], "detectable": smallest}
         rows.append({**_first(one), **found, "units": f"{line.units} {line.unit}s", "method": line.method})
     level = percent(params)
     table = Table(
@@ -48,8 +48,8 @@ def trends(effects: Sequence[Effect], params: Params) -> Made:
             Column("high", f"{level} high", "number"),
             Column("t", "t", "t"),
             Column("df", "df", "count"),
-            Column("log10_p", "p", "p"),
-            Column("adjusted", "p, Holm", "p"),
+            Column("p", "p", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("detectable", "detectable", "number"),
             Column("units", "units"),
             Column("method", "method"),
@@ -66,9 +66,9 @@ def equivalences(effects: Sequence[Effect], params: Params) -> Made:
     measured: Measured = {}
     for one in effects:
         span, key = one.span, one.outcome.key
-        row: dict[str, Cell] = {**_first(one), "margin": one.outcome.margin, "adjusted": one.adjusted["equivalence"]}
+        row: dict[str, Cell] = {**_first(one), "margin": one.outcome.margin, "p_holm": one.p_holm["equivalence"]}
         if span is not None:
-            row |= {"span": span.estimate, "low": span.low, "high": span.high, "log10_p": span.log10_p}
+            row |= {"span": span.estimate, "low": span.low, "high": span.high, "p": span.p}
         row |= {"drawn_low": one.span_drawn.low, "drawn_high": one.span_drawn.high}
         measured[f"rank.span.{key}"] = None if span is None else span.estimate
         rows.append(row | {"verdict": verdict(one, params.stats.alpha) or "undefined"})
@@ -91,8 +91,8 @@ def equivalences(effects: Sequence[Effect], params: Params) -> Made:
             Column("drawn_low", "items too, low", "number"),
             Column("drawn_high", "high", "number"),
             Column("margin", "margin", "number"),
-            Column("log10_p", "p", "p"),
-            Column("adjusted", "p, Holm", "p"),
+            Column("p", "p", "p"),
+            Column("p_holm", "p, Holm", "p"),
             Column("verdict", "verdict"),
         ),
         rows,
@@ -116,7 +116,7 @@ def odds(effects: Sequence[Effect], params: Params) -> Made:
         )
         for name, test, found in pairs:
             row |= {name: found.ratio, f"{name}_low": found.low, f"{name}_high": found.high}
-            row[f"{name}_log10_p"] = one.adjusted[test]
+            row[f"{name}_p_holm"] = one.p_holm[test]
             measured[f"rank.odds_{name}.{one.outcome.key}"] = found.ratio
         rows.append(row | {"correlation": one.odds.correlation})
     level = percent(params)
@@ -140,7 +140,7 @@ def odds(effects: Sequence[Effect], params: Params) -> Made:
                     Column(name, f"{first}, ratio", "score"),
                     Column(f"{name}_low", f"{level} low", "score"),
                     Column(f"{name}_high", f"{level} high", "score"),
-                    Column(f"{name}_log10_p", "p, Holm", "p"),
+                    Column(f"{name}_p_holm", "p, Holm", "p"),
                 )
             ),
             Column("correlation", "correlation within premises", "score"),

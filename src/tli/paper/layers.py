@@ -10,10 +10,11 @@ from typing import Any
 
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, layers
-from tli.paper import published, stats
+from tli.paper import published
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, left_out, points
+from tli.stats.descriptive import mean
 
 
 def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:
@@ -27,7 +28,7 @@ def scan_table(scan: Rows, reported: Mapping[str, Any], params: Params) -> Made:
         for pooling in POOLINGS:
             view = f"{layer}.{pooling}.nf4"
             cosine = {set_: scan.one("base", set_, view, "cosine_mean") for set_ in ("all", *PAIR_SETS)}
-            random = stats.mean([*scan.each("base", "all", view, "random_cosine_mean").values()])
+            random = mean([*scan.each("base", "all", view, "random_cosine_mean").values()])
             hits = {f"p1_{way}": scan.one("base", "all", view, f"p_at_1.{way}") for way in WAYS}
             measured |= {f"scan.{set_}.cosine.{view}": value for set_, value in cosine.items()}
             measured |= {f"scan.all.random.{view}": random}

@@ -6,10 +6,10 @@ The mean of more token states lies closer to any other mean, so that cosine may 
 from __future__ import annotations
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import PAIR_SETS, VIEW, at, grid
+from tli.stats.descriptive import correlation, mean, spread
 
 SIDES = ("swahili", "english")
 CLASSES = {"single": "two single words", "several": "several words on a side"}
@@ -21,7 +21,7 @@ def means(train: Rows) -> Measured:
     for side in SIDES:
         by_set = {set_: [*train.each("base", set_, "-", f"tokens.{side}").values()] for set_ in PAIR_SETS}
         by_set = {"all": [value for values in by_set.values() for value in values]} | by_set
-        found |= {f"tokens_a_form.{side}.{set_}": stats.mean(values) for set_, values in by_set.items()}
+        found |= {f"tokens_a_form.{side}.{set_}": mean(values) for set_, values in by_set.items()}
     return found
 
 
@@ -50,12 +50,12 @@ def table(train: Rows, align: Rows, params: Params) -> Made:
         gain = {where: after[where] - value for where, value in before.items()}
         row = at(view, params)
         for name, values in (("before", before), ("after", after), ("gain", gain)):
-            found = stats.correlation(length, [values[where] for where in before])
+            found = correlation(length, [values[where] for where in before])
             row |= {f"r_{name}": found.pearson, f"rho_{name}": found.spearman}
             notes.append(found.note)
         for name, chosen in (("single", gain.keys() - several), ("several", gain.keys() & several)):
-            spread = stats.spread([value for where, value in gain.items() if where in chosen])
-            row |= {f"n_{name}": spread.n, f"gain_{name}": spread.mean}
+            over = spread([value for where, value in gain.items() if where in chosen])
+            row |= {f"n_{name}": over.n, f"gain_{name}": over.mean}
         rows.append(row)
         measured |= {f"lengths.{key}.{view}": row[key] for key in row if key.startswith(("r_", "rho_", "gain_"))}
     made = Table(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tli.config.parameters import MicroworldModel, Params
-from tli.paper import stats
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
 from tli.paper.similarity import MOMENTS
+from tli.stats import mcnemar
+from tli.stats.descriptive import mean
 
 SCORES = {"sum": "sum", "mean": "mean a token"}
 TAUGHT = (
@@ -29,20 +30,19 @@ def table(probe: Rows, params: Params) -> Made:
         for score, title in SCORES.items():
             ranks = dict(zip(MOMENTS, probe.matched(("base", "main"), set_, "-", f"rank.{score}"), strict=True))
             hits = {when: [rank == 1 for rank in some] for when, some in ranks.items()}
-            test = stats.mcnemar(hits["before"], hits["after"])
+            test = mcnemar.exact(hits["before"], hits["after"])
             notes.append(test.note)
             row: dict[str, Cell] = {"shots": shots, "score": title, "n": len(hits["before"])}
             row |= {"candidates": len(tokens), "chance": 1 / len(tokens)}
             for when, some in ranks.items():
                 found = {
-                    "p1": stats.mean([float(hit) for hit in hits[when]]),
-                    "mrr": stats.mean([1 / rank for rank in some]),
-                    "rank": stats.mean(some),
+                    "p1": mean([float(hit) for hit in hits[when]]),
+                    "mrr": mean([1 / rank for rank in some]),
+                    "rank": mean(some),
                 }
                 row |= {f"{key}_{when}": value for key, value in found.items()}
                 measured |= {f"probe.{when}.{key}.{set_}.{score}": value for key, value in found.items()}
-            log10_p = stats.log10_p_mcnemar(test.won, test.lost)
-            rows.append(row | {"won": test.won, "lost": test.lost, "log10_p": log10_p})
+            rows.append(row | {"won": test.won, "lost": test.lost, "p": test.p})
             measured[f"probe.change.p1.{set_}.{score}"] = (test.won - test.lost) / len(hits["before"])
         notes.append("every candidate is one token here: both scores are one" if max(tokens.values()) == 1 else "")
     notes.append(TAUGHT if isinstance(params.active.model, MicroworldModel) else "")
@@ -66,7 +66,7 @@ def table(probe: Rows, params: Params) -> Made:
             Column("p1_after", "P@1 after", "score"),
             Column("won", "won", "count"),
             Column("lost", "lost", "count"),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             Column("mrr_before", "MRR before", "score"),
             Column("mrr_after", "MRR after", "score"),
             Column("rank_before", "mean rank before", "percent"),

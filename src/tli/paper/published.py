@@ -6,13 +6,12 @@ which expects them of a run of the published model on the author's word lists.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tli.config.parameters import Params
 from tli.measure.views import layers, named, names
-from tli.paper import stats
+from tli.stats import t_tests
 
 SETS = ("trained", "control")
 PUBLISHED = ("lugha_llama", "lugha_llama_early")  # of the published model, whole or its first blocks
@@ -70,17 +69,11 @@ def said_of_fp4(params: Params) -> str:
     return f"Under FP4 the weights are cast to {dtype} before packing and the adapter is merged into them{here}."
 
 
-def log10_of(p: str) -> float:
-    """log10 of a p written as 1.33e-240, which may be too small for a float."""
-    mantissa, _, exponent = p.partition("e")
-    return math.log10(float(mantissa)) + int(exponent or 0)
-
-
-def difference(reported: Mapping[str, Any], params: Params) -> stats.Welch:
+def difference(reported: Mapping[str, Any], params: Params) -> t_tests.Welch:
     """Trained against control gain from the published summaries."""
     given = [reported["before_after"][set_] for set_ in SETS]
     first, second = ((one["n"], one["gain"], one["gain_sd"]) for one in given)
-    return stats.welch_from_summary(first, second, params.stats.confidence)
+    return t_tests.welch_from_summary(first, second, params.stats.confidence)
 
 
 ARITHMETIC = 0.005

@@ -12,18 +12,19 @@ from typing import NamedTuple
 
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, layers
-from tli.paper import stats
 from tli.paper.cells import Source
 from tli.paper.render import Cell, Column, Made, Table, shown
 from tli.paper.rows import Measured, Rows, cell
 from tli.paper.similarity import interval
+from tli.stats import t_tests
+from tli.stats.descriptive import mean, spread
 
 NAMES = {"plain": "as it is", "bos": "BOS massive"}
 
 
 def means(scans: Sequence[Rows], view: str, measure: str) -> list[float]:
     """One value a base, over all pairs; of several random pairings their mean."""
-    return [stats.mean([*one.each("base", "all", view, measure).values()]) for one in scans]
+    return [mean([*one.each("base", "all", view, measure).values()]) for one in scans]
 
 
 def table(scans: Mapping[str, Sequence[Rows]], params: Params) -> Made:
@@ -33,14 +34,19 @@ def table(scans: Mapping[str, Sequence[Rows]], params: Params) -> Made:
     for where, some in scans.items():
         for layer in layers(params.active.model):
             bos, content = (means(some, f"{layer}.-.nf4", key) for key in ("bos_norm", "content_norm"))
-            ratio = stats.spread([a / b for a, b in zip(bos, content, strict=True)])
+            ratio = spread([a / b for a, b in zip(bos, content, strict=True)])
             for pooling in POOLINGS:
                 view = f"{layer}.{pooling}.nf4"
                 pairs, random = (means(some, view, key) for key in ("cosine_mean", "random_cosine_mean"))
-                left = stats.spread([a - b for a, b in zip(pairs, random, strict=True)])
+                left = spread([a - b for a, b in zip(pairs, random, strict=True)])
                 row: dict[str, Cell] = {"base": NAMES[where], "view": view, "ratio": ratio.mean}
-                row |= {"cosine": stats.mean(pairs), "random": stats.mean(random), "left": left.mean, "sd": left.sd}
-                row["p1"] = stats.mean(means(some, view, "p_at_1.sw_en"))
+                row |= {
+                    "cosine": mean(pairs),
+                    "random": mean(random),
+                    "left": left.mean,
+                    "sd": left.sd,
+                }
+                row["p1"] = mean(means(some, view, "p_at_1.sw_en"))
                 rows.append(row)
                 measured |= {f"bos.{where}.cosine.{view}": row["cosine"], f"bos.{where}.random.{view}": row["random"]}
             measured[f"bos.{where}.ratio.{layer}"] = ratio.mean
@@ -86,9 +92,9 @@ def trained(found: Sequence[Source], arm: str, regime: str, rank: int, params: P
     names = [cell(rank, seed) for seed in params.sweep.seeds]
 
     def both(source: Source, view: str, measure: str) -> tuple[float, float]:
-        before = stats.mean([*source.align.each("base", "all", view, measure).values()])
+        before = mean([*source.align.each("base", "all", view, measure).values()])
         rows = source.sweep.align[rank]
-        return before, stats.mean([stats.mean([*rows.each(name, "all", view, measure).values()]) for name in names])
+        return before, mean([mean([*rows.each(name, "all", view, measure).values()]) for name in names])
 
     values: dict[tuple[str, str], Sequence[tuple[float, float]]] = {}
     for layer in layers(params.active.model):
@@ -112,11 +118,11 @@ def trained_table(found: Sequence[Trained], rank: int, params: Params) -> Made:
     for one in found:
         for view in dict.fromkeys(view for view, _ in one.values):
             pairs, random = (one.change(view, key) for key in ("cosine", "random"))
-            test = stats.paired(random, pairs, params.stats.confidence)
+            test = t_tests.paired(random, pairs, params.stats.confidence)
             row: dict[str, Cell] = {"base": NAMES[one.regime], "arm": one.arm, "view": view}
             for key in ("ratio", "cosine", "random", "p1"):
                 for place, when in enumerate(("before", "after")):
-                    row[f"{key}_{when}"] = stats.mean([value[place] for value in one.values[view, key]])
+                    row[f"{key}_{when}"] = mean([value[place] for value in one.values[view, key]])
             row |= {"left": test.gain, "low": test.low, "high": test.high}
             rows.append(row)
             notes.append(test.note)
@@ -157,6 +163,6 @@ def _said(found: Sequence[Trained], params: Params) -> str:
         for pooling in POOLINGS:
             view = f"{params.train.layer}.{pooling}.nf4"
             if (view, "cosine") in one.values:
-                gain, random = (shown(stats.mean(one.change(view, key)), "change") for key in ("cosine", "random"))
+                gain, random = (shown(mean(one.change(view, key)), "change") for key in ("cosine", "random"))
                 parts.append(f"{one.arm} at {view}: translations {gain}, random pairs {random}")
     return f"change of the cosine at the layer that the loss reads: {'; '.join(parts)}".replace("-", "−")

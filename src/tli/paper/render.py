@@ -19,6 +19,7 @@ from tli.io.errors import UserError
 from tli.io.files import atomic_dir, write_text
 from tli.io.structured import nine_digits, read_json, write_json
 from tli.paper.rows import Measured
+from tli.stats.p_values import BOUND, SMALLEST
 
 Kind = Literal["text", "count", "similarity", "change", "score", "percent", "points", "number", "t", "p"]
 Cell = str | int | float | None
@@ -142,7 +143,7 @@ def shown(value: Cell, kind: Kind) -> str:
     """A value as a reader sees it.
 
     similarity: 4 decimals, 6 from .999 on; change: the same with sign; score: 3 decimals; percent and points: 1;
-    t: 2; number: 4 significant digits; p: takes log10 p, 4 decimals down to 1e-4, then mantissa and exponent.
+    t: 2; number: 4 significant digits; p: 4 decimals down to 1e-4, then mantissa and exponent.
     """
     if value is None:
         return "-"
@@ -167,15 +168,12 @@ def shown(value: Cell, kind: Kind) -> str:
     return sign + text
 
 
-def _p(log10: float) -> str:
-    """p from its logarithm, which stays finite where p underflows."""
-    if log10 >= -4:
-        return f"{10**log10:.4f}"
-    exponent = math.floor(log10)
-    mantissa = round(10 ** (log10 - exponent), 2)
-    if mantissa >= 10:
-        mantissa, exponent = mantissa / 10, exponent + 1
-    return f"{mantissa:.2f}e{exponent}"
+def _p(p: float) -> str:
+    """`0.0123`, `1.23e-5`, or `≤1.00e-300` where p was clipped, so that it is a bound."""
+    if p >= 1e-4:
+        return f"{p:.4f}"
+    mantissa, exponent = f"{max(p, SMALLEST):.2e}".split("e")
+    return f"{'≤' if p < BOUND else ''}{mantissa}e{int(exponent)}"
 
 
 def to_csv(table: Table) -> str:
@@ -244,7 +242,7 @@ def tex_text(text: str) -> str:
 
 def tex_number(number: str) -> str:
     """A formatted number in math mode, an exponent as a power of ten."""
-    mantissa, _, exponent = number.partition("e")
+    mantissa, _, exponent = number.replace("≤", r"\leq ").partition("e")
     return f"${mantissa}$" if not exponent else rf"${mantissa}\times 10^{{{exponent}}}$"
 
 

@@ -6,7 +6,7 @@ Tables are those of the stage `tables`, sentences those of the paper. What the p
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def scan(page: Page) -> list[dict[str, Any]]:
         return []
     rows = []
     for row in table.rows:
-        layer, pooling, _ = row["view"].split(".")
+        layer, pooling, _ = str(row["view"]).split(".")
         numbers = {key: row.get(key) for key in ("cosine", "random", "p1_sw_en", "p1_en_sw", "published")}
         rows.append({"layer": layer, "pooling": pooling, **numbers})
     return rows
@@ -125,13 +125,18 @@ def curves(page: Page, grid: Page | None) -> dict[str, dict[str, list[list[float
     outcomes: dict[str, dict[str, list[list[float | None]]]] = {}
     if table := page.tables.get("changes"):
         for row in table.rows:
-            line = [row.get(key) for key in ("rank", "change", "low", "high")]
+            line = _numbers(row, "rank", "change", "low", "high")
             outcomes.setdefault(f"{row['task']}, {row['language']}", {}).setdefault("sweep, this base", []).append(line)
     if grid and (table := grid.tables.get("arms_transfer")):
         for row in table.rows:
-            line = [row.get(key) for key in ("rank", "change", "low", "high")]
-            outcomes.setdefault(row["items"], {}).setdefault(f"{row['arm']}, over bases", []).append(line)
+            line = _numbers(row, "rank", "change", "low", "high")
+            outcomes.setdefault(str(row["items"]), {}).setdefault(f"{row['arm']}, over bases", []).append(line)
     return outcomes
+
+
+def _numbers(row: Mapping[str, render.Cell], *columns: str) -> list[float | None]:
+    """The cells of these columns, which hold numbers or nothing."""
+    return [cell for cell in (row.get(column) for column in columns) if not isinstance(cell, str)]
 
 
 def benchmark(path: Path, transfer: Rows, params: Params) -> list[dict[str, Any]]:

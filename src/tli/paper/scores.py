@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tli.config.parameters import Params
-from tli.paper import stats
 from tli.paper.render import Cell, Column
 from tli.paper.rows import Measured, Rows
+from tli.stats import mcnemar
+from tli.stats.descriptive import mean
 
 SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
 TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
@@ -136,16 +137,16 @@ def correct(rows: Rows, which: str, set_: str) -> list[bool]:
 
 def accuracy(rows: Rows, which: str, set_: str) -> float:
     """Share of items answered rightly, in percent."""
-    return 100 * stats.mean([float(right) for right in correct(rows, which, set_)])
+    return 100 * mean([float(right) for right in correct(rows, which, set_)])
 
 
-def flips(base: Rows, other: Rows, which: str, set_: str) -> stats.McNemar:
+def flips(base: Rows, other: Rows, which: str, set_: str) -> mcnemar.McNemar:
     """The exact McNemar test of a cell against rank 0 on the same items."""
     task, _, language = set_.partition(".")
     for part in dict.fromkeys((f"{task.removesuffix(CORRECTED)}.{language}", set_)):
         base.matched(("base", which), part, "-", "correct", other)  # refuses unequal items
     before, after = each(base, "base", set_, "correct"), each(other, which, set_, "correct")
-    return stats.mcnemar([value == 1 for value in before.values()], [after[item] == 1 for item in before])
+    return mcnemar.exact([value == 1 for value in before.values()], [after[item] == 1 for item in before])
 
 
 def notes(tabled: Sequence[Shown], counts: Measured, params: Params, *tasks: str) -> list[str]:

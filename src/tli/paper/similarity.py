@@ -11,16 +11,18 @@ from typing import Any
 
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, View, layers, named, names, per_pair
-from tli.paper import published, stats
+from tli.paper import published
 from tli.paper.render import Cell, Column, Made, Table
 from tli.paper.rows import Measured, Rows
+from tli.stats import t_tests
+from tli.stats.descriptive import mean
 
 PAIR_SETS = ("trained", "control")
 WAYS = {"sw_en": "sw→en", "en_sw": "en→sw"}
 MOMENTS = {"before": "base", "after": "main"}
 IN_BFLOAT16 = ", in bfloat16"  # ends the name of a row of the paper's cell in its compute dtype, beside the run's own
 VIEW = (Column("view", "view"), Column("name", "name"))
-PAIRED = ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "low", "high", "t", "log10_p", "d_z")
+PAIRED = ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "low", "high", "t", "p", "d_z")
 
 
 def trained_view(params: Params) -> str:
@@ -70,10 +72,10 @@ def interval(params: Params) -> tuple[Column, Column]:
     return Column("low", f"{percent} low", "change"), Column("high", f"{percent} high", "change")
 
 
-def comparison(align: Rows, set_: str, view: str, params: Params, measure: str = "cosine") -> stats.Paired:
+def comparison(align: Rows, set_: str, view: str, params: Params, measure: str = "cosine") -> t_tests.Paired:
     """The paired test of the paper's cell against the base at one view."""
     before, after = align.matched(("base", "main"), set_, view, measure)
-    return stats.paired(before, after, params.stats.confidence)
+    return t_tests.paired(before, after, params.stats.confidence)
 
 
 def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], params: Params) -> Made:
@@ -87,16 +89,16 @@ def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], param
     for view in grid(params, "nf4", "fp4"):
         for when, which in MOMENTS.items():
             every = [value for set_ in PAIR_SETS for value in align.each(which, set_, view, "cosine").values()]
-            measured[f"align.all.{when}.{view}"] = stats.mean(every)
+            measured[f"align.all.{when}.{view}"] = mean(every)
         for set_ in PAIR_SETS:
             test = comparison(align, set_, view, params)
             found = test._asdict()
             notes.append(test.note)
             rows.append({**at(view, params), "set": set_, **{key: found[key] for key in (*PAIRED, "decreased")}})
-            kept = ("before", "after", "gain", "gain_sd", "t", "log10_p", "d_z")
+            kept = ("before", "after", "gain", "gain_sd", "t", "p", "d_z")
             measured |= {f"align.{set_}.{key}.{view}": found[key] for key in kept}
         for set_ in [set_ for set_ in PAIR_SETS if bfloat16.has("base-bfloat16", set_, view, "cosine")]:
-            test = stats.paired(
+            test = t_tests.paired(
                 *bfloat16.matched(("base-bfloat16", "main-bfloat16"), set_, view, "cosine"), params.stats.confidence
             )
             found = test._asdict()
@@ -109,7 +111,7 @@ def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], param
                 given = reported["before_after"][set_]
                 row: dict[str, Cell] = {key: given[key] for key in (*PAIRED, "decreased") if key in given}
                 row |= {"view": published.own_view(name, reported), "name": f"published, {name}", "set": set_}
-                rows.append({**row, "log10_p": published.log10_of(str(given["p"]))})
+                rows.append({**row, "p": float(given["p"])})
     low, high = interval(params)
     table = Table(
         "before_after",
@@ -131,12 +133,12 @@ def before_after(align: Rows, bfloat16: Rows, reported: Mapping[str, Any], param
             low,
             high,
             Column("t", "t", "t"),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             Column("d_z", "d_z", "t"),
             Column("decreased", "pairs down", "count"),
         ),
         rows,
-        notes=[*notes, left_out(params), "the .csv gives log10 of p, which stays finite where p underflows"],
+        notes=[*notes, left_out(params)],
     )
     return Made(table, measured)
 
@@ -152,21 +154,21 @@ def gains(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
         for set_ in PAIR_SETS:
             before, after = align.matched(("base", "main"), set_, view, "cosine")
             changes[set_] = [y - x for x, y in zip(before, after, strict=True)]
-            gain = stats.mean(changes[set_])
+            gain = mean(changes[set_])
             random = comparison(align, set_, view, params, "random_cosine").gain or 0.0
             row |= {set_: gain, f"random_{set_}": random, f"left_{set_}": gain - random}
             measured[f"gains.random_{set_}.{view}"] = random
-        test = stats.welch(changes["trained"], changes["control"], params.stats.confidence)
+        test = t_tests.welch(changes["trained"], changes["control"], params.stats.confidence)
         notes.append(test.note)
         found = test._asdict()
-        rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
+        rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "p")})
         measured |= {f"gains.difference.{view}": test.difference, f"gains.welch_t.{view}": test.t}
         for name in [name for name, reading in published.readings(params).items() if reading == view]:
             given = reported["before_after"]
             found = published.difference(reported, params)._asdict()
             row = {"view": published.own_view(name, reported), "name": f"published, {name}"}
             row |= {set_: given[set_]["gain"] for set_ in PAIR_SETS}
-            rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "log10_p")})
+            rows.append(row | {key: found[key] for key in ("difference", "low", "high", "t", "df", "p")})
     table = Table(
         "gains",
         "What the gain is compared with",
@@ -183,7 +185,7 @@ def gains(align: Rows, reported: Mapping[str, Any], params: Params) -> Made:
             *interval(params),
             Column("t", "Welch t", "t"),
             Column("df", "df", "number"),
-            Column("log10_p", "p", "p"),
+            Column("p", "p", "p"),
             Column("random_trained", "random, trained", "change"),
             Column("random_control", "random, control", "change"),
             Column("left_trained", "left, trained", "change"),

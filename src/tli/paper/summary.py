@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from tli.config.parameters import Params
 from tli.paper.cells import Outcome, scope, tidy
 from tli.paper.effects import Effect, verdict
-from tli.paper.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
 from tli.paper.inference import count_bases, ends, equivalences, notes_of, odds, percent, said_of_units, share, trends
 from tli.paper.render import Cell, Column, Kind, Made, Table, shown
 from tli.paper.rows import Measured
 from tli.paper.scores import said_of_items
+from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
 
 SHORT = {
     EQUIVALENT: "equivalent",
@@ -49,7 +49,7 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
     for one in effects:
         key = one.outcome.key
         measured |= {f"rank.change.{key}": one.change, f"rank.worst.{key}": one.by_rank[one.worst]}
-        measured |= {f"rank.range.{key}": one.range, f"rank.log10_p.{key}": one.log10_p["change"]}
+        measured |= {f"rank.range.{key}": one.range, f"rank.p.{key}": one.p["change"]}
         rows.append(
             {
                 "outcome": one.outcome.name,
@@ -57,9 +57,9 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
                 "change": tidy(one.change),
                 "low": tidy(one.low),
                 "high": tidy(one.high),
-                "log10_p": one.adjusted["change"],
+                "p_holm": one.p_holm["change"],
                 "span": None if one.trend.slope is None else tidy(one.trend.slope * one.doublings),
-                "span_log10_p": one.adjusted["trend"],
+                "span_p_holm": one.p_holm["trend"],
                 "range": tidy(one.range),
                 "worst": one.worst,
                 "worst_change": tidy(one.by_rank[one.worst]),
@@ -78,9 +78,9 @@ def summary(name: str, title: str, effects: Sequence[Effect], params: Params) ->
         Column("change", "mean of ranks − rank 0", change),
         Column("low", f"{level} low", change),
         Column("high", f"{level} high", change),
-        Column("log10_p", "p, Holm", "p"),
+        Column("p_holm", "p, Holm", "p"),
         Column("span", f"{ends(params)}, fitted", change),
-        Column("span_log10_p", "p, Holm", "p"),
+        Column("span_p_holm", "p, Holm", "p"),
         Column("range", "range over ranks", size),
         Column("worst", "worst rank", "count"),
         Column("worst_change", "its change", change),
@@ -119,10 +119,10 @@ def counted(effects: Sequence[Effect], params: Params) -> str:
 def way(one: Effect, params: Params) -> str | None:
     """Where the mean of the ranks lies against rank 0: by the corrected test, which takes the adapters as given, and by
     the interval, which resamples them too; apart where both say so."""
-    p = one.adjusted["change"]
+    p = one.p_holm["change"]
     if p is None or one.low is None or one.high is None:
         return None
-    apart = 10**p < params.stats.alpha and not one.low <= 0 <= one.high
+    apart = p < params.stats.alpha and not one.low <= 0 <= one.high
     return "not told apart" if not apart else "above" if one.change > 0 else "below"
 
 

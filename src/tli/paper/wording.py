@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tli.config.parameters import Params
-from tli.paper.render import Kind, Table, shown
+from tli.paper.render import Cell, Kind, Table, shown
 from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}
@@ -21,19 +21,19 @@ def number(value: float, kind: Kind) -> str:
     return shown(value, kind).replace("-", "−") if kind != "p" else shown(value, kind)
 
 
-def p_value(log10_p: float | None) -> str:
-    """`p = 0.0123`, from its logarithm; nothing to test reads so."""
-    return "not tested" if log10_p is None else f"p = {shown(log10_p, 'p')}"
+def p_value(p: float | None) -> str:
+    """`p = 0.0123`, or that there is no test."""
+    return "not tested" if p is None else f"p = {shown(p, 'p')}".replace("= ≤", "≤ ")
 
 
-def apart(log10_p: float | None, alpha: float) -> bool:
+def apart(p: float | None, alpha: float) -> bool:
     """Whether a test tells the value from 0."""
-    return log10_p is not None and 10**log10_p < alpha
+    return p is not None and p < alpha
 
 
-def way(change: float, log10_p: float | None, alpha: float) -> str:
+def way(change: float, p: float | None, alpha: float) -> str:
     """`rises`, `falls`, or that neither is shown."""
-    return "is not shown to change" if not apart(log10_p, alpha) else "rises" if change > 0 else "falls"
+    return "is not shown to change" if not apart(p, alpha) else "rises" if change > 0 else "falls"
 
 
 def training(table: Table, view: str, params: Params, where: str = "") -> str:
@@ -45,14 +45,14 @@ def training(table: Table, view: str, params: Params, where: str = "") -> str:
     for set_, name in SETS.items():
         one = {
             key: table.number(key, view=view, set=set_, name=_own(table, view))
-            for key in ("before", "after", "gain", "log10_p", "d_z")
+            for key in ("before", "after", "gain", "p", "d_z")
         }
         before, after, gain = (_given(one[key]) for key in ("before", "after", "gain"))
         size = "" if one["d_z"] is None else f", d_z = {number(one['d_z'], 't')}"
-        said = way(gain, one["log10_p"], params.stats.alpha)
+        said = way(gain, one["p"], params.stats.alpha)
         parts.append(
             f"of {name} {said}, from {number(before, 'similarity')} to {number(after, 'similarity')} "
-            f"({p_value(one['log10_p'])}{size})"
+            f"({p_value(one['p'])}{size})"
         )
     return f"{where or f'At `{view}`'} the mean cosine {' and that '.join(parts)}."
 
@@ -72,7 +72,7 @@ def unseen_published(table: Table, params: Params) -> str | None:
 
 def _unseen(table: Table, view: str, name: str, alpha: float, where: str) -> str:
     found = table.number("difference", view=view, name=name)
-    p, difference = table.number("log10_p", view=view, name=name), _given(found)
+    p, difference = table.number("p", view=view, name=name), _given(found)
     size = number(difference, "change")
     if not apart(p, alpha):
         return f"{where} trained pairs and unseen pairs are not told apart by their gain: {size} ({p_value(p)})."
@@ -82,7 +82,7 @@ def _unseen(table: Table, view: str, name: str, alpha: float, where: str) -> str
 
 def against_random(table: Table, params: Params) -> str:
     """What is left of the gain beside random pairs, at the first control row, `as trained` (controls)."""
-    gain, random, left, p = (table.number(key, control="as trained") for key in ("gain", "random", "left", "log10_p"))
+    gain, random, left, p = (table.number(key, control="as trained") for key in ("gain", "random", "left", "p"))
     first = f"The same Swahili words with another pair's English word change by {number(_given(random), 'change')}"
     size = number(abs(_given(left)), "similarity")
     if not apart(p, params.stats.alpha):
@@ -92,14 +92,14 @@ def against_random(table: Table, params: Params) -> str:
     return f"{first}: beside them translations {toward}, by {size} ({p_value(p)}){fall}."
 
 
-def _bare(log10_p: float | None) -> str:
-    return "-" if log10_p is None else shown(log10_p, "p")
+def _bare(p: float | None) -> str:
+    return "-" if p is None else shown(p, "p")
 
 
 def survives(table: Table, params: Params) -> str:
     """In how many of the control rows that have a test translations gain more than random pairs (controls)."""
-    found = [row for row in table.rows if row.get("log10_p") is not None]
-    ways = [_mean(row, "left") for row in found if apart(_value(row, "log10_p"), params.stats.alpha)]
+    found = [row for row in table.rows if row.get("p") is not None]
+    ways = [_mean(row, "left") for row in found if apart(_value(row, "p"), params.stats.alpha)]
     up, down = sum(left > 0 for left in ways), sum(left < 0 for left in ways)
     return (
         f"Of the {len(found)} control rows that have a test, translations gain more than random pairs in {up}, less in "
@@ -122,7 +122,7 @@ def retrieval(table: Table, view: str, where: str = "") -> str:
 def cosine_and_hits(table: Table, found: Table, view: str, params: Params) -> str:
     """Whether mean cosine and P@1 move the same way at a view (before_after, retrieval)."""
     gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
-    p = table.number("log10_p", view=view, set="trained", name=_own(table, view))
+    p = table.number("p", view=view, set="trained", name=_own(table, view))
     hits = [
         _given(found.number("p1_after", view=view, set="all", direction=arrow))
         - _given(found.number("p1_before", view=view, set="all", direction=arrow))
@@ -142,7 +142,7 @@ def cosine_and_hits(table: Table, found: Table, view: str, params: Params) -> st
 def views(table: Table, params: Params) -> str:
     """At how many of this run's views the mean cosine of the trained pairs rises, falls, or neither (before_after)."""
     rows = [row for row in table.matching(set="trained") if _is_run_s(_text(row, "name"))]
-    ways = [way(_mean(row, "gain"), _value(row, "log10_p"), params.stats.alpha) for row in rows]
+    ways = [way(_mean(row, "gain"), _value(row, "p"), params.stats.alpha) for row in rows]
     up, down = ways.count("rises"), ways.count("falls")
     rest = "" if up + down == len(rows) else f", and is not shown to change at {len(rows) - up - down}"
     return f"Of {len(rows)} views the mean cosine of trained pairs falls at {down} and rises at {up}{rest}."
@@ -160,7 +160,7 @@ def beside_published(table: Table, params: Params) -> str | None:
     for name in _readings(params):
         view = points(params)[name]
         gain = _given(table.number("gain", view=view, set="trained", name=_own(table, view)))
-        p = table.number("log10_p", view=view, set="trained", name=_own(table, view))
+        p = table.number("p", view=view, set="trained", name=_own(table, view))
         sign = (
             "no sign told"
             if not apart(p, params.stats.alpha)

@@ -1,4 +1,4 @@
-"""What an adapter does to transfer: flips, worst language, gap, forgetting and margins (the robustness summary)."""
+"""What an adapter changes in cross-lingual transfer: flips, worst language, gap, forgetting and margins."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tli.paper.stats import Floats, finite
+from tli.stats.arrays import Floats, finite
 
 Answers = Sequence[bool] | NDArray[np.bool_]
 
 
-class Robustness(NamedTuple):
-    """One adapter against rank 0 on one task; accuracies as shares, changes after minus before."""
+class TransferChange(NamedTuple):
+    """One adapter compared with its base (rank 0) on one task; accuracies are shares, changes are after - before."""
 
     won: int  # items of the target languages, wrong before and right after
     lost: int
     target_change: float | None  # mean over target languages
     worst_language: str | None  # the target language whose accuracy changes for the worst
     worst_change: float | None
-    source_change: float | None  # below 0: the source language is forgotten
+    source_change: float | None  # below 0 the source language is forgotten
     gap_before: float | None
     gap_after: float | None
     margin_change: float | None  # nats, mean over target languages of the mean over items
     note: str
 
 
-def robustness(
+def transfer_change(
     before: Mapping[str, Answers],
     after: Mapping[str, Answers],
     margins_before: Mapping[str, Floats] | None = None,
     margins_after: Mapping[str, Floats] | None = None,
     source: str = "en",
-) -> Robustness:
-    """The pieces of the robustness summary from {language: whether each item is right}, items aligned.
+) -> TransferChange:
+    """Changes of transfer from {language: whether each item is right}; the items are in the same order on both sides.
 
-    flips: won = sum [wrong before, right after], lost the other way, over the target languages (all but the source).
-    gap = accuracy of the source - mean accuracy of the targets (XTREME's cross-lingual transfer gap, Hu et al. 2020).
-    forgetting = the change of the source's accuracy (with its sign turned, Chaudhry et al. 2018). Worst language: the
-    lowest change among the targets (a worst group, as in Sagawa et al. 2020), the first by name of equals. margin =
-    log p(right option) - max log p(other option). Raises ValueError where languages or items do not pair.
+    flips: won = number of items wrong before and right after, lost = the reverse, over the target languages (all but
+    the source). gap = accuracy of the source - mean accuracy of the targets (XTREME's cross-lingual transfer gap, Hu et
+    al. 2020). The change of the source's accuracy shows forgetting (Chaudhry et al. 2018, with the opposite sign).
+    Worst language: the target with the lowest change (a worst group, as in Sagawa et al. 2020), the first by name of
+    equals. margin = log p(right choice) - max log p(other choice). Raises ValueError where languages or numbers of
+    items differ.
     """
     _same(before, after)
     score = {name: (_share(before[name]), _share(after[name])) for name in sorted(before) if len(before[name])}
@@ -62,7 +63,7 @@ def robustness(
         ]
         margin = float(np.mean(moved)) if moved else None
     notes = ["" if targets else "no target language", "" if source in score else f"no items in {source}"]
-    return Robustness(
+    return TransferChange(
         won,
         lost,
         float(np.mean(list(change.values()))) if change else None,

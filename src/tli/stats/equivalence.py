@@ -1,4 +1,4 @@
-"""Equivalence tests against a margin declared before the run: a flat curve can be concluded (robustness summary)."""
+"""Equivalence tests: whether an effect is smaller than a margin that was declared before the run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from scipy import special
 
-from tli.paper.stats import Floats, constant, finite, log10_p, log10_p_above
+from tli.stats import p_values
+from tli.stats.arrays import Floats, constant, finite
 
 EQUIVALENT = "equivalent"
 DIFFERENT = "different"
@@ -24,18 +25,19 @@ class Equivalence(NamedTuple):
     margin: float
     low: float | None  # interval at confidence 1 - 2 alpha
     high: float | None
-    log10_p_lower: float | None  # H0: effect <= -margin
-    log10_p_upper: float | None  # H0: effect >= +margin
-    log10_p: float | None  # of equivalence: the larger of the two
-    log10_p_zero: float | None  # two-sided, H0: effect = 0
+    p_lower: float | None  # H0: effect <= -margin
+    p_upper: float | None  # H0: effect >= +margin
+    p: float | None  # of equivalence: the larger of the two
+    p_zero: float | None  # two-sided, H0: effect = 0
     verdict: str | None
     note: str
 
 
 def tost(differences: Floats, margin: float, alpha: float = 0.05) -> Equivalence:
-    """TOST of the mean of paired differences, or of slopes over bases or seeds: `tost_estimate` with
+    """TOST of the mean of paired differences, or of slopes over bases or seeds.
 
-    estimate = mean(D), se = SD(D) / sqrt(n), df = n - 1 (Schuirmann 1987; Lakens 2017, paired samples).
+    `tost_estimate` with estimate = mean(D), se = SD(D) / sqrt(n), df = n - 1 (Schuirmann 1987; Lakens 2017, paired
+    samples). With fewer than two differences, or none that differ, p and verdict are None and the note says why.
     """
     d = finite(differences)
     if not d.size:
@@ -53,13 +55,7 @@ def tost_estimate(estimate: float, se: float, df: float, margin: float, alpha: f
 
     t_lower = (estimate + margin) / se, p_lower = P(T_df >= t_lower); t_upper = (estimate - margin) / se,
     p_upper = P(T_df <= t_upper); p = max(p_lower, p_upper) (Schuirmann 1987; Berger & Hsu 1996). The interval is
-    estimate -+ t_{df, 1 - alpha} se; it lies inside (-margin, margin) exactly where p < alpha.
-    The verdict (Lakens 2017):
-
-    `equivalent`  p < alpha, and the two-sided test against 0 has p >= alpha
-    `different`   p >= alpha, and the test against 0 has p < alpha
-    `both: different but within the margin`  both below alpha
-    `neither`     both at or above alpha: the data cannot tell
+    estimate -+ t_{df, 1 - alpha} se; it lies inside (-margin, margin) if and only if p < alpha.
 
     Raises ValueError for a margin or se that is not positive, df < 1, or alpha outside (0, 0.5).
     """
@@ -67,13 +63,25 @@ def tost_estimate(estimate: float, se: float, df: float, margin: float, alpha: f
     if not (math.isfinite(estimate) and 0 < se < math.inf and 1 <= df < math.inf):
         raise ValueError(f"expected a finite estimate, se > 0 and df >= 1, got {estimate}, {se}, {df}")
     reach = float(special.stdtrit(df, 1 - alpha)) * se
-    lower = log10_p_above((estimate + margin) / se, df)
-    upper = log10_p_above((margin - estimate) / se, df)
-    both, zero = max(lower, upper), log10_p(estimate / se, df)
-    flat, differs = both < math.log10(alpha), zero < math.log10(alpha)
-    verdict = {(True, False): EQUIVALENT, (False, True): DIFFERENT, (True, True): BOTH}.get((flat, differs), NEITHER)
-    low, high = estimate - reach, estimate + reach
-    return Equivalence(estimate, se, df, margin, low, high, lower, upper, both, zero, verdict, "")
+    p_lower = p_values.student_above((estimate + margin) / se, df)
+    p_upper = p_values.student_above((margin - estimate) / se, df)
+    p, p_zero = max(p_lower, p_upper), p_values.student(estimate / se, df)
+    low, high, note = estimate - reach, estimate + reach, p_values.clip_note(p, p_zero)
+    decided = verdict(p, p_zero, alpha)
+    return Equivalence(estimate, se, df, margin, low, high, p_lower, p_upper, p, p_zero, decided, note)
+
+
+def verdict(p: float, p_zero: float, alpha: float) -> str:
+    """The verdict of an equivalence test with `p` and a two-sided test against 0 with `p_zero` (Lakens 2017).
+
+    `equivalent`  p < alpha <= p_zero
+    `different`   p_zero < alpha <= p
+    `both: different but within the margin`  both below alpha
+    `neither`     both at or above alpha: the data do not decide
+    """
+    if p < alpha:
+        return BOTH if p_zero < alpha else EQUIVALENT
+    return DIFFERENT if p_zero < alpha else NEITHER
 
 
 def _check(margin: float, alpha: float) -> None:

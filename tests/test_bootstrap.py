@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from tli.paper.resample import Bootstrap, cluster_bootstrap, paired_bootstrap
-from tli.paper.trend import slope_weights
+from tli.stats.bootstrap import Bootstrap, cluster_bootstrap, paired_bootstrap
+from tli.stats.trend import slope_weights
 
 SHAPES = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(2, 12), st.integers(0, 2**32 - 1))
 RESULTS = ("estimate", "low", "high", "se")

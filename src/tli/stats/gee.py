@@ -1,4 +1,4 @@
-"""Correctness over adapters with items as clusters: the odds of an adapter, and of doubling its rank (XCOPA, XNLI)."""
+"""Odds of a right answer by generalised estimating equations: with an adapter, and per doubling of its rank."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special
 
-from tli.paper.resample import Groups
-from tli.paper.stats import log10_p_normal
-from tli.paper.trend import Key
+from tli.stats import p_values
+from tli.stats.bootstrap import Groups
+from tli.stats.trend import Key
 
 Answers = Sequence[bool] | NDArray[np.bool_]
 
@@ -26,18 +26,18 @@ class Odds(NamedTuple):
     ratio: float | None
     low: float | None
     high: float | None
-    log10_p: float | None
+    p: float | None
 
 
 class Gee(NamedTuple):
-    """Population-averaged effects on the odds that an item is answered rightly."""
+    """Population-averaged effects on the odds that an item is answered correctly."""
 
     items: int
     clusters: int
     cells: int
-    adapter: Odds  # any rank against rank 0, at the mean log2(rank) of the adapters
+    adapter: Odds  # any rank compared with rank 0, at the mean log2(rank) of the adapters
     doubling: Odds  # per doubling of the rank, among ranks above 0
-    correlation: float | None  # of two answers to one item, beyond the model
+    correlation: float | None  # between two answers to one item, given the model
     note: str
 
 
@@ -45,18 +45,20 @@ NONE = Odds(None, None, None, None, None, None)
 
 
 def gee(correct: Mapping[Key, Answers], groups: Groups | None = None, confidence: float = 0.95) -> Gee:
-    """Generalised estimating equations over {(base, seed, rank): whether each item is right}, items aligned in a base.
+    """Generalised estimating equations over {(base, seed, rank): whether each item is right}.
+
+    The items of a base are in the same order in all of its rows.
 
     logit P(right) = b_0 + b_base + b_a [rank > 0] + b_r [rank > 0] (log2 rank - mean), the mean over the adapters;
     binomial variance, exchangeable correlation within an item (Liang & Zeger 1986; statsmodels GEE), covariance with
-    the small-sample correction of Mancl & DeRouen (2001), z = b / se, ratio = exp(b). Bases are fixed effects here:
-    the inference is over items, for these bases and seeds; `trend` is the one over bases. Without `groups` all bases
-    answer the same items, each a cluster. With `groups` every base has items of its own, and what items of a base share
-    (a premise of XNLI) is a cluster.
+    the small-sample correction of Mancl & DeRouen (2001), z = b / se, ratio = exp(b). Bases are fixed effects here: the
+    inference is over items, for these bases and seeds; `trend` infers over bases. Without `groups` all bases answer the
+    same items, and each item is a cluster. With `groups` every base has items of its own, and the items of a base that
+    share a group (a premise of XNLI) are a cluster.
 
-    Undefined, with a note: nothing varies, or the answers are separated, so that a maximum likelihood estimate does not
-    exist (Albert & Anderson 1984; found by linear programming as in Konis 2007). Raises ValueError for rows of
-    different lengths or a negative rank.
+    The effects are None, and the note says why, where nothing varies or where the answers are separated, so that no
+    maximum likelihood estimate exists (Albert & Anderson 1984; tested by linear programming as in Konis 2007). Raises
+    ValueError for rows of different lengths or a negative rank.
     """
     keys = sorted(correct)
     sizes = {len(correct[key]) for key in keys}
@@ -71,11 +73,11 @@ def gee(correct: Mapping[Key, Answers], groups: Groups | None = None, confidence
     parts = [whole] if groups is None else [whole[[key[0] == base for key in keys]] for base in bases]
     names, clusters = [], 0
     for part, shared in zip(parts, [None] if groups is None else of_base.values(), strict=True):
-        order = np.lexsort(right[part])  # so that the order in which items come cannot matter
+        order = np.lexsort(right[part])  # the order of the items does not matter
         right[part] = right[np.ix_(part, order)]
-        number: dict[object, int] = {}  # by first appearance, so that what they are called cannot matter either
-        own = [number.setdefault(at if shared is None else shared[at], len(number)) for at in order]
-        names.append(clusters + np.array(own))
+        number: dict[object, int] = {}  # clusters by first appearance: their names do not matter either
+        of_items = [number.setdefault(at if shared is None else shared[at], len(number)) for at in order]
+        names.append(clusters + np.array(of_items))
         clusters += len(number)
     items = right.shape[1] * len(parts)
     design, at = _design(keys)
@@ -98,10 +100,12 @@ def gee(correct: Mapping[Key, Answers], groups: Groups | None = None, confidence
         return undefined("the estimating equations do not converge or are singular")
     params, errors, correlation = fit
     wide = float(special.ndtri((1 + confidence) / 2))
-    found = {name: _odds(float(params[column]), float(errors[column]), wide) for name, column in at.items()}
+    odds = {name: _odds(float(params[column]), float(errors[column]), wide) for name, column in at.items()}
     missing = {"adapter": "no rank 0, or only rank 0", "doubling": "fewer than two ranks above 0"}
-    note = "; ".join(reason for name, reason in missing.items() if name not in at)
-    return Gee(items, clusters, len(keys), found.get("adapter", NONE), found.get("doubling", NONE), correlation, note)
+    notes = [reason for name, reason in missing.items() if name not in at]
+    notes += filter(None, [p_values.clip_note(*(one.p for one in odds.values()))])
+    adapter, doubling = (odds.get(name, NONE) for name in missing)
+    return Gee(items, clusters, len(keys), adapter, doubling, correlation, "; ".join(notes))
 
 
 def _design(keys: Sequence[Key]) -> tuple[NDArray[np.float64], dict[str, int]]:
@@ -122,7 +126,7 @@ def _design(keys: Sequence[Key]) -> tuple[NDArray[np.float64], dict[str, int]]:
 
 
 def _separated(design: NDArray[np.float64], right: NDArray[np.bool_]) -> bool:
-    """Whether some b != 0 has x b >= 0 at every right answer and x b <= 0 at every wrong one, not all of them 0."""
+    """Whether some b has x b >= 0 for every right answer and x b <= 0 for every wrong one, and is not 0 for all."""
     rows = np.concatenate([design[right.any(axis=1)], -design[~right.all(axis=1)]])
     best = optimize.linprog(-rows.sum(axis=0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1))
     return bool(-best.fun > 1e-7)
@@ -134,9 +138,9 @@ def _fit(
     parts: Sequence[NDArray[np.int64]],
     names: Sequence[NDArray[np.int64]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
-    """Coefficients, their errors and the correlation; None where they do not converge or are singular.
+    """Coefficients, their errors and the correlation; None if the fit does not converge or is singular.
 
-    `parts` are the cells that answer one list of items, `names` the clusters of these items.
+    `parts` are the rows that answer one list of items, `names` the clusters of these items.
     """
     from statsmodels.genmod.cov_struct import Exchangeable
     from statsmodels.genmod.families import Binomial
@@ -167,4 +171,4 @@ def _odds(log_odds: float, se: float, wide: float) -> Odds:
     low, high = log_odds - wide * se, log_odds + wide * se
     inside = all(abs(value) < 700 for value in (low, high))  # exp overflows beyond
     ratio, low_ratio, high_ratio = (math.exp(value) if inside else None for value in (log_odds, low, high))
-    return Odds(log_odds, se, ratio, low_ratio, high_ratio, log10_p_normal(log_odds / se))
+    return Odds(log_odds, se, ratio, low_ratio, high_ratio, p_values.normal(log_odds / se))

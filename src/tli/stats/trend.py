@@ -1,4 +1,4 @@
-"""The trend of a measure on log2(rank), with the base as the random effect (rank x arm tables, robustness summary)."""
+"""The trend of a measure on log2(rank), with the base as the random effect."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from tli.paper.stats import finite, log10_p
+from tli.stats import p_values
+from tli.stats.arrays import finite
 
 Key = tuple[int, int, int]  # base, seed, rank
 
 
 class Trend(NamedTuple):
-    """The mean change of a measure per doubling of the rank; rank 0 is no part of it."""
+    """The mean change of a measure per doubling of the rank, without rank 0."""
 
     slope: float | None
     se: float | None
@@ -25,8 +26,8 @@ class Trend(NamedTuple):
     high: float | None
     t: float | None
     df: int | None
-    log10_p: float | None
-    units: int  # bases, or seeds of the one base, that the inference is over
+    p: float | None
+    units: int  # bases, or seeds where there is one base: the inference is over these
     values: int
     unit: str  # "base" | "seed"
     method: str  # "two-stage" | "mixed model" | "-"
@@ -36,7 +37,7 @@ class Trend(NamedTuple):
 def slope_weights(ranks: Sequence[int]) -> NDArray[np.float64]:
     """Weights w that make sum w y the least-squares slope of y on x = log2(rank): (x_i - mean x) / sum (x - mean x)^2.
 
-    A slope is linear in the values: `resample.cluster_bootstrap` of sum_r w_r y_r of each item bootstraps the slope.
+    A slope is linear in the values, so `bootstrap.cluster_bootstrap` of each item's sum_r w_r y_r bootstraps the slope.
     Raises ValueError for a rank below 1 or fewer than two different ranks.
     """
     if min(ranks, default=0) < 1 or len(set(ranks)) < 2:
@@ -47,16 +48,16 @@ def slope_weights(ranks: Sequence[int]) -> NDArray[np.float64]:
 
 
 def trend(values: Mapping[Key, float], confidence: float = 0.95) -> Trend:
-    """The trend on x = log2(rank) over {(base, seed, rank): value}; rank 0 is left out, having no logarithm.
+    """The trend on x = log2(rank) over {(base, seed, rank): value}. Rank 0 is left out, because it has no logarithm.
 
     Two or more bases: y = (a + a_b) + (s + s_b) x + e with random a_b, s_b of base b. Where every base has the same
     number of seeds and every seed the same ranks, the two-stage analysis is exact: the least-squares slope of each base
     over its seed x rank values, then t = mean(slopes) sqrt(k) / SD(slopes), df = k - 1 over the k bases (Matthews et
     al. 1990; Lorch & Myers 1990; equal to the mixed model's test when balanced: Murtaugh 2007). One base: the same over
-    the slopes of its seeds, which says nothing of other bases. Unbalanced: the mixed model by REML (statsmodels
-    MixedLM; Laird & Ware 1982) with random s_b, and a fixed intercept for each seed of each base, so that a missing
-    cell cannot pass for a trend; its t is referred to df = k - 1. Where that fit is singular or does not converge, the
-    two-stage analysis of the slopes that exist. `method` and `note` say which.
+    the slopes of its seeds; the result does not extend to other bases. Unbalanced: the mixed model by REML (statsmodels
+    MixedLM; Laird & Ware 1982) with random s_b, and a fixed intercept for each seed of each base, so that missing
+    ranks do not look like a trend; its t has df = k - 1. Where that fit is singular or does not converge: the two-stage
+    analysis of the slopes that exist. `method` and `note` say which of the three it was.
 
     interval = slope -+ t_{df, (1 + confidence) / 2} se. Raises ValueError for negative ranks or values not finite.
     """
@@ -66,8 +67,8 @@ def trend(values: Mapping[Key, float], confidence: float = 0.95) -> Trend:
     y = finite([values[key] for key in keys])
     bases = {base for base, _, _ in keys}
     unit, position, scope = ("base", 0, "") if len(bases) > 1 else ("seed", 1, "one base: holds for its seeds only")
-    of = np.array([key[position] for key in keys])
-    units = [np.flatnonzero(of == name) for name in sorted(set(of.tolist()))]
+    unit_of_key = np.array([key[position] for key in keys])
+    units = [np.flatnonzero(unit_of_key == name) for name in sorted(set(unit_of_key.tolist()))]
     ranks = [key[2] for key in keys]
     slopes = np.array(
         [
@@ -90,7 +91,7 @@ def trend(values: Mapping[Key, float], confidence: float = 0.95) -> Trend:
     method, notes = "two-stage", [scope]
     se = float(slopes.std(ddof=1)) / math.sqrt(slopes.size)
     count = slopes.size
-    # Rounding of y is what a slope can be off by, however small the slopes are.
+    # The rounding error of a slope depends on the size of y, however small the slopes are.
     if np.ptp(slopes) <= 1e-12 * max(float(np.abs(slopes).max()), float(np.abs(y).max())):
         return undefined(
             "; ".join(note for note in (f"every {unit} has the same slope: no variance", scope) if note), mean
@@ -105,12 +106,13 @@ def trend(values: Mapping[Key, float], confidence: float = 0.95) -> Trend:
             notes.append("unbalanced: a mixed model by REML")
     df, t = count - 1, mean / se
     reach = float(special.stdtrit(df, (1 + confidence) / 2)) * se
-    note = "; ".join(note for note in notes if note)
-    return Trend(mean, se, mean - reach, mean + reach, t, df, log10_p(t, df), count, len(keys), unit, method, note)
+    p = p_values.student(t, df)
+    note = "; ".join(note for note in [*notes, p_values.clip_note(p)] if note)
+    return Trend(mean, se, mean - reach, mean + reach, t, df, p, count, len(keys), unit, method, note)
 
 
 def _balanced(keys: Sequence[Key]) -> bool:
-    """Every base has as many seeds, every seed the same ranks."""
+    """Whether every base has the same number of seeds and every seed the same ranks."""
     ranks: dict[tuple[int, int], set[int]] = {}
     for base, seed, rank in keys:
         ranks.setdefault((base, seed), set()).add(rank)
@@ -119,9 +121,9 @@ def _balanced(keys: Sequence[Key]) -> bool:
 
 
 def _mixed(keys: Sequence[Key], y: NDArray[np.float64], position: int) -> tuple[float, float] | str:
-    """(slope, se) of the mixed model by REML over the units at `position` of the keys, or why there is none.
+    """(slope, se) of the mixed model by REML over the units at `position` of the keys, or the reason why it fails.
 
-    Fitted to standardised values, so that a unit of measurement changes nothing.
+    The fit uses standardised values, so that the unit of measurement does not matter.
     """
     from statsmodels.regression.mixed_linear_model import MixedLM
 
@@ -132,7 +134,7 @@ def _mixed(keys: Sequence[Key], y: NDArray[np.float64], position: int) -> tuple[
     scale = float(y.std())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is asked of the fit below
+            warnings.simplefilter("ignore")  # convergence and singularity are checked below
             fit = MixedLM((y - y.mean()) / scale, design, [key[position] for key in keys], exog_re=x[:, None]).fit(
                 reml=True
             )
