@@ -66,7 +66,7 @@ def test_headers_are_what_the_library_wrote(
         assert info.nbytes == tensor.nbytes
         raw = info.file.read_bytes()[info.start : info.start + info.nbytes]
         assert raw == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        assert shards.same(info, info)
+        assert shards.same_bytes(info, info)
 
 
 def file_of(header: object, data: bytes, length: int | None = None) -> bytes:
@@ -195,7 +195,7 @@ def test_the_published_defect_is_reported_and_the_head_is_loaded(
     assert torch.equal(model.lm_head.weight, original["lm_head.weight"])
     assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert shards.missing_from_index(out) == ([], [])
-    assert hub.head(out) == "own"
+    assert hub.head_kind(out) == "own"
     assert AutoTokenizer.from_pretrained(out, local_files_only=True)("mbwa").input_ids[0] == 1
 
 
@@ -260,12 +260,12 @@ def test_an_absent_head_is_said_and_taken_from_a_sibling_with_the_same_weights(
     world: SimpleNamespace, written: dict[Repo, Path]
 ) -> None:
     summary, out = world.fetch(HEADLESS)
-    assert summary["head"] == hub.head(out) == "absent"
+    assert summary["head"] == hub.head_kind(out) == "absent"
     asked = len(world.hub.requests())
     summary, out = world.fetch(HEADLESS, LLAMA)
     assert not [served for served in world.hub.requests()[asked:] if "config" in served.path], "only weights are needed"
     assert summary["head"] == f"from models/o/llama@{LLAMA.revision}"
-    assert hub.head(out) == "own"
+    assert hub.head_kind(out) == "own"
     assert load_file(out / hub.HEAD_FILE).keys() == {hub.HEAD}
     model, loading = AutoModelForCausalLM.from_pretrained(out, local_files_only=True, output_loading_info=True)
     assert not loading["missing_keys"]

@@ -207,7 +207,7 @@ def test_an_adapter_of_the_whole_model_is_adopted_whole_and_acts_on_the_span(
     pooled = []
     for base in (out, written):
         adapter = world.folder / f"adapter-{base.name}"
-        lora.adopt(world.folder / "author.safetensors", base, settings_, adapter)
+        lora.import_adapter(world.folder / "author.safetensors", base, settings_, adapter)
         assert {block for block, _ in lora.norms(adapter)} == {1, 2, 3, 4}
         tuned = lora.load(checkpoint.load(base), adapter)
         pooled.append(embeddings.embed(tuned, checkpoint.tokenizer(base), FORMS, 4).pooled)

@@ -418,7 +418,7 @@ def sweep_score(
         from tli.stages import sweep_score
 
         ranks = adapter_folders(params, rank, arm)
-        sweep_score.run(pairs_path, items, quantized, export_adapter, ranks, out, params, arm)
+        sweep_score.run(pairs_path, items, quantized, adapters, ranks, out, params, arm)
 
 
 @main.command()
@@ -601,7 +601,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     from tli.commands import audit as module
 
     batch_size = loaded().train.batch_size
-    module.run(**check_files, reported=reported, batch_size=batch_size, strict=strict)
+    module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
 @main.command("export-results")

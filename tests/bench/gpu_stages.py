@@ -20,7 +20,7 @@ from tli.data.words.lexicon import read_pairs
 from tli.measure import embeddings, scoring, token_tree
 from tli.measure.scoring import Request
 from tli.model import backbone, checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.stages import scan
 from tli.training import loop
 
@@ -57,8 +57,8 @@ def _measured(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any
 
 def _train(folder: Path, chosen: parameters.Params, seeds: Sequence[int]) -> dict[str, Any]:
     pairs = [pair for pair in read_pairs(PAIRS) if pair.set == "trained"]
-    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.frozen(folder / "nf4", chosen, pairs)
-    with stacked(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
+    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.load_frozen(folder / "nf4", chosen, pairs)
+    with batched_lora(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
         loop.train(stack, tokenizer, pairs, chosen.train)
     words = [form for pair in pairs for form in (pair.swahili, pair.english)]
     tokens = sum(map(len, embeddings.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)

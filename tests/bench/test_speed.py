@@ -20,7 +20,7 @@ from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
 from tli.measure import scoring
 from tli.model import checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.training import loop
 
 Tell = Callable[[str, str, str], None]
@@ -43,8 +43,8 @@ def test_a_cell_of_five_seeds(
         return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
     def by_us() -> list[list[float]]:
-        model, blocks = loop.frozen(cache, committed, pairs), committed.adapted_blocks
-        with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
+        model, blocks = loop.load_frozen(cache, committed, pairs), committed.adapted_blocks
+        with batched_lora(model, committed.lora, blocks, seeds, settings.layer) as stack:
             trained = loop.train(stack, checkpoint.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
 

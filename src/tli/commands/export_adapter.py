@@ -103,7 +103,7 @@ def run(
             said = said.replace(f'revision="{model.revision}"', f'revision="{revision}"')
             said = said.replace(f"revision={model.revision}", f"revision={revision}")
             said = said.replace("; `first` is the one noted in fetched.sha256", "")
-        lora.settle(temporary, base, revision)
+        lora.write_settings(temporary, base, revision)
         write_text(temporary / lora.CARD, said)
         write_manifest(temporary)
     return sorted(file.name for file in out.iterdir())
