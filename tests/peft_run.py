@@ -1,6 +1,6 @@
-"""One adapter by transformers, PEFT and bitsandbytes as a user would train it: the whole model, one seed, no stack.
+"""One adapter by transformers, PEFT and bitsandbytes as a user would train it: the whole model, one seed, not batched.
 
-What the stacked training is held against, in tests and benchmarks. Only the data order and the objective are the
+The reference for batched LoRA, in tests and benchmarks. Only the data order and the objective are the
 project's own.
 """
 

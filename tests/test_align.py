@@ -37,9 +37,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
     write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})
     cut = checkpoint.load(tiny_quantized / "nf4", blocks=2)
-    with batched_lora(cut, params.lora, 2, [0], last_block=2) as stack:
-        loop.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
-    lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
+    with batched_lora(cut, params.lora, 2, [0], last_block=2) as adapters:
+        loop.train(adapters, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
+    lora.save(adapters.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
     similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "similarity.tsv", params)
     write_items(folder / "items.jsonl", ITEMS)

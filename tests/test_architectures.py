@@ -119,9 +119,9 @@ def test_training_is_pefts_own_run(written: SimpleNamespace, pairs: list[Pair], 
     rank = params.lora.model_copy(update={"targets": TARGETS, "rank": 4})
     model = checkpoint.load(written.nf4, layer)
     checkpoint.dequantize(model)
-    with batched_lora(model, rank, layer, [3], layer) as stack:
-        (trained,) = loop.train(stack, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
-        adapter = stack.tensors(0)
+    with batched_lora(model, rank, layer, [3], layer) as adapters:
+        (trained,) = loop.train(adapters, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
+        adapter = adapters.tensors(0)
     expected = peft_run.run(written.nf4, pairs[:13], rank, settings, layer, seed=3)
     assert [step.loss for step in trained.steps] == expected.losses
     assert [step.gradient_norm for step in trained.steps] == pytest.approx(expected.gradients, rel=1e-6)

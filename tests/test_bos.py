@@ -1,4 +1,4 @@
-"""The BOS regime's pieces: the direction that tells BOS apart, and what is refused."""
+"""The attention sink: the direction that separates BOS from other tokens, and what is refused."""
 
 from __future__ import annotations
 

@@ -351,7 +351,7 @@ def test_a_sibling_without_a_head_or_for_one_that_has_a_head_is_refused(world: S
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (drop, rf"models/o/broken@9{{40}}/: expected the tensor {UP}, no shard holds it; choose a whole checkpoint"),
+        (drop, rf"models/o/broken@9{{40}}/: expected the tensor {UP}, no shard has it; choose a complete checkpoint"),
         (narrow, rf"{UP}: expected the shape \(96, 64\) of config\.json, got \(95, 64\)"),
     ],
 )
@@ -368,7 +368,7 @@ def test_a_checkpoint_that_would_load_with_random_weights_is_refused(
     [
         (
             r"model-00002.*",
-            r"expected 3 shards, model-00002-of-00003\.safetensors is missing; choose a whole checkpoint",
+            r"expected 3 shards, model-00002-of-00003\.safetensors is missing; choose a complete checkpoint",
         ),
         (r"config\.json", r"config\.json: no such file; choose a repository with config and tokenizer"),
         (r"tokenizer\.json", r"tokenizer\.json: no such file"),

@@ -49,10 +49,10 @@ def trained(folder: Path, pairs: list[Pair], params: Params, blocks: int | None)
     """The adapter before and after some steps, and the run, on the whole model or cut to `blocks`."""
     model, tokenizer = checkpoint.load(folder, blocks=blocks), checkpoint.tokenizer(folder)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 4})
-    with batched_lora(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as stack:
-        before = stack.tensors(0)
-        run = loop.train(stack, tokenizer, pairs, settings)
-    return before, stack.tensors(0), run
+    with batched_lora(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as adapters:
+        before = adapters.tensors(0)
+        run = loop.train(adapters, tokenizer, pairs, settings)
+    return before, adapters.tensors(0), run
 
 
 def test_beyond_the_target_layer_nothing_is_trained_and_nothing_else_changes(

@@ -45,9 +45,9 @@ def _train(
     model, blocks = checkpoint.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
     if unpack:
         checkpoint.dequantize(model)
-    with batched_lora(model, params.lora, blocks, seeds, params.train.layer) as stack:
-        trained = loop.train(stack, checkpoint.tokenizer(folder), pairs, params.train)
-    return trained, [stack.tensors(adapter) for adapter in range(len(seeds))]
+    with batched_lora(model, params.lora, blocks, seeds, params.train.layer) as adapters:
+        trained = loop.train(adapters, checkpoint.tokenizer(folder), pairs, params.train)
+    return trained, [adapters.tensors(adapter) for adapter in range(len(seeds))]
 
 
 CASES: dict[str, dict[str, object]] = {
@@ -101,12 +101,12 @@ def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pa
     """Three times one adapter's A: its own run is another, the runs beside it are the same to the last bit."""
     changed, found = _params(params), []
     for factor in (1.0, 3.0):
-        with batched_lora(tiny.model, changed.lora, 2, [0, 1, 2], last_block=2) as stack:
+        with batched_lora(tiny.model, changed.lora, 2, [0, 1, 2], last_block=2) as adapters:
             with torch.no_grad():
-                for layer in stack.layers.values():
+                for layer in adapters.layers.values():
                     layer.a[1] *= factor
-            runs = loop.train(stack, tiny.tokenizer, pairs, changed.train)
-        found.append([(run, stack.tensors(adapter)) for adapter, run in enumerate(runs)])
+            runs = loop.train(adapters, tiny.tokenizer, pairs, changed.train)
+        found.append([(run, adapters.tensors(adapter)) for adapter, run in enumerate(runs)])
     for adapter, ((run, tensors), (other, moved)) in enumerate(zip(*found, strict=True)):
         assert (run == other) == (adapter != 1)
         assert all(torch.equal(tensors[name], moved[name]) == (adapter != 1) for name in tensors)
@@ -114,8 +114,8 @@ def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pa
 
 def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params) -> None:
     seeds = [0, 5]
-    with batched_lora(tiny.model, params.lora, 4, seeds, last_block=2) as stack:
-        started = [stack.tensors(adapter) for adapter in range(2)]
+    with batched_lora(tiny.model, params.lora, 4, seeds, last_block=2) as adapters:
+        started = [adapters.tensors(adapter) for adapter in range(2)]
     for seed, tensors in zip(seeds, started, strict=True):
         drawn = get_peft_model_state_dict(lora.attach(checkpoint.load(tiny.folder), params.lora, 4, seed))
         assert tensors.keys() == drawn.keys()
@@ -125,8 +125,8 @@ def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params
 def test_the_model_comes_back_as_it_was(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
     ids = torch.arange(4, 28).reshape(3, 8)
     before, modules = tiny.model(ids).logits, [(name, id(module)) for name, module in tiny.model.named_modules()]
-    with batched_lora(tiny.model, params.lora, 4, [0, 1], last_block=2) as stack:
-        loop.train(stack, tiny.tokenizer, pairs, params.train)
+    with batched_lora(tiny.model, params.lora, 4, [0, 1], last_block=2) as adapters:
+        loop.train(adapters, tiny.tokenizer, pairs, params.train)
     assert [(name, id(module)) for name, module in tiny.model.named_modules()] == modules
     assert torch.equal(tiny.model(ids).logits, before)
 

@@ -64,8 +64,8 @@ def test_duplicates_are_counted_always_and_masked_only_when_asked(
     runs = []
     for mask in (False, True):
         settings = params.train.model_copy(update={"mask_duplicates": mask, "epochs": 1, "batch_size": 8})
-        with batched_lora(tiny.model, params.lora, 2, [0], last_block=2) as stack:
-            runs += loop.train(stack, tiny.tokenizer, twice, settings)
+        with batched_lora(tiny.model, params.lora, 2, [0], last_block=2) as adapters:
+            runs += loop.train(adapters, tiny.tokenizer, twice, settings)
     assert [run.false_negatives for run in runs] == [2, 2]
     same = objective.duplicate_mask([pair.english for pair in twice])
     points = torch.eye(8)
@@ -91,9 +91,9 @@ def _train(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, seed: int = 0, **changes: object
 ) -> tuple[BatchedLora, loop.TrainingLog]:
     settings = params.train.model_copy(update=changes)
-    with batched_lora(tiny.model, params.lora, settings.layer, [seed], settings.layer) as stack:
-        (trained,) = loop.train(stack, tiny.tokenizer, pairs, settings)
-    return stack, trained
+    with batched_lora(tiny.model, params.lora, settings.layer, [seed], settings.layer) as adapters:
+        (trained,) = loop.train(adapters, tiny.tokenizer, pairs, settings)
+    return adapters, trained
 
 
 def test_training_brings_translations_together(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
@@ -107,11 +107,11 @@ def test_learning_rate_zero_changes_nothing_anywhere(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
     """lr = 0: the adapter stays as it was drawn, and every embedding at every layer stays the base's, bit for bit."""
-    stack, _ = _train(tiny, pairs, params, lr=0.0)
+    adapters, _ = _train(tiny, pairs, params, lr=0.0)
     fresh = lora.attach(checkpoint.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
     drawn = get_peft_model_state_dict(fresh)
-    assert all(torch.equal(tensor, drawn[name]) for name, tensor in stack.tensors(0).items())
-    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
+    assert all(torch.equal(tensor, drawn[name]) for name, tensor in adapters.tensors(0).items())
+    lora.save(adapters.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     adapted = lora.load(tiny.model, tmp_path / "a")
     words = [pair.swahili for pair in pairs]
     before = embeddings.embed(checkpoint.load(tiny.folder), tiny.tokenizer, words, 4)
@@ -136,11 +136,11 @@ def test_schedule_warms_up_then_falls_linearly(tiny: SimpleNamespace, pairs: lis
 def test_a_loss_that_is_not_finite_stops_with_step_and_words(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params
 ) -> None:
-    with batched_lora(tiny.model, params.lora, 2, [0, 7], last_block=2) as stack:
+    with batched_lora(tiny.model, params.lora, 2, [0, 7], last_block=2) as adapters:
         with torch.no_grad():
-            stack.parameters[1][1].fill_(math.nan)
+            adapters.parameters[1][1].fill_(math.nan)
         with pytest.raises(CheckFailed, match=r"and nan at step 1 of \d+, seed 7 \(words: .*m"):
-            loop.train(stack, tiny.tokenizer, pairs, params.train)
+            loop.train(adapters, tiny.tokenizer, pairs, params.train)
 
 
 @pytest.mark.parametrize(("scaling", "rank", "factor"), [("2r", 4, 2.0), ("fixed32", 4, 8.0), ("rslora", 4, 4.0)])
@@ -156,8 +156,8 @@ def test_scalings(tiny: SimpleNamespace, params: Params, scaling: str, rank: int
 def test_adapters_load_with_pefts_own_class_on_the_whole_model(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
-    stack, _ = _train(tiny, pairs, params, lr=5e-3)
-    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
+    adapters, _ = _train(tiny, pairs, params, lr=5e-3)
+    lora.save(adapters.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     whole = PeftModel.from_pretrained(tiny.model, str(tmp_path / "a"))
     loaded = {name.replace(".default", ""): p for name, p in whole.named_parameters() if "lora_" in name}
     saved = load_file(tmp_path / "a" / "adapter_model.safetensors")

@@ -58,8 +58,8 @@ def _measured(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any
 def _train(folder: Path, chosen: parameters.Params, seeds: Sequence[int]) -> dict[str, Any]:
     pairs = [pair for pair in read_pairs(PAIRS) if pair.set == "trained"]
     tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.load_frozen(folder / "nf4", chosen, pairs)
-    with batched_lora(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
-        loop.train(stack, tokenizer, pairs, chosen.train)
+    with batched_lora(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as adapters:
+        loop.train(adapters, tokenizer, pairs, chosen.train)
     words = [form for pair in pairs for form in (pair.swahili, pair.english)]
     tokens = sum(map(len, embeddings.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)
     return {"tokens": tokens, "flop": 4 * chosen.train.layer * shape.BLOCK_PARAMETERS * tokens}

@@ -111,8 +111,8 @@ def together(folder: Path) -> Result:
     settings = chosen.train.model_copy(update={"epochs": STEPS * BATCH // len(pairs)})
     backbone.setup(THREADS)
     model, times = loop.load_frozen(folder / "nf4", chosen, pairs), timed_steps()
-    with batched_lora(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as stack:
-        first, *_ = loop.train(stack, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
+    with batched_lora(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as adapters:
+        first, *_ = loop.train(adapters, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
     result = a_step(times, [step.loss for step in first.steps])
     return result | {"seconds": result["seconds"] / SEEDS}
 
