@@ -27,5 +27,5 @@ def test_the_direction_has_bos_alone_above_zero(seed: int, n: int) -> None:
 
 def test_a_bos_among_the_others_is_refused_in_one_line() -> None:
     others = torch.cat([torch.eye(64), -torch.eye(64)])
-    with pytest.raises(CheckFailed, match=r"here: expected a direction with BOS alone above 0, got none; raise"):
+    with pytest.raises(CheckFailed, match=r"here: expected a direction that is positive at BOS only, got none; raise"):
         attention_sink.bos_direction(others, torch.ones(64), "here")

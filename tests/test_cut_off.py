@@ -15,7 +15,7 @@ from tli.io.files import sha256_of
 from tli.io.resume import Kept
 from tli.io.structured import write_tsv
 from tli.measure import scoring
-from tli.stages import base_rows, score, similarity, sweep_score, sweep_train
+from tli.stages import base_rows, score, similarity, sweep_score, sweep_train, train
 
 Run = Callable[[Path], None]  # a stage, given the folder that it writes to
 

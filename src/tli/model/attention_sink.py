@@ -229,7 +229,7 @@ def bos_direction(
     g = dequantize_4bit(*quantize_4bit(g.bfloat16(), quant_type="nf4")).double().flatten()
     highest_other, gate_at_bos = float((x @ g).max()), float(y @ g)
     if highest_other >= 0 or gate_at_bos <= 0:
-        raise CheckFailed(f"{where}: expected a direction with BOS alone above 0, got none; raise bos.layer")
+        raise CheckFailed(f"{where}: expected a direction that is positive at BOS only, got none; raise bos.layer")
     scale = GATE_MARGIN / -highest_other
     return (scale * g).float(), (scale * gate_at_bos, -GATE_MARGIN)
 
