@@ -302,7 +302,9 @@ def test_every_field_of_the_shape_is_compared(tmp_path: Path, params: Params, fi
     hub.check_shape(shape, tmp_path, "config.json")
     value = getattr(shape, field)
     other = shape.model_copy(update={field: not value if isinstance(value, bool) else 2 * value})
-    line = rf"model\.{field} of the profile: expected {json.dumps(value)}, as in config\.json, got \w+; set it so"
+    line = (
+        rf"model\.{field} of the profile: expected {json.dumps(value)}, as in config\.json, got \w+; set the expected"
+    )
     with pytest.raises(UserError, match=line):
         hub.prepare(tmp_path, "config.json", other)
     assert set(FIELDS) == parameters.Shape.model_fields.keys()

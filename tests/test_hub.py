@@ -101,7 +101,7 @@ LIES = {
 def test_a_header_that_lies_is_refused_in_one_line(tmp_path: Path, lie: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(LIES[lie])
-    with pytest.raises(UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew") as e:
+    with pytest.raises(UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it again") as e:
         shards.headers(tmp_path)
     assert "\n" not in e.value.message
 
@@ -324,8 +324,11 @@ UP = r"model\.layers\.0\.mlp\.up_proj\.weight"
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (flip_last_bit, rf"{UP}: expected the same bytes, got others; set head_from to a repository with the same"),
-        (halve, r"model\.embed_tokens\.weight: expected the same bytes, got others"),
+        (
+            flip_last_bit,
+            rf"{UP}: expected the same bytes, got different ones; set head_from to a repository with the same",
+        ),
+        (halve, r"model\.embed_tokens\.weight: expected the same bytes, got different ones"),
         (drop, rf"{UP}: expected shape \(96, 64\), got none"),
         (narrow, rf"{UP}: expected shape \(96, 64\), got \(95, 64\)"),
     ],
@@ -413,7 +416,10 @@ def shape_of(folder: Path, **changed: Any) -> HubModel:
             {"tied_embeddings": True},
             r"model\.tied_embeddings of the profile: expected false, as in .*, got true; set it",
         ),
-        ({"vocab_size": 161}, r"model\.vocab_size of the profile: expected \d+, as in .*, got 161; set it so"),
+        (
+            {"vocab_size": 161},
+            r"model\.vocab_size of the profile: expected \d+, as in .*, got 161; set the expected value",
+        ),
     ],
 )
 def test_another_shape_is_refused_before_a_weight_is_asked_for(

@@ -290,7 +290,7 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
         return inspect(folder, kind)
 
     monkeypatch.setattr(four_bit, "save_file", save_until)
-    monkeypatch.setattr(four_bit, "inspect", inspect_until)
+    monkeypatch.setattr(quantize, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
         quantize.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]

@@ -72,7 +72,7 @@ def _scan(folder: Path, chosen: parameters.Params) -> dict[str, Any]:
     return {"tokens": tokens, "flop": 2 * shape.BLOCKS * shape.BLOCK_PARAMETERS * tokens}
 
 
-def _score(model: Any, asked: list[Request], planned: list[scoring.Batch]) -> dict[str, Any]:
+def _score(model: Any, asked: list[Request], planned: list[scoring.ScoringBatch]) -> dict[str, Any]:
     scoring.log_likelihoods(model, planned)
     sequences, states = [request.ids for request in asked], sum(len(batch.states) for batch in planned)
     tokens = sum(len(tree.ids) for tree in token_tree.trees(sequences, len(sequences)))

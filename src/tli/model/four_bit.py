@@ -132,7 +132,7 @@ def layout(folder: Path) -> dict[str, TensorInfo]:
         if name not in tensors and name != checkpoint.HEAD:
             raise UserError(
                 f"{folder}: expected {name} in a safetensors file, found none; "
-                "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
+                "the checkpoint is not complete: fetch or train it again (`dvc repro base --force`)"
             )
     return tensors
 
@@ -162,7 +162,8 @@ def _rows(name: str, info: TensorInfo) -> Iterator[Tensor]:
             rows: Tensor = tensors.get_slice(name)[start : start + ROWS]
         if not bool(rows.isfinite().all()):
             raise UserError(
-                f"{info.file}: {name}: expected finite numbers, got others in rows {start} to {start + len(rows) - 1}; "
+                f"{info.file}: {name}: expected finite numbers, got NaN or infinity in rows {start} to "
+                f"{start + len(rows) - 1}; "
                 "fetch or train the checkpoint again (`dvc repro base --force`)"
             )
         yield rows

@@ -75,7 +75,7 @@ def compare_shape(settings: Shape, config: PretrainedConfig, where: str) -> None
         if (configured := getattr(settings, key)) != expected:
             raise UserError(
                 f"params.yaml: model.{key} of the profile: expected {_yaml(expected)}, as in {where}, "
-                f"got {_yaml(configured)}; set it so"
+                f"got {_yaml(configured)}; set the expected value"
             )
 
 
@@ -267,7 +267,9 @@ def _copy_head(
             )
     for name in progress.progress(sorted(tensors.keys() & sibling_tensors.keys()), f"compare with {sibling.name}"):
         if not same_bytes(tensors[name], sibling_tensors[name]):
-            raise CheckFailed(f"head_from: {sibling.key('')}: {name}: expected the same bytes, got others; {advice}")
+            raise CheckFailed(
+                f"head_from: {sibling.key('')}: {name}: expected the same bytes, got different ones; {advice}"
+            )
     if (out / "model.safetensors").exists():  # a loader would read only this file
         (out / "model.safetensors").rename(out / "weights.safetensors")
     with safe_open(sibling_tensors[HEAD].file, framework="pt") as file:

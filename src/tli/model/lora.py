@@ -188,7 +188,7 @@ def check_adapter(folder: Path, model: PreTrainedModel) -> None:
     ).to_dict()
     for key in sorted((expected_settings.keys() | settings.keys()) - {*UNCHECKED_SETTINGS}):
         if settings.get(key) != expected_settings.get(key):
-            raise refuse(key, f"{brief(expected_settings.get(key))} as this project writes it")
+            raise refuse(key, f"{brief(expected_settings.get(key))} as in the adapters of this project")
     expected = {
         f"base_model.model.model.layers.{block}.self_attn.{target}.lora_{matrix}.weight": shape
         for block in blocks

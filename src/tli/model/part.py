@@ -45,7 +45,9 @@ def run(words: Path | None, out: Path, metrics: Path, settings: HubModel, manife
         UserError: no word list is given, or the shape in params.yaml is not that of the checkpoint.
     """
     if words is None or settings.span is None:
-        raise UserError("base: expected --words FILE with model.span, the words to fetch embeddings of; name it")
+        raise UserError(
+            "base: expected --words FILE (model.span is set: only their embeddings are fetched), got none; give it"
+        )
     repo = fetch.pinned(Repo("model", settings.repo, settings.revision), manifest)
     word_list = read_text(words).splitlines()
     with atomic_dir(out) as folder:

@@ -202,7 +202,8 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     documents = [[*ids, end] for chunk in chunks for ids in tokenizer(chunk)["input_ids"]]
     if (longest := max(map(len, documents))) > CONTEXT:
         raise UserError(
-            f"{world_path / 'corpus.txt'}: a document of {longest} tokens, expected {CONTEXT} at most; cut it"
+            f"{world_path / 'corpus.txt'}: expected documents of at most {CONTEXT} tokens, got one of {longest}; "
+            "shorten it"
         )
     model = make_model(settings, settings.vocab_size)
     steps = settings.pretraining.steps

@@ -62,7 +62,7 @@ def _header(file: Path) -> dict[str, TensorInfo]:
             pass  # the library checks sizes, types and offsets against the file's length
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it anew") from None
+        raise UserError(f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it again") from None
     with file.open("rb") as handle:
         header_length = int.from_bytes(handle.read(8), "little")
         header = json.loads(handle.read(header_length))

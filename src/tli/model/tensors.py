@@ -149,7 +149,9 @@ def fetch_group(
         if all(cached_digests.get(request.key(repo)) == recorded[request.key(repo)] for request in requests):
             return path
         path.unlink()
-        raise CheckFailed(f"{path}: not as noted in {manifest}; removed from the cache, run again to fetch it")
+        raise CheckFailed(
+            f"{path}: expected the SHA-256 recorded in {manifest}, got another; it was removed, run again to fetch it"
+        )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{group}.") as folder:
         digests: dict[str, str] = {}
         with (Path(folder) / path.name).open("wb") as file:

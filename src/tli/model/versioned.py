@@ -48,8 +48,8 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
     for key, value in made_by(settings).items():
         if (got := recipe["model"].get(key)) != value:
             raise UserError(
-                f"params.yaml: model.{key}: expected {brief(got)}, from which the weights in {folder} were made, "
-                f"got {brief(value)}; set it so, or set model.source to pretrain, which trains anew"
+                f"params.yaml: model.{key}: expected {brief(got)}, with which the weights in {folder} were trained, "
+                f"got {brief(value)}; set the expected value, or set model.source to pretrain, which trains new weights"
             )
     corpus_path = world_path / "corpus.txt"
     if not corpus_path.is_file():
@@ -58,7 +58,7 @@ def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -
         raise UserError(
             f"{corpus_path}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
             f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "
-            "pretrain, which trains anew (results differ)"
+            "pretrain, which trains new weights (results differ)"
         )
     with atomic_dir(out) as temporary:
         for name in FILES:
