@@ -113,7 +113,7 @@ def test_nothing_runs_or_is_scored_twice() -> None:
             )
             assert all(row[:1] == [0] for row in depth)
             assert batch.requests <= size
-            owners += batch.owner.tolist()
+            owners += batch.request.tolist()
         assert nodes <= sum(len(request.ids) for request in asked)
         assert sorted(owners) == [index for index, ids in enumerate(sequences) for _ in ids]
         prefixes = {(1, *ids[:length]) for ids in sequences for length in range(len(ids) + 1)}
