@@ -123,7 +123,7 @@ def serve() -> None:
     for module in pkgutil.walk_packages(tli.__path__, "tli."):
         importlib.import_module(module.name)
     importlib.import_module("dvclive.live")
-    importlib.import_module("tli.model.pretrain").KEEP = STEPS
+    importlib.import_module("tli.model.pretrain").STEPS_PER_CHECKPOINT = STEPS
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     for line in sys.stdin:
         asked = json.loads(line)

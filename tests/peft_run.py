@@ -1,6 +1,6 @@
-"""One adapter by transformers, PEFT and bitsandbytes as a user would train it: the whole model, one seed, no stack.
+"""One adapter by transformers, PEFT and bitsandbytes as a user would train it: the whole model, one seed, not batched.
 
-What the stacked training is held against, in tests and benchmarks. Only the data order and the objective are the
+The reference for batched LoRA, in tests and benchmarks. Only the data order and the objective are the
 project's own.
 """
 
@@ -36,12 +36,12 @@ def run(folder: Path, pairs: Sequence[Pair], settings: Lora, training: Train, bl
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(seed)
     adapted = get_peft_model(model, lora.config(settings, blocks))
-    checkpoint.keep_unpacked(adapted)
+    checkpoint.disable_repacking(adapted)
     adapted.train()
-    pairs = loop.shuffled(pairs, seed) if training.pairs == "shuffled" else pairs
+    pairs = loop.shuffled_pairs(pairs, seed) if training.pairs == "shuffled" else pairs
     trainable = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=training.lr, weight_decay=training.weight_decay)
-    batches = [*loop.epochs(len(pairs), training.batch_size, training.epochs, seed)]
+    batches = [*loop.epoch_batches(len(pairs), training.batch_size, training.epochs, seed)]
     schedule = get_linear_schedule_with_warmup(optimizer, training.warmup_steps, len(batches))
     torch.manual_seed(seed)
     losses, gradients = [], []
@@ -57,8 +57,8 @@ def run(folder: Path, pairs: Sequence[Pair], settings: Lora, training: Train, bl
         if training.pooling == "content":
             mask = embeddings.content(ids["input_ids"], mask, tokenizer)
         anchors, positives = embeddings.pool(states.pop(), mask).chunk(2)
-        same = objective.duplicates([pair.english for pair in chosen]) if training.mask_duplicates else None
-        loss = objective.triplet(anchors, positives, training.margin, same)[0]
+        same = objective.duplicate_mask([pair.english for pair in chosen]) if training.mask_duplicates else None
+        loss = objective.triplet_loss(anchors, positives, training.margin, same)[0]
         optimizer.zero_grad()
         loss.backward()
         norms = [parameter.grad.norm() for parameter in trainable if parameter.grad is not None]

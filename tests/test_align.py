@@ -25,7 +25,7 @@ from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
 from tli.measure import embeddings, pair_rows, views
 from tli.model import backbone, checkpoint, lora
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.stages import base_rows, scan, similarity
 from tli.training import loop
 
@@ -37,9 +37,9 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs:
     write_tsv(folder / "pairs.tsv", Pair._fields, pairs)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 6})
     cut = checkpoint.load(tiny_quantized / "nf4", blocks=2)
-    with stacked(cut, params.lora, 2, [0], reached=2) as stack:
-        loop.train(stack, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
-    lora.save(stack.tensors(0), params.lora, 2, folder / "adapter", base="base")
+    with batched_lora(cut, params.lora, 2, [0], last_block=2) as adapters:
+        loop.train(adapters, checkpoint.tokenizer(tiny_quantized / "nf4"), pairs[:12], settings)
+    lora.save(adapters.tensors(0), params.lora, 2, folder / "adapter", base="base")
     scan.run(folder / "pairs.tsv", tiny_quantized, folder / "scan.tsv", params)
     similarity.run(folder / "pairs.tsv", tiny_quantized, folder / "adapter", folder / "similarity.tsv", params)
     write_items(folder / "items.jsonl", ITEMS)
@@ -90,7 +90,7 @@ def test_the_scan_s_rows_are_the_same_with_the_whole_model_in_memory(
 
     load = checkpoint.load
     monkeypatch.setattr(checkpoint, "load", lambda folder, **_how: load(folder))
-    monkeypatch.setattr(backbone, "run", batch_by_batch)
+    monkeypatch.setattr(backbone, "run_by_block", batch_by_batch)
     scan.run(files / "pairs.tsv", tiny_quantized, tmp_path / "scan.tsv", params)
     assert (tmp_path / "scan.tsv").read_bytes() == (files / "scan.tsv").read_bytes()
 
@@ -244,7 +244,7 @@ def test_a_view_that_is_not_what_it_says_reads_no(
     swapped = {
         (layer, "content" if pooling == "mask" else "mask"): x for (layer, pooling), x in embedded.pooled.items()
     }
-    monkeypatch.setattr(scan.metrics, "cosine", lambda x, y: (x * y).sum(axis=-1))
+    monkeypatch.setattr(scan.similarity, "cosine", lambda x, y: (x * y).sum(axis=-1))
     tiny.model.model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: 2 * output)
     said = _said(scan.evidence(tiny.model, tiny.tokenizer, words, 8, embedded._replace(pooled=swapped)))
     assert {name for name, value in said.items() if value == "no"} == {

@@ -25,7 +25,7 @@ from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json, write_tsv
 from tli.measure import embeddings, scoring
 from tli.model import attention_sink, backbone, checkpoint, four_bit, hub, lora, supported
-from tli.model.batched_lora import stacked, window_mask
+from tli.model.batched_lora import batched_lora, window_mask
 from tli.stages import scan
 from tli.training import loop
 
@@ -71,7 +71,7 @@ def test_states_of_the_whole_and_of_a_cut_model_are_transformers_own(
         assert torch.equal(seen[str(number)], expected[number]), number
     if blocks is None:
         assert torch.equal(seen["norm"], expected[-1])
-    for layer, (states,) in backbone.run(model, [IDS]):
+    for layer, (states,) in backbone.run_by_block(model, [IDS]):
         torch.testing.assert_close(states, seen[layer], rtol=1e-5, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_words_that_share_a_beginning_keep_their_states(written: SimpleNamespace
     ids, real = backbone.pad(sequences, 3)
     with torch.no_grad():
         expected = written.model(ids, output_hidden_states=True).hidden_states
-    states = dict(backbone.run(checkpoint.load(written.base), [ids], [real]))
+    states = dict(backbone.run_by_block(checkpoint.load(written.base), [ids], [real]))
     for number, name in enumerate(["0", "1", "2", "3", "norm"]):
         torch.testing.assert_close(states[name][0][real], expected[number][real], rtol=1e-5, atol=1e-5)
 
@@ -90,7 +90,7 @@ def test_the_rows_of_the_embeddings_have_the_models_scale(written: SimpleNamespa
     for vocabulary in (None, IDS.flatten().tolist()):
         table = checkpoint.load(written.base, vocabulary=vocabulary).model.embed_tokens
         expected = written.model.model.embed_tokens(IDS)
-        assert torch.equal(checkpoint.rows(table, IDS), expected)
+        assert torch.equal(checkpoint.embedding_rows(table, IDS), expected)
         assert torch.equal(table(IDS), expected)
     plain = written.model.model.embed_tokens.weight[IDS]
     assert (written.type == "gemma3_text") != torch.equal(plain, expected)
@@ -118,10 +118,10 @@ def test_training_is_pefts_own_run(written: SimpleNamespace, pairs: list[Pair], 
     )
     rank = params.lora.model_copy(update={"targets": TARGETS, "rank": 4})
     model = checkpoint.load(written.nf4, layer)
-    checkpoint.dequantized(model)
-    with stacked(model, rank, layer, [3], layer) as stack:
-        (trained,) = loop.train(stack, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
-        adapter = stack.tensors(0)
+    checkpoint.dequantize(model)
+    with batched_lora(model, rank, layer, [3], layer) as adapters:
+        (trained,) = loop.train(adapters, checkpoint.tokenizer(written.nf4), pairs[:13], settings)
+        adapter = adapters.tensors(0)
     expected = peft_run.run(written.nf4, pairs[:13], rank, settings, layer, seed=3)
     assert [step.loss for step in trained.steps] == expected.losses
     assert [step.gradient_norm for step in trained.steps] == pytest.approx(expected.gradients, rel=1e-6)
@@ -212,7 +212,7 @@ def test_counts_are_pefts(written: SimpleNamespace, params: Params) -> None:
         rank = params.lora.model_copy(update={"targets": targets, "rank": 8})
         adapted = lora.attach(checkpoint.load(written.nf4), rank, 2, seed=0)
         expected = sum(tensor.numel() for tensor in get_peft_model_state_dict(adapted).values())
-        assert lora.size(shaped.model_copy(update={"lora": rank}), 2) == expected, targets
+        assert lora.parameter_count(shaped.model_copy(update={"lora": rank}), 2) == expected, targets
 
 
 QWEN3 = {"blocks": 4, "hidden_size": 64, "intermediate_size": 96, "heads": 4, "kv_heads": 2, "vocab_size": 160}
@@ -302,7 +302,9 @@ def test_every_field_of_the_shape_is_compared(tmp_path: Path, params: Params, fi
     hub.check_shape(shape, tmp_path, "config.json")
     value = getattr(shape, field)
     other = shape.model_copy(update={field: not value if isinstance(value, bool) else 2 * value})
-    line = rf"model\.{field} of the profile: expected {json.dumps(value)}, as in config\.json, got \w+; set it so"
+    line = (
+        rf"model\.{field} of the profile: expected {json.dumps(value)}, as in config\.json, got \w+; set the expected"
+    )
     with pytest.raises(UserError, match=line):
         hub.prepare(tmp_path, "config.json", other)
     assert set(FIELDS) == parameters.Shape.model_fields.keys()

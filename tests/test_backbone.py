@@ -77,15 +77,15 @@ def test_padding_and_batch_never_change_an_embedding(tiny_base: Path) -> None:
 def test_tokens_are_the_beginnings_and_stand_where_they_belong(sequences: list[list[int]]) -> None:
     """Each beginning once, and of every real position the token whose beginning ends there."""
     ids, real = backbone.pad(sequences, 3)
-    found = backbone.shared(ids, real)
+    found = backbone.distinct_tokens(ids, real)
     beginnings = {tuple(own[: end + 1]) for own in sequences for end in range(len(own))}
     assert len(found.first) == len(beginnings)
     for row, own in enumerate(sequences):
         for end in range(len(own)):
-            first_row, first_end = divmod(int(found.first[found.place[row, end]]), ids.shape[1])
+            first_row, first_end = divmod(int(found.first[found.token_at[row, end]]), ids.shape[1])
             assert ids[first_row, : first_end + 1].tolist() == own[: end + 1]
-    laid = found.laid_out(torch.arange(len(found.first))[:, None].float())
-    assert torch.equal(laid[..., 0][real].long(), found.place[real])
+    laid = found.expand(torch.arange(len(found.first))[:, None].float())
+    assert torch.equal(laid[..., 0][real].long(), found.token_at[real])
 
 
 @pytest.mark.parametrize("kind", ["nf4", "float32"])
@@ -101,7 +101,7 @@ def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Pa
         expected: dict[str, torch.Tensor] = {}
         with torch.no_grad():
             backbone.forward(model, ids, expected.__setitem__)
-        for layer, (states,) in backbone.run(model, [ids], [real]):
+        for layer, (states,) in backbone.run_by_block(model, [ids], [real]):
             torch.testing.assert_close(states[real], expected[layer][real], **bound)
 
     same()

@@ -145,7 +145,7 @@ def test_training_that_is_cut_off_goes_on_to_the_same_bytes(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     """The state is kept at steps 4 and 8; the run is cut off behind step `after`, and then once more at step 10."""
-    monkeypatch.setattr(pretrain, "KEEP", 4)
+    monkeypatch.setattr(pretrain, "STEPS_PER_CHECKPOINT", 4)
     original, trained = pretrain.pretrain, list[int]()
     ends = [after, max(after, 10), 99]
 

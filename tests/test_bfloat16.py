@@ -40,7 +40,7 @@ def test_the_product_is_rounded_once() -> None:
     dense.requires_grad_(False)
     x = torch.randn(5, 64, dtype=torch.bfloat16, requires_grad=True)
     holder: nn.Module = nn.Sequential(dense)
-    product = bfloat16.rounded(holder)(x)
+    product = bfloat16.round_products(holder)(x)
     assert product.dtype == torch.bfloat16
     exact = (x.double() @ dense.weight.double().T + dense.bias.double()).detach()
     step = torch.finfo(torch.bfloat16).eps * exact.abs() / 2  # half of the distance to the next number
@@ -91,11 +91,11 @@ def test_training_moves_the_pairs(measured: Path) -> None:
 
 def test_an_adapter_fits_around_the_product(tiny_quantized: Path, params: Params) -> None:
     """PEFT takes it for the dense layer that it is."""
-    model = bfloat16.rounded(checkpoint.load(tiny_quantized / "nf4", dtype="bfloat16"))
+    model = bfloat16.round_products(checkpoint.load(tiny_quantized / "nf4", dtype="bfloat16"))
     adapted = lora.attach(model, params.lora, blocks=2, seed=0)
     around = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
     assert len(around) == 2 * len(params.lora.targets)
-    assert all(isinstance(module.get_base_layer(), bfloat16.Rounded) for module in around)
+    assert all(isinstance(module.get_base_layer(), bfloat16.RoundedLinear) for module in around)
     assert all(isinstance(module.get_base_layer(), nn.Linear) for module in around)
 
 

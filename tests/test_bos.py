@@ -1,4 +1,4 @@
-"""The BOS regime's pieces: the direction that tells BOS apart, and what is refused."""
+"""The attention sink: the direction that separates BOS from other tokens, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def test_the_direction_has_bos_alone_above_zero(seed: int, n: int) -> None:
     others = torch.stack(others)
     others[:, 1] -= 4.0
     first[1] += 4.0
-    direction, (own, nearest) = attention_sink.separate(others, first, "here")
-    assert nearest == -attention_sink.QUIET
-    assert float((others @ direction).max()) == pytest.approx(-attention_sink.QUIET, rel=1e-3)
+    direction, (own, nearest) = attention_sink.bos_direction(others, first, "here")
+    assert nearest == -attention_sink.GATE_MARGIN
+    assert float((others @ direction).max()) == pytest.approx(-attention_sink.GATE_MARGIN, rel=1e-3)
     assert float(first @ direction) == pytest.approx(own, rel=1e-3)
     assert own > 0
 
 
 def test_a_bos_among_the_others_is_refused_in_one_line() -> None:
     others = torch.cat([torch.eye(64), -torch.eye(64)])
-    with pytest.raises(CheckFailed, match=r"here: expected a direction with BOS alone above 0, got none; raise"):
-        attention_sink.separate(others, torch.ones(64), "here")
+    with pytest.raises(CheckFailed, match=r"here: expected a direction that is positive at BOS only, got none; raise"):
+        attention_sink.bos_direction(others, torch.ones(64), "here")

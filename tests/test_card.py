@@ -62,7 +62,7 @@ def in_float32(model: Any) -> Any:
 
     Unpacked for each product, as elsewhere here: bitsandbytes' own kernel for processors takes no width such as 96.
     """
-    checkpoint.keep_unpacked(model)
+    checkpoint.disable_repacking(model)
     for parameter in model.parameters():
         parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
     for module in model.modules():

@@ -17,7 +17,7 @@ from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json
 from tli.model import backbone, checkpoint, lora
-from tli.model.checkpoint import Dequantized, Rows
+from tli.model.checkpoint import Dequantized, EmbeddingRows
 from tli.stages import quantize
 
 IDS = torch.tensor([[1, 8, 9, 40], [1, 30, 3, 3]])
@@ -43,7 +43,7 @@ def quantized(
 
 def by_transformers(folder: Path) -> PreTrainedModel:
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    checkpoint.keep_unpacked(model)
+    checkpoint.disable_repacking(model)
     return model.eval()
 
 
@@ -86,7 +86,7 @@ def test_block_after_block_gives_what_a_pass_a_batch_gives(quantized: Path, way:
     batches = [IDS, IDS[:1, :3], IDS.flip(0)]
     expected = [by_transformers(quantized / "nf4")(ids, output_hidden_states=True).hidden_states for ids in batches]
     model = checkpoint.load(quantized / "nf4", **way)
-    seen = dict(backbone.run(model, batches))
+    seen = dict(backbone.run_by_block(model, batches))
     assert list(seen) == ["0", "1", "2", "3", "4", "norm"]
     for number, hidden in enumerate(expected):
         assert all(torch.equal(seen[str(layer)][number], hidden[layer]) for layer in range(BLOCKS))
@@ -141,11 +141,11 @@ def test_a_model_without_its_head_gives_no_score(tiny_quantized: Path) -> None:
 def test_embeddings_are_the_rows_of_the_tokens_in_use_and_no_others(tiny_quantized: Path) -> None:
     model = checkpoint.load(tiny_quantized / "nf4", vocabulary=[9, 5, 7, 5])
     embeddings = model.model.embed_tokens
-    assert isinstance(embeddings, Rows)
+    assert isinstance(embeddings, EmbeddingRows)
     whole = checkpoint.load(tiny_quantized / "nf4").model.embed_tokens.weight
     assert torch.equal(embeddings.weight, whole[[5, 7, 9]])
     ids = torch.tensor([[9, 5], [7, 7]])
-    assert torch.equal(checkpoint.rows(embeddings, ids), whole[ids])
+    assert torch.equal(checkpoint.embedding_rows(embeddings, ids), whole[ids])
     for token in (0, 6, 10, 158):
         with pytest.raises(CheckFailed, match=f"expected one of the 3 tokens that were loaded, got {token};"):
             model(torch.tensor([[5, token]]))
@@ -160,7 +160,7 @@ def test_a_token_past_the_embeddings_is_one_clear_line(tiny_quantized: Path) -> 
 def test_one_block_at_a_time_is_in_memory(tiny_quantized: Path) -> None:
     model = checkpoint.load(tiny_quantized / "nf4", resident=0, weights="dequantized", head=False)
     held = {}
-    for layer, _ in backbone.run(model, [IDS, IDS[:1]]):
+    for layer, _ in backbone.run_by_block(model, [IDS, IDS[:1]]):
         blocks = enumerate(model.model.layers, start=1)
         held[layer] = [number for number, block in blocks if any(not p.is_meta for p in block.parameters())]
     assert held == {"0": [], "1": [1], "2": [2], "3": [3], "4": [4], "norm": [4]}

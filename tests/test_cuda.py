@@ -21,7 +21,7 @@ from tli.data.words.lexicon import Pair
 from tli.measure import embeddings, scoring
 from tli.measure.scoring import Request
 from tli.model import backbone, checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.training import loop
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as every stage sets it (tli.cli)
@@ -102,10 +102,10 @@ def test_embeddings_are_the_processor_s_but_for_rounding(tiny_quantized: Path) -
 
 def _trained(folder: Path, pairs: list[Pair], params: Params) -> tuple[list[float], dict[str, Tensor]]:
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 5})
-    model = loop.frozen(folder, params, pairs)
-    with stacked(model, params.lora, params.adapted_blocks, [0, 1], settings.layer) as stack:
-        first, _ = loop.train(stack, checkpoint.tokenizer(folder), pairs, settings)
-        return [step.loss for step in first.steps], stack.tensors(0)
+    model = loop.load_frozen(folder, params, pairs)
+    with batched_lora(model, params.lora, params.adapted_blocks, [0, 1], settings.layer) as adapters:
+        first, _ = loop.train(adapters, checkpoint.tokenizer(folder), pairs, settings)
+        return [step.loss for step in first.steps], adapters.tensors(0)
 
 
 @pytest.mark.usefixtures("gpu")

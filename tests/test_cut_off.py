@@ -76,7 +76,7 @@ def test_what_was_finished_is_not_done_again(
     figures: Callable[[str, int], None],
 ) -> None:
     """Cut off between two pieces, a stage does the rest of its work in the next run, and none of it twice."""
-    monkeypatch.setattr(scoring, "SHARD", 1)
+    monkeypatch.setattr(scoring, "BATCHES_PER_CHECKPOINT", 1)
     run, whole, cut = stages[name], tmp_path / "whole", tmp_path / "cut"
     run(whole)
     every = [*puts]

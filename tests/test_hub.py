@@ -66,7 +66,7 @@ def test_headers_are_what_the_library_wrote(
         assert info.nbytes == tensor.nbytes
         raw = info.file.read_bytes()[info.start : info.start + info.nbytes]
         assert raw == tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        assert shards.same(info, info)
+        assert shards.same_bytes(info, info)
 
 
 def file_of(header: object, data: bytes, length: int | None = None) -> bytes:
@@ -101,7 +101,7 @@ LIES = {
 def test_a_header_that_lies_is_refused_in_one_line(tmp_path: Path, lie: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(LIES[lie])
-    with pytest.raises(UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it anew") as e:
+    with pytest.raises(UserError, match=r"model\.safetensors: expected a safetensors file, got: .*fetch it again") as e:
         shards.headers(tmp_path)
     assert "\n" not in e.value.message
 
@@ -195,7 +195,7 @@ def test_the_published_defect_is_reported_and_the_head_is_loaded(
     assert torch.equal(model.lm_head.weight, original["lm_head.weight"])
     assert summary["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert shards.missing_from_index(out) == ([], [])
-    assert hub.head(out) == "own"
+    assert hub.head_kind(out) == "own"
     assert AutoTokenizer.from_pretrained(out, local_files_only=True)("mbwa").input_ids[0] == 1
 
 
@@ -260,12 +260,12 @@ def test_an_absent_head_is_said_and_taken_from_a_sibling_with_the_same_weights(
     world: SimpleNamespace, written: dict[Repo, Path]
 ) -> None:
     summary, out = world.fetch(HEADLESS)
-    assert summary["head"] == hub.head(out) == "absent"
+    assert summary["head"] == hub.head_kind(out) == "absent"
     asked = len(world.hub.requests())
     summary, out = world.fetch(HEADLESS, LLAMA)
     assert not [served for served in world.hub.requests()[asked:] if "config" in served.path], "only weights are needed"
     assert summary["head"] == f"from models/o/llama@{LLAMA.revision}"
-    assert hub.head(out) == "own"
+    assert hub.head_kind(out) == "own"
     assert load_file(out / hub.HEAD_FILE).keys() == {hub.HEAD}
     model, loading = AutoModelForCausalLM.from_pretrained(out, local_files_only=True, output_loading_info=True)
     assert not loading["missing_keys"]
@@ -324,8 +324,11 @@ UP = r"model\.layers\.0\.mlp\.up_proj\.weight"
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (flip_last_bit, rf"{UP}: expected the same bytes, got others; set head_from to a repository with the same"),
-        (halve, r"model\.embed_tokens\.weight: expected the same bytes, got others"),
+        (
+            flip_last_bit,
+            rf"{UP}: expected the same bytes, got different ones; set head_from to a repository with the same",
+        ),
+        (halve, r"model\.embed_tokens\.weight: expected the same bytes, got different ones"),
         (drop, rf"{UP}: expected shape \(96, 64\), got none"),
         (narrow, rf"{UP}: expected shape \(96, 64\), got \(95, 64\)"),
     ],
@@ -351,7 +354,7 @@ def test_a_sibling_without_a_head_or_for_one_that_has_a_head_is_refused(world: S
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (drop, rf"models/o/broken@9{{40}}/: expected the tensor {UP}, no shard holds it; choose a whole checkpoint"),
+        (drop, rf"models/o/broken@9{{40}}/: expected the tensor {UP}, no shard has it; choose a complete checkpoint"),
         (narrow, rf"{UP}: expected the shape \(96, 64\) of config\.json, got \(95, 64\)"),
     ],
 )
@@ -368,7 +371,7 @@ def test_a_checkpoint_that_would_load_with_random_weights_is_refused(
     [
         (
             r"model-00002.*",
-            r"expected 3 shards, model-00002-of-00003\.safetensors is missing; choose a whole checkpoint",
+            r"expected 3 shards, model-00002-of-00003\.safetensors is missing; choose a complete checkpoint",
         ),
         (r"config\.json", r"config\.json: no such file; choose a repository with config and tokenizer"),
         (r"tokenizer\.json", r"tokenizer\.json: no such file"),
@@ -413,7 +416,10 @@ def shape_of(folder: Path, **changed: Any) -> HubModel:
             {"tied_embeddings": True},
             r"model\.tied_embeddings of the profile: expected false, as in .*, got true; set it",
         ),
-        ({"vocab_size": 161}, r"model\.vocab_size of the profile: expected \d+, as in .*, got 161; set it so"),
+        (
+            {"vocab_size": 161},
+            r"model\.vocab_size of the profile: expected \d+, as in .*, got 161; set the expected value",
+        ),
     ],
 )
 def test_another_shape_is_refused_before_a_weight_is_asked_for(

@@ -291,8 +291,8 @@ def test_expected_false_negatives_are_what_a_long_training_counts(labels: list[s
 
     counted = []
     for epoch in range(300):
-        batches = loop.epochs(len(labels), size, 1, seed=1000 * seed + epoch)
-        counted.append(sum(int(objective.duplicates([labels[i] for i in batch]).sum()) for batch in batches))
+        batches = loop.epoch_batches(len(labels), size, 1, seed=1000 * seed + epoch)
+        counted.append(sum(int(objective.duplicate_mask([labels[i] for i in batch]).sum()) for batch in batches))
     error = statistics.stdev(counted) / math.sqrt(len(counted))
     assert audits.false_negatives(labels, size) == pytest.approx(statistics.fmean(counted), abs=5 * error + 1e-9)
 

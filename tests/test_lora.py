@@ -28,7 +28,7 @@ from tli.io.structured import write_tsv
 from tli.measure import pair_rows
 from tli.measure.views import BASE
 from tli.model import checkpoint, lora
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.paper.rows import Rows
 from tli.stages import similarity
 from tli.stages import train as train_stage
@@ -49,10 +49,10 @@ def trained(folder: Path, pairs: list[Pair], params: Params, blocks: int | None)
     """The adapter before and after some steps, and the run, on the whole model or cut to `blocks`."""
     model, tokenizer = checkpoint.load(folder, blocks=blocks), checkpoint.tokenizer(folder)
     settings = params.train.model_copy(update={"lr": 5e-3, "epochs": 3, "batch_size": 4})
-    with stacked(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as stack:
-        before = stack.tensors(0)
-        run = loop.train(stack, tokenizer, pairs, settings)
-    return before, stack.tensors(0), run
+    with batched_lora(model, params.lora, blocks or model.config.num_hidden_layers, [0], settings.layer) as adapters:
+        before = adapters.tensors(0)
+        run = loop.train(adapters, tokenizer, pairs, settings)
+    return before, adapters.tensors(0), run
 
 
 def test_beyond_the_target_layer_nothing_is_trained_and_nothing_else_changes(
@@ -76,15 +76,15 @@ def test_parameters_nominal_and_effective_are_the_published_ones() -> None:
     """At the published model's shape: r x 13,312 a block, on 32 blocks or on the 2 that get gradient."""
     loaded = parameters.load(ROOT / "params.yaml")
     paper = loaded.model_copy(update={"model": "lugha_llama"})
-    assert lora.size(paper, 1) == 16 * 13_312
-    assert lora.size(paper, paper.active.model.blocks) == 6_815_744
-    assert lora.size(paper, paper.train.layer) == 425_984
+    assert lora.parameter_count(paper, 1) == 16 * 13_312
+    assert lora.parameter_count(paper, paper.active.model.blocks) == 6_815_744
+    assert lora.parameter_count(paper, paper.train.layer) == 425_984
 
 
 def test_the_size_is_what_peft_counts(tiny: SimpleNamespace, params: Params) -> None:
     for blocks in (1, 2, 4):
         adapted = lora.attach(checkpoint.load(tiny.folder), params.lora, blocks, seed=0)
-        assert lora.size(params, blocks) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        assert lora.parameter_count(params, blocks) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
 
 
 # Norms.

@@ -124,7 +124,7 @@ def test_unpacked_once_computes_the_same_bits(tiny_quantized: Path, params: Para
     for unpack in (False, True):
         adapted = lora.attach(checkpoint.load(tiny_quantized / kind), params.lora, blocks=2, seed=0).eval()
         if unpack:
-            checkpoint.dequantized(adapted)
+            checkpoint.dequantize(adapted)
         logits = adapted(torch.arange(4, 28).reshape(3, 8)).logits
         logits.float().square().sum().backward()
         found.append((logits, [p.grad for p in adapted.parameters() if p.requires_grad], adapted))
@@ -153,10 +153,10 @@ def test_unpacking_knows_packed_scales_and_biases(double_quant: bool) -> None:
     torch.manual_seed(0)
     packed = Linear4bit(64, 32, compute_dtype=torch.bfloat16, compress_statistics=double_quant, quant_type="nf4")
     model = torch.nn.Sequential(packed.to("cpu"))
-    checkpoint.keep_unpacked(model)
+    checkpoint.disable_repacking(model)
     x = torch.randn(5, 64, dtype=torch.float16)
     expected = model(x)
-    checkpoint.dequantized(model)
+    checkpoint.dequantize(model)
     assert torch.equal(model(x), expected)
     assert type(model[0]) is checkpoint.Dequantized
 
@@ -266,7 +266,7 @@ def test_a_matrix_packed_in_parts_is_bitsandbytes_own_on_any_threads(
             found = four_bit._stored(name, info, kind, settings, compute)
         finally:
             torch.set_num_threads(1)
-        assert list(found) == list(expected) == list(four_bit._keys(name, kind, settings, compute))
+        assert list(found) == list(expected) == list(four_bit._stored_keys(name, kind, settings, compute))
         assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
@@ -290,7 +290,7 @@ def test_a_run_that_is_cut_off_goes_on_where_it_was(
         return inspect(folder, kind)
 
     monkeypatch.setattr(four_bit, "save_file", save_until)
-    monkeypatch.setattr(four_bit, "inspect", inspect_until)
+    monkeypatch.setattr(quantize, "inspect", inspect_until)
     with pytest.raises(KeyboardInterrupt):
         quantize.run(tiny_base, out, rows, params.quantize, params.active.compute.dtype)
     assert [path.name for path in tmp_path.iterdir()] == [".kept"]

@@ -111,7 +111,7 @@ def header(path: Path) -> dict[str, tuple[object, ...]]:
     for name, info in shards.headers_of([path], path).items():
         assert 0 <= info.start <= info.start + info.nbytes <= path.stat().st_size
         found[name] = info[1:]
-    assert checkpoint.Files(path.parent).where.keys() >= found.keys()
+    assert checkpoint.CheckpointFiles(path.parent).file_of.keys() >= found.keys()
     return found
 
 

@@ -155,7 +155,9 @@ def test_only_the_ranges_move_and_every_one_is_recorded(world: SimpleNamespace) 
 
 
 def test_another_shape_is_refused_before_a_byte_of_a_shard(world: SimpleNamespace, written: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.head_dim of the profile: expected 16, as in .*, got 32; set it so"):
+    with pytest.raises(
+        UserError, match=r"model\.head_dim of the profile: expected 16, as in .*, got 32; set the expected value"
+    ):
         world.fetch(shape=settings(written, head_dim=32))
     assert not world.hub.requests(r"safetensors$|/large/")
 
@@ -207,7 +209,7 @@ def test_an_adapter_of_the_whole_model_is_adopted_whole_and_acts_on_the_span(
     pooled = []
     for base in (out, written):
         adapter = world.folder / f"adapter-{base.name}"
-        lora.adopt(world.folder / "author.safetensors", base, settings_, adapter)
+        lora.import_adapter(world.folder / "author.safetensors", base, settings_, adapter)
         assert {block for block, _ in lora.norms(adapter)} == {1, 2, 3, 4}
         tuned = lora.load(checkpoint.load(base), adapter)
         pooled.append(embeddings.embed(tuned, checkpoint.tokenizer(base), FORMS, 4).pooled)
@@ -363,7 +365,9 @@ def test_a_byte_that_changes_in_the_cache_is_found(world: SimpleNamespace) -> No
         byte = file.read(1)
         file.seek(-5, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(CheckFailed, match=r"block-001\.safetensors: not as noted in .*; removed from the cache"):
+    with pytest.raises(
+        CheckFailed, match=r"block-001\.safetensors: expected the SHA-256 recorded in .*, got another; it was removed"
+    ):
         world.fetch(name="again")
     world.fetch(name="again")
 

@@ -22,7 +22,7 @@ from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.io.structured import write_tsv
 from tli.measure.scoring import Request
-from tli.measure.views import BASE, main_cell
+from tli.measure.views import BASE, main_run
 from tli.model import checkpoint, lora
 from tli.paper import probe as probing
 from tli.paper.rows import Rows
@@ -48,8 +48,8 @@ DOUBLE = listed(
 
 
 def test_every_form_is_a_candidate_and_a_query_once() -> None:
-    assert translate.pool(DOUBLE) == ["sharp", "strict", "hot"]
-    assert translate.queries(DOUBLE, translate.pool(DOUBLE)) == [
+    assert translate.candidate_forms(DOUBLE) == ["sharp", "strict", "hot"]
+    assert translate.queries(DOUBLE, translate.candidate_forms(DOUBLE)) == [
         translate.Query("kali", (0, 1)),
         translate.Query("moto", (2,)),
         translate.Query("joto", (2,)),
@@ -59,7 +59,7 @@ def test_every_form_is_a_candidate_and_a_query_once() -> None:
 def test_a_translation_of_either_set_is_right() -> None:
     """`kali` is listed as hot by a trained pair: then hot is no wrong answer."""
     both = [*DOUBLE, *listed("kali/Hot/trained", "kali/warm/trained")]
-    assert translate.queries(both, translate.pool(both))[0] == translate.Query("kali", (0, 1, 2))
+    assert translate.queries(both, translate.candidate_forms(both))[0] == translate.Query("kali", (0, 1, 2))
 
 
 def test_no_control_word_is_in_an_example() -> None:
@@ -108,7 +108,7 @@ def test_the_rank_by_hand(scores: list[float], right: Sequence[int], rank: int) 
 def test_sum_and_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums -3 and -4; the second has two tokens, so its mean, -2, is the higher one."""
     monkeypatch.setattr(translate, "scores", lambda *_: [-3.0, -4.0, -3.0, -4.0])
-    asked = translate.Asked(0, [Request([1, 2, 3], 1), Request([1, 2, 3, 4], 2)] * 2)
+    asked = translate.PromptRequests(0, [Request([1, 2, 3], 1), Request([1, 2, 3, 4], 2)] * 2)
     queries = [translate.Query("moja", (0,)), translate.Query("mbili", (1,))]
     tokenizer = SimpleNamespace(pad_token_id=0)
     found = translate.measure(BASE, None, tokenizer, [asked], queries, ["one", "two"], 4)  # type: ignore[arg-type]
@@ -163,8 +163,8 @@ def test_the_same_rows_twice(
 
 def test_scores_are_those_of_the_whole_text(pairs: list[Pair], tiny: SimpleNamespace, params: Params) -> None:
     """log p(answer | prompt) = log p(prompt answer) - log p(prompt), by the model's own loss over whole sequences."""
-    candidates = translate.pool(pairs)
-    asked = translate.ask(
+    candidates = translate.candidate_forms(pairs)
+    asked = translate.prompt_requests(
         tiny.tokenizer, translate.examples(pairs, params.probe), translate.queries(pairs, candidates), candidates
     )
     request = asked.requests[1]
@@ -209,7 +209,7 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
         Row(*cell, f"shots{shots}", f"neno{i}", "-", f"rank.{score}", value)
         for cell, values in (
             (BASE, before),
-            (main_cell(params.lora.scaling, params.lora.rank, params.train.seed), after),
+            (main_run(params.lora.scaling, params.lora.rank, params.train.seed), after),
         )
         for shots in (0, params.probe.shots)
         for score in ("sum", "mean")
@@ -233,10 +233,10 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
 
 
 def test_a_prompt_longer_than_the_model_is_refused() -> None:
-    asked = translate.Asked(9, [Request([1] * 20, 2)])
-    translate.fits([asked], 20)
+    asked = translate.PromptRequests(9, [Request([1] * 20, 2)])
+    translate.check_length([asked], 20)
     with pytest.raises(UserError, match=r"probe\.shots: expected prompts of at most 19 tokens .* got one of 20"):
-        translate.fits([asked], 19)
+        translate.check_length([asked], 19)
 
 
 def test_without_a_head_nothing_is_scored(

@@ -20,7 +20,7 @@ from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.io.structured import write_tsv
-from tli.measure.views import BASE, main_cell
+from tli.measure.views import BASE, main_run
 from tli.paper import projection
 from tli.paper.drawing import STYLE, svg
 from tli.paper.rows import Rows
@@ -121,7 +121,7 @@ def test_the_same_rows_twice(rows: Path) -> None:
 
 def test_rows_hold_every_pair_at_both_poolings_and_in_both_pictures(rows: Path, params: Params) -> None:
     found = Rows(rows / "one.tsv")
-    assert found.cells == ["base", main_cell(params.lora.scaling, params.lora.rank, params.train.seed).cell]
+    assert found.cells == ["base", main_run(params.lora.scaling, params.lora.rank, params.train.seed).cell]
     for cell in found.cells:
         for view in ("2.mask.nf4", "2.content.nf4"):
             for space in ("pca", "tsne"):
@@ -158,7 +158,7 @@ def test_the_embeddings_own_distance_follows_the_cosine(
 def fabricated(folder: Path, params: Params, shift: float, views: Sequence[str]) -> Rows:
     rng = np.random.default_rng(0)
     found = []
-    for cell in (BASE, main_cell(params.lora.scaling, params.lora.rank, params.train.seed)):
+    for cell in (BASE, main_run(params.lora.scaling, params.lora.rank, params.train.seed)):
         for view in views:
             for space in ("original", "pca", "tsne"):
                 for name, value in (("distance", 1 + shift), ("random_distance", 2), ("p_at_1", 0.4)):

@@ -17,7 +17,7 @@ import peft_run
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
 from tli.model import checkpoint, lora
-from tli.model.batched_lora import Batch, Products, Step, stacked
+from tli.model.batched_lora import Batch, LoraProducts, StepInputs, batched_lora
 from tli.training import loop
 
 # What together and alone may differ by. Nothing where a row of W x is the same bits whatever rows stand beside it, as
@@ -41,13 +41,13 @@ def _params(params: Params, **changes: object) -> Params:
 
 def _train(
     folder: Path, pairs: list[Pair], params: Params, seeds: list[int], unpack: bool = True
-) -> tuple[list[loop.Trained], list[dict[str, Tensor]]]:
+) -> tuple[list[loop.TrainingLog], list[dict[str, Tensor]]]:
     model, blocks = checkpoint.load(folder, blocks=params.adapted_blocks), params.adapted_blocks
     if unpack:
-        checkpoint.dequantized(model)
-    with stacked(model, params.lora, blocks, seeds, params.train.layer) as stack:
-        trained = loop.train(stack, checkpoint.tokenizer(folder), pairs, params.train)
-    return trained, [stack.tensors(adapter) for adapter in range(len(seeds))]
+        checkpoint.dequantize(model)
+    with batched_lora(model, params.lora, blocks, seeds, params.train.layer) as adapters:
+        trained = loop.train(adapters, checkpoint.tokenizer(folder), pairs, params.train)
+    return trained, [adapters.tensors(adapter) for adapter in range(len(seeds))]
 
 
 CASES: dict[str, dict[str, object]] = {
@@ -101,12 +101,12 @@ def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pa
     """Three times one adapter's A: its own run is another, the runs beside it are the same to the last bit."""
     changed, found = _params(params), []
     for factor in (1.0, 3.0):
-        with stacked(tiny.model, changed.lora, 2, [0, 1, 2], reached=2) as stack:
+        with batched_lora(tiny.model, changed.lora, 2, [0, 1, 2], last_block=2) as adapters:
             with torch.no_grad():
-                for layer in stack.layers.values():
+                for layer in adapters.layers.values():
                     layer.a[1] *= factor
-            runs = loop.train(stack, tiny.tokenizer, pairs, changed.train)
-        found.append([(run, stack.tensors(adapter)) for adapter, run in enumerate(runs)])
+            runs = loop.train(adapters, tiny.tokenizer, pairs, changed.train)
+        found.append([(run, adapters.tensors(adapter)) for adapter, run in enumerate(runs)])
     for adapter, ((run, tensors), (other, moved)) in enumerate(zip(*found, strict=True)):
         assert (run == other) == (adapter != 1)
         assert all(torch.equal(tensors[name], moved[name]) == (adapter != 1) for name in tensors)
@@ -114,8 +114,8 @@ def test_adapters_do_not_touch_one_another(tiny: SimpleNamespace, pairs: list[Pa
 
 def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params) -> None:
     seeds = [0, 5]
-    with stacked(tiny.model, params.lora, 4, seeds, reached=2) as stack:
-        started = [stack.tensors(adapter) for adapter in range(2)]
+    with batched_lora(tiny.model, params.lora, 4, seeds, last_block=2) as adapters:
+        started = [adapters.tensors(adapter) for adapter in range(2)]
     for seed, tensors in zip(seeds, started, strict=True):
         drawn = get_peft_model_state_dict(lora.attach(checkpoint.load(tiny.folder), params.lora, 4, seed))
         assert tensors.keys() == drawn.keys()
@@ -125,8 +125,8 @@ def test_adapters_start_as_peft_draws_them(tiny: SimpleNamespace, params: Params
 def test_the_model_comes_back_as_it_was(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
     ids = torch.arange(4, 28).reshape(3, 8)
     before, modules = tiny.model(ids).logits, [(name, id(module)) for name, module in tiny.model.named_modules()]
-    with stacked(tiny.model, params.lora, 4, [0, 1], reached=2) as stack:
-        loop.train(stack, tiny.tokenizer, pairs, params.train)
+    with batched_lora(tiny.model, params.lora, 4, [0, 1], last_block=2) as adapters:
+        loop.train(adapters, tiny.tokenizer, pairs, params.train)
     assert [(name, id(module)) for name, module in tiny.model.named_modules()] == modules
     assert torch.equal(tiny.model(ids).logits, before)
 
@@ -147,7 +147,7 @@ def test_masks_are_those_of_dropout(
     """Each adapter's masks are nn.Dropout's under its seed, layer after layer and step after step, whatever the other
     draws, padding in; drawn ahead, too, as for any device but the processor.
     """
-    step, batches = Step(rate, [seed, seed + 1]), [[*map(_batch, own)] for own in lengths]
+    step, batches = StepInputs(rate, [seed, seed + 1]), [[*map(_batch, own)] for own in lengths]
     found = []
     for number, own in enumerate(batches):
         step.begin(own, *batches[number + 1 : number + 2], device=torch.device(device))
@@ -176,17 +176,17 @@ def test_products_have_their_gradients(tokens: list[int], rank: int, dropped: bo
     n = len(tokens)
     x, a, b = draw(1, sum(tokens), 5), draw(n, rank, 5), draw(n, 4, rank)
     masks = [(draw(count, 5) > 0) * 2.0 for count in tokens] if dropped else None
-    out = Products.apply(x, a, b, 0.5, tokens, masks)
+    out = LoraProducts.apply(x, a, b, 0.5, tokens, masks)
     for k, (own, got) in enumerate(zip(x[0].split(tokens), out[0].split(tokens), strict=True)):
         seen = own if masks is None else own * masks[k]
         torch.testing.assert_close(got, 0.5 * seen @ a[k].T @ b[k].T)
-    assert torch.autograd.gradcheck(lambda *given: Products.apply(*given, 0.5, tokens, masks), (x, a, b))
+    assert torch.autograd.gradcheck(lambda *given: LoraProducts.apply(*given, 0.5, tokens, masks), (x, a, b))
 
 
 def test_saved_as_peft_saves_byte_for_byte(tiny: SimpleNamespace, params: Params, tmp_path: Path) -> None:
     adapted = lora.attach(checkpoint.load(tiny.folder, blocks=2), params.lora, 2, seed=1)
     adapted.save_pretrained(str(tmp_path / "peft"))
-    lora.settle(tmp_path / "peft", base="base")
+    lora.write_settings(tmp_path / "peft", base="base")
     for name in ("a", "b"):
         lora.save(get_peft_model_state_dict(adapted), params.lora, 2, tmp_path / name, base="base")
     for file in (lora.WEIGHTS, lora.SETTINGS):

@@ -20,7 +20,7 @@ from tli.io.errors import CheckFailed
 from tli.io.structured import write_tsv
 from tli.measure import embeddings
 from tli.model import checkpoint, lora
-from tli.model.batched_lora import Stack, stacked
+from tli.model.batched_lora import BatchedLora, batched_lora
 from tli.paper.rows import Rows
 from tli.stages import train
 from tli.training import loop, objective
@@ -41,20 +41,20 @@ def test_loss_is_its_definition(n: int, margin: float, seed: int, mask: bool) ->
     generator = torch.Generator().manual_seed(seed)
     anchors, positives = torch.randn(2, n, 5, generator=generator)
     masked = torch.rand(n, n, generator=generator) < 0.3
-    loss = objective.triplet(anchors, positives, margin, masked if mask else None)[0]
+    loss = objective.triplet_loss(anchors, positives, margin, masked if mask else None)[0]
     expected = _by_hand(anchors, positives, margin, masked if mask else torch.zeros(n, n, dtype=torch.bool))
     assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_positive_beyond_the_margin_costs_nothing() -> None:
     points = torch.eye(4)
-    loss, positive, negative = objective.triplet(points, points, margin=0.4)
+    loss, positive, negative = objective.triplet_loss(points, points, margin=0.4)
     assert (loss.item(), positive.item(), negative.item()) == (0.0, 1.0, 0.0)
 
 
 def test_duplicates_are_candidates_with_the_positives_form() -> None:
     expected = [[False, False, True], [False, False, False], [True, False, False]]
-    assert objective.duplicates(["dog", "cat", "dog"]).tolist() == expected
+    assert objective.duplicate_mask(["dog", "cat", "dog"]).tolist() == expected
 
 
 def test_duplicates_are_counted_always_and_masked_only_when_asked(
@@ -64,19 +64,19 @@ def test_duplicates_are_counted_always_and_masked_only_when_asked(
     runs = []
     for mask in (False, True):
         settings = params.train.model_copy(update={"mask_duplicates": mask, "epochs": 1, "batch_size": 8})
-        with stacked(tiny.model, params.lora, 2, [0], reached=2) as stack:
-            runs += loop.train(stack, tiny.tokenizer, twice, settings)
+        with batched_lora(tiny.model, params.lora, 2, [0], last_block=2) as adapters:
+            runs += loop.train(adapters, tiny.tokenizer, twice, settings)
     assert [run.false_negatives for run in runs] == [2, 2]
-    same = objective.duplicates([pair.english for pair in twice])
+    same = objective.duplicate_mask([pair.english for pair in twice])
     points = torch.eye(8)
     points[1] = points[0]
-    plain, masked = (objective.triplet(points, points, 0.4, out)[0].item() for out in (None, same))
+    plain, masked = (objective.triplet_loss(points, points, 0.4, out)[0].item() for out in (None, same))
     assert (plain, masked) == pytest.approx((2 * 0.4 / 8, 0.0))  # each twin costs the margin unless it is masked
 
 
 @given(st.integers(1, 40), st.integers(2, 9), st.integers(1, 3), st.integers(0, 99))
 def test_every_epoch_holds_every_pair_once(n: int, size: int, count: int, seed: int) -> None:
-    batches = list(loop.epochs(n, size, count, seed))
+    batches = list(loop.epoch_batches(n, size, count, seed))
     assert len(batches) == count * math.ceil(n / size)
     for epoch in range(count):
         part = batches[epoch * math.ceil(n / size) : (epoch + 1) * math.ceil(n / size)]
@@ -84,16 +84,16 @@ def test_every_epoch_holds_every_pair_once(n: int, size: int, count: int, seed: 
 
 
 def test_the_papers_batches_are_390() -> None:
-    assert len(list(loop.epochs(623, 8, 5, 0))) == 390
+    assert len(list(loop.epoch_batches(623, 8, 5, 0))) == 390
 
 
 def _train(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, seed: int = 0, **changes: object
-) -> tuple[Stack, loop.Trained]:
+) -> tuple[BatchedLora, loop.TrainingLog]:
     settings = params.train.model_copy(update=changes)
-    with stacked(tiny.model, params.lora, settings.layer, [seed], settings.layer) as stack:
-        (trained,) = loop.train(stack, tiny.tokenizer, pairs, settings)
-    return stack, trained
+    with batched_lora(tiny.model, params.lora, settings.layer, [seed], settings.layer) as adapters:
+        (trained,) = loop.train(adapters, tiny.tokenizer, pairs, settings)
+    return adapters, trained
 
 
 def test_training_brings_translations_together(tiny: SimpleNamespace, pairs: list[Pair], params: Params) -> None:
@@ -107,11 +107,11 @@ def test_learning_rate_zero_changes_nothing_anywhere(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
     """lr = 0: the adapter stays as it was drawn, and every embedding at every layer stays the base's, bit for bit."""
-    stack, _ = _train(tiny, pairs, params, lr=0.0)
+    adapters, _ = _train(tiny, pairs, params, lr=0.0)
     fresh = lora.attach(checkpoint.load(tiny.folder, blocks=2), params.lora, 2, seed=0)
     drawn = get_peft_model_state_dict(fresh)
-    assert all(torch.equal(tensor, drawn[name]) for name, tensor in stack.tensors(0).items())
-    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
+    assert all(torch.equal(tensor, drawn[name]) for name, tensor in adapters.tensors(0).items())
+    lora.save(adapters.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     adapted = lora.load(tiny.model, tmp_path / "a")
     words = [pair.swahili for pair in pairs]
     before = embeddings.embed(checkpoint.load(tiny.folder), tiny.tokenizer, words, 4)
@@ -136,11 +136,11 @@ def test_schedule_warms_up_then_falls_linearly(tiny: SimpleNamespace, pairs: lis
 def test_a_loss_that_is_not_finite_stops_with_step_and_words(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params
 ) -> None:
-    with stacked(tiny.model, params.lora, 2, [0, 7], reached=2) as stack:
+    with batched_lora(tiny.model, params.lora, 2, [0, 7], last_block=2) as adapters:
         with torch.no_grad():
-            stack.parameters[1][1].fill_(math.nan)
+            adapters.parameters[1][1].fill_(math.nan)
         with pytest.raises(CheckFailed, match=r"and nan at step 1 of \d+, seed 7 \(words: .*m"):
-            loop.train(stack, tiny.tokenizer, pairs, params.train)
+            loop.train(adapters, tiny.tokenizer, pairs, params.train)
 
 
 @pytest.mark.parametrize(("scaling", "rank", "factor"), [("2r", 4, 2.0), ("fixed32", 4, 8.0), ("rslora", 4, 4.0)])
@@ -156,8 +156,8 @@ def test_scalings(tiny: SimpleNamespace, params: Params, scaling: str, rank: int
 def test_adapters_load_with_pefts_own_class_on_the_whole_model(
     tiny: SimpleNamespace, pairs: list[Pair], params: Params, tmp_path: Path
 ) -> None:
-    stack, _ = _train(tiny, pairs, params, lr=5e-3)
-    lora.save(stack.tensors(0), params.lora, 2, tmp_path / "a", base="base")
+    adapters, _ = _train(tiny, pairs, params, lr=5e-3)
+    lora.save(adapters.tensors(0), params.lora, 2, tmp_path / "a", base="base")
     whole = PeftModel.from_pretrained(tiny.model, str(tmp_path / "a"))
     loaded = {name.replace(".default", ""): p for name, p in whole.named_parameters() if "lora_" in name}
     saved = load_file(tmp_path / "a" / "adapter_model.safetensors")
@@ -172,7 +172,7 @@ def test_adapters_load_with_pefts_own_class_on_the_whole_model(
 
 def test_rows_sum_a_run_up(params: Params) -> None:
     steps = [loop.Step(loss, 0.0, 0.0, 0.0, 0.0, 0.0) for loss in (4.0, 2.0, 1.0, 0.0)]
-    rows = loop.rows(("r8-s3", "2r", 8, "3"), loop.Trained(steps, 2, 512, 5), params.train)  # type: ignore[arg-type]
+    rows = loop.summary_rows(("r8-s3", "2r", 8, "3"), loop.TrainingLog(steps, 2, 512, 5), params.train)  # type: ignore[arg-type]
     assert {row.measure: row.value for row in rows} == {
         "loss_first": 3.0,
         "loss_last": 0.5,
@@ -202,11 +202,11 @@ def test_the_stage_describes_the_adapter_and_the_lengths(
 
 
 def test_shuffled_pairs_are_the_same_words_and_no_pair_as_it_was(pairs: list[Pair]) -> None:
-    moved = loop.shuffled(pairs, seed=3)
+    moved = loop.shuffled_pairs(pairs, seed=3)
     assert [pair.swahili for pair in moved] == [pair.swahili for pair in pairs]
     assert sorted(pair.english for pair in moved) == sorted(pair.english for pair in pairs)
     assert not any(new.english == old.english for new, old in zip(moved, pairs, strict=True))
-    assert moved == loop.shuffled(pairs, seed=3) != loop.shuffled(pairs, seed=4)
+    assert moved == loop.shuffled_pairs(pairs, seed=3) != loop.shuffled_pairs(pairs, seed=4)
 
 
 def test_shuffled_training_is_training_on_shuffled_pairs(
@@ -214,7 +214,7 @@ def test_shuffled_training_is_training_on_shuffled_pairs(
 ) -> None:
     arm = params.model_copy(update={"train": params.train.model_copy(update={"pairs": "shuffled"})})
     _, asked = _train(tiny, pairs[:12], arm, epochs=1)
-    _, given = _train(tiny, loop.shuffled(pairs[:12], 0), params, epochs=1)
+    _, given = _train(tiny, loop.shuffled_pairs(pairs[:12], 0), params, epochs=1)
     _, plain = _train(tiny, pairs[:12], params, epochs=1)
     assert asked.steps == given.steps
     assert asked.steps[0].loss != plain.steps[0].loss

@@ -113,11 +113,11 @@ def test_nothing_runs_or_is_scored_twice() -> None:
             )
             assert all(row[:1] == [0] for row in depth)
             assert batch.requests <= size
-            owners += batch.owner.tolist()
+            owners += batch.request.tolist()
         assert nodes <= sum(len(request.ids) for request in asked)
         assert sorted(owners) == [index for index, ids in enumerate(sequences) for _ in ids]
         prefixes = {(1, *ids[:length]) for ids in sequences for length in range(len(ids) + 1)}
-        if len(sequences) <= size and len(prefixes) ** 2 <= token_tree.EVEN:
+        if len(sequences) <= size and len(prefixes) ** 2 <= token_tree.BREAK_EVEN_NODES:
             assert nodes == len(prefixes), "one tree holds every prefix once"
 
     once()
@@ -133,9 +133,9 @@ def test_a_tree_is_cut_where_least_is_shared_and_where_that_pays(monkeypatch: py
     assert found(6) == [[0, 1, 2, 3, 4, 5]]
     assert found(5) == halves
     assert found(1) == [[index] for index in range(6)]
-    monkeypatch.setattr(token_tree, "EVEN", 14**2 - 8**2 - 7**2 - 1)  # of 14 nodes, BOS would run once more
+    monkeypatch.setattr(token_tree, "BREAK_EVEN_NODES", 14**2 - 8**2 - 7**2 - 1)  # of 14 nodes, BOS would run once more
     assert found(6) == halves
-    monkeypatch.setattr(token_tree, "EVEN", 14**2 - 8**2 - 7**2)
+    monkeypatch.setattr(token_tree, "BREAK_EVEN_NODES", 14**2 - 8**2 - 7**2)
     assert found(6) == [[0, 1, 2, 3, 4, 5]]
 
 
@@ -175,13 +175,13 @@ def test_rows_of_an_item(float32: SimpleNamespace) -> None:
 
 
 def test_drift_is_measured_and_small_in_float32(float32: SimpleNamespace) -> None:
-    row = scoring.drift(ITEMS, float32.model, float32.tokenizer, 8)
+    row = scoring.padding_drift(ITEMS, float32.model, float32.tokenizer, 8)
     assert (row.set, row.measure) == ("drift", "padding_drift")
     assert 0 <= float(row.value) < 5e-4
 
 
 def test_the_untrained_model_has_the_bases_shape_and_is_reproducible(tiny_quantized: Path, tiny_base: Path) -> None:
-    first, second = (scoring.untrained(tiny_quantized / "nf4", seed=0) for _ in range(2))
+    first, second = (scoring.untrained_model(tiny_quantized / "nf4", seed=0) for _ in range(2))
     assert first.num_parameters() == checkpoint.load(tiny_base).num_parameters()
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

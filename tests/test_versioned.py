@@ -42,13 +42,15 @@ def settings() -> MicroworldModel:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, settings: MicroworldModel) -> Path:
-    """A folder with build/world, build/base (pre-trained), base.json, and kept/, which tools/keep-weights wrote."""
+    """A folder with build/microworld, build/base (pre-trained), base.json, and kept/ from tools/keep-weights."""
     folder = tmp_path_factory.mktemp("versioned")
     shutil.copyfile(SMOKE, folder / "params.yaml")
     build = folder / "build"
     items = parameters.load(SMOKE).active.benchmarks
-    microworld.run(ROOT / "data" / "pairs.tsv", ROOT / "data" / "world", build / "world", folder / "world.json", items)
-    pretrain.run(build / "world", build / "base", folder / "base.json", settings)
+    microworld.run(
+        ROOT / "data" / "pairs.tsv", ROOT / "data" / "world", build / "microworld", folder / "world.json", items
+    )
+    pretrain.run(build / "microworld", build / "base", folder / "base.json", settings)
     call = subprocess.run(
         [sys.executable, ROOT / "tools" / "keep-weights", "build", KEPT, "base.json"],
         cwd=folder,
@@ -70,7 +72,7 @@ def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def run(settings: MicroworldModel) -> None:
-    versioned.run(Path("build/world"), Path("out/base"), Path("out/base.json"), settings)
+    versioned.run(Path("build/microworld"), Path("out/base"), Path("out/base.json"), settings)
 
 
 def test_the_stage_writes_the_trained_weights_rounded_to_bfloat16(place: Path, settings: MicroworldModel) -> None:
@@ -177,8 +179,11 @@ OTHER = r"model\.safetensors: expected tensors of SHA-256 \w{64} \(recipe\.json\
         (write(f"{KEPT}/recipe.json", "{"), r"recipe\.json: column 2: not JSON"),
         (write(f"{KEPT}/recipe.json", "[]"), r"recipe\.json: expected the weights' recipe"),
         (without_model, r"params\.yaml: model\.seed: expected None"),
-        (write("build/world/corpus.txt", "mbwa = mbwa, dog\n"), r"corpus\.txt: expected SHA-256 .*source to pretrain"),
-        (lambda: Path("build/world/corpus.txt").unlink(), r"corpus\.txt: no such file"),
+        (
+            write("build/microworld/corpus.txt", "mbwa = mbwa, dog\n"),
+            r"corpus\.txt: expected SHA-256 .*source to pretrain",
+        ),
+        (lambda: Path("build/microworld/corpus.txt").unlink(), r"corpus\.txt: no such file"),
     ],
 )
 def test_weights_that_do_not_fit_are_one_line_and_nothing_is_written(

@@ -45,15 +45,15 @@ from tli.io.rows import Row, write_rows
 from tli.io.structured import read_json, write_tsv
 from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
-from tli.measure.views import BASE, View, main_cell
+from tli.measure.views import BASE, View, main_run
 from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
 from tli.paper import accuracy, expected, judge, layers, similarity, tables, verify
 from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
-from tli.stages import scan, score, train
+from tli.stages import scan, score
 from tli.stages import similarity as similarity_stage
 from tli.stats import bootstrap, holm, mcnemar, t_tests
-from tli.training import loop
+from tli.training import loop, objective
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
@@ -165,11 +165,11 @@ WRONG = {
         {"kind": "nf4", "double_quant": False},
     ),
     "a layer's number is one off": Wrong(
-        backbone, "run", next_layer, test_align.test_what_a_view_is_is_read_off_the_loaded_model
+        backbone, "run_by_block", next_layer, test_align.test_what_a_view_is_is_read_off_the_loaded_model
     ),
     "the loss reads the layer before": Wrong(
         batched_lora,
-        "stacked",
+        "batched_lora",
         one_block_short,
         test_stack.test_one_adapter_is_pefts_run_bit_for_bit,
         {"changes": {}, "weights": "dequantized"},
@@ -181,10 +181,12 @@ WRONG = {
         test_train.test_scalings,
         {"scaling": "2r", "rank": 4, "factor": 2.0},
     ),
-    "the loss takes every negative": Wrong(train, "triplet", mean_negative, test_train.test_loss_is_its_definition),
+    "the loss takes every negative": Wrong(
+        objective, "triplet_loss", mean_negative, test_train.test_loss_is_its_definition
+    ),
     "shuffled pairs are the pairs": Wrong(
-        train,
-        "shuffled",
+        loop,
+        "shuffled_pairs",
         lambda _: lambda pairs, seed: [*pairs],
         test_train.test_shuffled_pairs_are_the_same_words_and_no_pair_as_it_was,
     ),
@@ -213,7 +215,7 @@ WRONG = {
         test_metrics.test_csls_on_a_worked_example,
     ),
     "the context is scored too": Wrong(
-        score, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
+        scoring, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
     ),
     "cause and effect change places": Wrong(
         prompts,
@@ -323,7 +325,7 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
     write_tsv(out / "pairs.tsv", Pair._fields, pairs)
     cut, settings = checkpoint.load(out / "quantized" / "nf4", blocks=2), params.train
     hard = settings.model_copy(update={"lr": 5e-3, "epochs": 6})
-    with batched_lora.stacked(cut, params.lora, 2, [0], reached=settings.layer) as adapters:
+    with batched_lora.batched_lora(cut, params.lora, 2, [0], last_block=settings.layer) as adapters:
         loop.train(adapters, checkpoint.tokenizer(out / "quantized" / "nf4"), pairs[:12], hard)
     lora.save(adapters.tensors(0), params.lora, 2, out / "adapter", base="base")
     scan.run(out / "pairs.tsv", out / "quantized", out / "scan.tsv", params)
@@ -366,7 +368,7 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
     write_items(out / "items.jsonl", (prompts.render(item, released=False) for item in source))
     score.run(out / "items.jsonl", prepared / "quantized", prepared / "adapter", out / "score.tsv", params)
     folder, size = prepared / "quantized" / "nf4", params.active.compute.batch_size
-    exam = scoring.prepare(scoring.asked_items(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
+    exam = scoring.prepare(scoring.items_to_score(out / "items.jsonl", params), checkpoint.tokenizer(folder), size)
     write_rows(out / "base.tsv", scoring.measure(BASE, exam, checkpoint.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
@@ -386,13 +388,13 @@ def searched(out: Path, params: Params) -> Measured:
     rows: list[Row] = []
     for cell, moved in (
         (BASE, english),
-        (main_cell(params.lora.scaling, params.lora.rank, params.train.seed), english + 0.2 * swahili),
+        (main_run(params.lora.scaling, params.lora.rank, params.train.seed), english + 0.2 * swahili),
     ):
         both = [
             embeddings.Embedded({(view.layer, view.pooling): words.astype(np.float32) for view in views}, {}, {}, {})
             for words in (swahili, moved)
         ]
-        rows += pair_rows.aggregates(cell, pairs, *both, views, params.measure.random_seeds)
+        rows += pair_rows.aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
     write_rows(out / "similarity.tsv", rows)
     return counted(pairs) | similarity.retrieval(Rows(out / "similarity.tsv"), params).measured
 

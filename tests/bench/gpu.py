@@ -225,7 +225,7 @@ def score(model: Model) -> dict[str, Any]:
     """Log-likelihoods of nine answers a premise, three to each of three hypotheses; what they share is run once."""
     size = model.config.vocab_size
     planned = [*token_tree.batches(xnli_shaped(size), 576)]
-    batches = [token_tree.stack(batch, 0) for batch in planned]
+    batches = [token_tree.pad_trees(batch, 0) for batch in planned]
     table = torch.randn(size, model.config.hidden_size, device=model.device, dtype=torch.bfloat16) * 0.02
     head, blocks = table.clone(), []
     for number in range(model.config.num_hidden_layers):
@@ -235,7 +235,7 @@ def score(model: Model) -> dict[str, Any]:
     start, scored, total = time.perf_counter(), 0, torch.zeros((), device=model.device)
     for batch in batches:
         ids, depth, end = batch.to(model.device)
-        states, mask = table[ids], token_tree.mask(end, torch.bfloat16)
+        states, mask = table[ids], token_tree.attention_mask(end, torch.bfloat16)
         positions = model.positions(states, depth)
         for block in blocks:
             output = block(states, attention_mask=mask, position_embeddings=positions)

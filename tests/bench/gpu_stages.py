@@ -20,7 +20,7 @@ from tli.data.words.lexicon import read_pairs
 from tli.measure import embeddings, scoring, token_tree
 from tli.measure.scoring import Request
 from tli.model import backbone, checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.stages import scan
 from tli.training import loop
 
@@ -57,9 +57,9 @@ def _measured(call: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any
 
 def _train(folder: Path, chosen: parameters.Params, seeds: Sequence[int]) -> dict[str, Any]:
     pairs = [pair for pair in read_pairs(PAIRS) if pair.set == "trained"]
-    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.frozen(folder / "nf4", chosen, pairs)
-    with stacked(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as stack:
-        loop.train(stack, tokenizer, pairs, chosen.train)
+    tokenizer, model = checkpoint.tokenizer(folder / "nf4"), loop.load_frozen(folder / "nf4", chosen, pairs)
+    with batched_lora(model, chosen.lora, chosen.adapted_blocks, seeds, chosen.train.layer) as adapters:
+        loop.train(adapters, tokenizer, pairs, chosen.train)
     words = [form for pair in pairs for form in (pair.swahili, pair.english)]
     tokens = sum(map(len, embeddings.tokens(tokenizer, words))) * chosen.train.epochs * len(seeds)
     return {"tokens": tokens, "flop": 4 * chosen.train.layer * shape.BLOCK_PARAMETERS * tokens}
@@ -72,7 +72,7 @@ def _scan(folder: Path, chosen: parameters.Params) -> dict[str, Any]:
     return {"tokens": tokens, "flop": 2 * shape.BLOCKS * shape.BLOCK_PARAMETERS * tokens}
 
 
-def _score(model: Any, asked: list[Request], planned: list[scoring.Batch]) -> dict[str, Any]:
+def _score(model: Any, asked: list[Request], planned: list[scoring.ScoringBatch]) -> dict[str, Any]:
     scoring.log_likelihoods(model, planned)
     sequences, states = [request.ids for request in asked], sum(len(batch.states) for batch in planned)
     tokens = sum(len(tree.ids) for tree in token_tree.trees(sequences, len(sequences)))

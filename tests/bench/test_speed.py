@@ -20,7 +20,7 @@ from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair
 from tli.measure import scoring
 from tli.model import checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.training import loop
 
 Tell = Callable[[str, str, str], None]
@@ -34,7 +34,7 @@ SHAPES = {"xnli": "Scoring 72 items of XNLI's shape, float32", "xcopa": "Scoring
 def test_a_cell_of_five_seeds(
     benchmark: BenchmarkFixture, cache: Path, committed: Params, noted: Noted, tell: Tell, name: str
 ) -> None:
-    """Five adapters of the paper's cell, sixty steps each: PEFT on the whole 4-bit model, or one stack."""
+    """Five adapters of the paper's cell, sixty steps each: PEFT on the whole 4-bit model, or batched LoRA."""
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS]
     settings, seeds = committed.train.model_copy(update={"epochs": 30, "warmup_steps": 5}), [0, 1, 2, 3, 4]
 
@@ -43,9 +43,9 @@ def test_a_cell_of_five_seeds(
         return [peft_run.run(cache, pairs, committed.lora, settings, blocks, seed).losses for seed in seeds]
 
     def by_us() -> list[list[float]]:
-        model, blocks = loop.frozen(cache, committed, pairs), committed.adapted_blocks
-        with stacked(model, committed.lora, blocks, seeds, settings.layer) as stack:
-            trained = loop.train(stack, checkpoint.tokenizer(cache), pairs, settings)
+        model, blocks = loop.load_frozen(cache, committed, pairs), committed.adapted_blocks
+        with batched_lora(model, committed.lora, blocks, seeds, settings.layer) as adapters:
+            trained = loop.train(adapters, checkpoint.tokenizer(cache), pairs, settings)
         return [[step.loss for step in run.steps] for run in trained]
 
     losses = benchmark.pedantic(by_us if name == STACKED else by_peft, rounds=3, warmup_rounds=1)

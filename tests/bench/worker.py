@@ -35,7 +35,7 @@ from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
 from tli.measure import embeddings
 from tli.model import backbone, checkpoint
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.stages import scan, train
 from tli.training import loop, objective
 
@@ -110,9 +110,9 @@ def together(folder: Path) -> Result:
     chosen, pairs = params("dequantized"), even(folder)
     settings = chosen.train.model_copy(update={"epochs": STEPS * BATCH // len(pairs)})
     backbone.setup(THREADS)
-    model, times = loop.frozen(folder / "nf4", chosen, pairs), timed_steps()
-    with stacked(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as stack:
-        first, *_ = loop.train(stack, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
+    model, times = loop.load_frozen(folder / "nf4", chosen, pairs), timed_steps()
+    with batched_lora(model, chosen.lora, chosen.adapted_blocks, range(SEEDS), LAYER) as adapters:
+        first, *_ = loop.train(adapters, checkpoint.tokenizer(folder / "nf4"), pairs, settings)
     result = a_step(times, [step.loss for step in first.steps])
     return result | {"seconds": result["seconds"] / SEEDS}
 
@@ -160,7 +160,7 @@ def by_peft(blocks: int | None, folder: Path) -> Result:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=chosen.train.lr, weight_decay=chosen.train.weight_decay)
     pairs, times, losses = even(folder), timed_steps(), []
-    order = loop.epochs(len(pairs), BATCH, STEPS * BATCH // len(pairs), chosen.train.seed)
+    order = loop.epoch_batches(len(pairs), BATCH, STEPS * BATCH // len(pairs), chosen.train.seed)
     for batch in order:
         texts = [pairs[index].swahili for index in batch] + [pairs[index].english for index in batch]
         inputs = tokenizer(texts, padding=True, return_tensors="pt")
@@ -168,7 +168,7 @@ def by_peft(blocks: int | None, folder: Path) -> Result:
         states = model(**inputs, output_hidden_states=True).hidden_states[LAYER]
         mask = inputs["attention_mask"].unsqueeze(-1)
         anchors, positives = ((states * mask).sum(dim=1) / mask.sum(dim=1)).chunk(2)
-        loss, *_ = objective.triplet(anchors.float(), positives.float(), chosen.train.margin)
+        loss, *_ = objective.triplet_loss(anchors.float(), positives.float(), chosen.train.margin)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -258,7 +258,7 @@ def offloaded(folder: Path) -> Any:
         one = first.model.layers[0]
         place.mkdir()
         save_file(one.state_dict(), place / "block.safetensors", metadata={"format": "pt"})
-    names = checkpoint.Files(place).where
+    names = checkpoint.CheckpointFiles(place).file_of
     config = AutoConfig.from_pretrained(folder / "nf4")
     del config.quantization_config
     with torch.device("meta"):

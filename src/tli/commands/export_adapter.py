@@ -120,7 +120,7 @@ def run(
             text = text.replace(f'revision="{model.revision}"', f'revision="{revision}"')
             text = text.replace(f"revision={model.revision}", f"revision={revision}")
             text = text.replace("; `first` is the one noted in fetched.sha256", "")
-        lora.settle(temporary, base, revision)
+        lora.write_settings(temporary, base, revision)
         write_text(temporary / lora.CARD, text)
         write_manifest(temporary)
     return sorted(file.name for file in out.iterdir())

@@ -1,1 +1,1 @@
-"""Measures of a model: views, embeddings, similarities, scores."""
+"""What is measured on a model: views, word embeddings, similarity measures and benchmark scores."""

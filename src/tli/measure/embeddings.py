@@ -1,6 +1,9 @@
-"""Embeddings of words: the hidden states of a word's tokens, averaged, at any layer under either pooling.
+"""Word embeddings: the mean of a word's hidden states, at any layer and under either pooling.
 
-Feeds every lexical table: scan, align and the sweep's alignment all read what `embed` returns.
+    e(w) = sum_t m_t h_t / sum_t m_t
+
+with h_t the hidden state of token t at a layer and m_t = 1 for the tokens that the pooling includes. All similarity
+tables use these embeddings (stages scan, base-rows, similarity, sweep-score, tsne and bfloat16).
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from tli.measure.views import POOLINGS
 from tli.model import backbone
 
 
-class Massive(NamedTuple):
-    """The largest activation of the first token's state at one layer, max_d |h_d|, where it is, and what is usual.
+class MassiveActivation(NamedTuple):
+    """The largest activation of the first token's state at one layer, max_d |h_d|, its dimension d, and the median.
 
-    `median` is the middle of |activation| over every token and dimension of a word, the middle word's. Sun et al. 2024
-    (2402.17762, section 2) call an activation massive that is above 100 and about 1,000 times that median or more.
+    `median` is the median over words of the median |activation| over a word's tokens and dimensions. Sun et al. 2024
+    (2402.17762, section 2) call an activation massive if it exceeds 100 and is about 1,000 times the median or more.
     """
 
     magnitude: float
@@ -34,21 +37,23 @@ class Massive(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """What a set of words looks like inside a model, per layer.
+    """The embeddings of a list of words and the norms of their hidden states, for each layer.
 
-    `pooled[layer, pooling]` is (word, d_model) in float32, not normalised; `bos_norm[layer]` and `content_norm[layer]`
-    are mean L2 norms: of the first token's state, and of the states of the words' own tokens (the mean over words of
-    their mean). The first token, BOS, follows from nothing before it: its state is one for all words, but for rounding.
+    - `pooled[layer, pooling]`: the embeddings, (word, d_model) in float32, not normalised.
+    - `bos_norm[layer]`: mean L2 norm of the first token's state. The first token (BOS) attends only to itself, so its
+      state is the same for all words except for rounding.
+    - `content_norm[layer]`: mean over words of the mean L2 norm of the word's content tokens.
+    - `massive[layer]`: the largest activation of the first token's state.
     """
 
     pooled: dict[tuple[str, str], Float[ndarray, "word d_model"]]
     bos_norm: dict[str, float]
     content_norm: dict[str, float]
-    massive: dict[str, Massive]
+    massive: dict[str, MassiveActivation]
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token in front of every word: BOS, or EOS where the tokenizer has no BOS (as Qwen2.5's), as in the harness.
+    """The token before every word: BOS, or EOS if the tokenizer has no BOS (Qwen2.5), as in lm-evaluation-harness.
 
     Raises:
         CheckFailed: the tokenizer has neither.
@@ -60,11 +65,11 @@ def first_token(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[list[int]]:
-    """Token ids of each word on its own, the first token (BOS, see `first_token`) in front.
+    """Token ids of each word by itself, with the first token (BOS, see `first_token`) in front.
 
     Raises:
-        CheckFailed: the tokenizer has a BOS and puts it not first, or makes nothing of a word; no pooling would mean
-            what it says.
+        CheckFailed: the tokenizer has a BOS token but does not put it first, or gives no token for a word. The poolings
+            would then not be what their names say.
     """
     ids: list[list[int]] = tokenizer(list(words), add_special_tokens=True)["input_ids"]
     first = first_token(tokenizer)
@@ -82,102 +87,114 @@ def tokens(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[lis
 def content(
     ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"], tokenizer: PreTrainedTokenizerBase
 ) -> Bool[Tensor, "batch pos"]:
-    """Where a token is the word's own: neither padding nor BOS, EOS or pad."""
+    """True at the content tokens of a word: neither padding nor a special token (BOS, EOS, pad)."""
     special = torch.tensor(tokenizer.all_special_ids, device=ids.device)
     return real & ~torch.isin(ids, special)
 
 
 def pool(
-    states: Float[Tensor, "batch pos d_model"], chosen: Bool[Tensor, "batch pos"]
+    states: Float[Tensor, "batch pos d_model"], selected: Bool[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch d_model"]:
-    """Mean over the chosen positions, e_b = sum_t m_bt h_bt / sum_t m_bt, in float32 whatever the states' dtype."""
-    weights = chosen.unsqueeze(-1).float()
+    """Mean over the selected positions, e_b = sum_t m_bt h_bt / sum_t m_bt, computed in float32 for every dtype."""
+    weights = selected.unsqueeze(-1).float()
     return (states.float() * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def medians(size: Float[ndarray, "batch pos d_model"], lengths: Int[ndarray, " batch"]) -> Float[ndarray, " batch"]:
-    """Each word's median over its tokens and their dimensions; of an even number, the lower of the middle two."""
-    middle = np.empty(len(size), dtype=size.dtype)
+def medians(
+    magnitudes: Float[ndarray, "batch pos d_model"], lengths: Int[ndarray, " batch"]
+) -> Float[ndarray, " batch"]:
+    """Each word's median over its tokens and dimensions; for an even count, the lower of the two middle values."""
+    medians_of_words = np.empty(len(magnitudes), dtype=magnitudes.dtype)
     for length in np.unique(lengths):
         rows = lengths == length
-        flat = size[rows, :length].reshape(int(rows.sum()), -1)
-        place = (flat.shape[1] - 1) // 2
-        middle[rows] = np.partition(flat, place, axis=1)[:, place]
-    return middle
+        flat = magnitudes[rows, :length].reshape(int(rows.sum()), -1)
+        middle_index = (flat.shape[1] - 1) // 2
+        medians_of_words[rows] = np.partition(flat, middle_index, axis=1)[:, middle_index]
+    return medians_of_words
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> set[int]:
-    """Every token id that `embed` asks the model for with these words: theirs, and that of padding."""
+    """Every token id that `embed` gives to the model for these words: their tokens and the padding token."""
     return {tokenizer.pad_token_id, *chain.from_iterable(tokens(tokenizer, words))}
 
 
-class Batch(NamedTuple):
-    """Words that go through the model together: which list they are of, their places in it, and their tokens."""
+class WordBatch(NamedTuple):
+    """Words that go through the model together: the list they come from, their indices in it, and their tokens."""
 
-    part: int
+    list_index: int
     indices: list[int]
     ids: Int[Tensor, "batch pos"]
     real: Bool[Tensor, "batch pos"]
-    own: Bool[Tensor, "batch pos"]
+    content: Bool[Tensor, "batch pos"]
     lengths: Int[ndarray, " batch"]
 
 
 def embed(model: nn.Module, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], batch_size: int) -> Embedded:
-    """Embeddings of `words` at every layer that `model` has, pooled by `mask` (BOS in) and by `content` (BOS out)."""
-    found = Embedded({}, {}, {}, {})
-    for _, (one,) in by_layer(model, tokenizer, [words], batch_size):
-        found.pooled.update(one.pooled)
-        found.bos_norm.update(one.bos_norm)
-        found.content_norm.update(one.content_norm)
-        found.massive.update(one.massive)
-    return found
+    """Embeddings of `words` at every layer of `model`, pooled by `mask` (with BOS) and by `content` (without BOS)."""
+    embedded = Embedded({}, {}, {}, {})
+    for _, (at_layer,) in by_layer(model, tokenizer, [words], batch_size):
+        embedded.pooled.update(at_layer.pooled)
+        embedded.bos_norm.update(at_layer.bos_norm)
+        embedded.content_norm.update(at_layer.content_norm)
+        embedded.massive.update(at_layer.massive)
+    return embedded
 
 
 def by_layer(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, lists: Sequence[Sequence[str]], batch_size: int
 ) -> Iterator[tuple[str, list[Embedded]]]:
-    """Layer after layer, what `embed` gives there for each list of words: no layer is held beside another."""
+    """Yields each layer's name and, for each list of words, what `embed` returns; one layer is in memory at a time."""
     device = next(model.parameters()).device
-    batches: list[Batch] = []
-    for part, words in enumerate(lists):
+    batches: list[WordBatch] = []
+    for list_index, words in enumerate(lists):
         sequences = tokens(tokenizer, words)
         for indices in backbone.batches(sequences, batch_size):
             ids, real = backbone.pad([sequences[index] for index in indices], tokenizer.pad_token_id)
             lengths = np.array([len(sequences[index]) for index in indices])
-            own = content(ids, real, tokenizer)
-            batches.append(Batch(part, indices, ids.to(device), real.to(device), own.to(device), lengths))
-    for layer, states in backbone.run(model, [batch.ids for batch in batches], [batch.real for batch in batches]):
-        found = []
-        for part, words in enumerate(lists):
-            own_batches = [(batch, each) for batch, each in zip(batches, states, strict=True) if batch.part == part]
-            found.append(_pooled(layer, len(words), own_batches))
-        yield layer, found
+            content_tokens = content(ids, real, tokenizer)
+            batches.append(
+                WordBatch(list_index, indices, ids.to(device), real.to(device), content_tokens.to(device), lengths)
+            )
+    for layer, states in backbone.run_by_block(
+        model, [batch.ids for batch in batches], [batch.real for batch in batches]
+    ):
+        embedded = []
+        for list_index, words in enumerate(lists):
+            batches_of_list = [
+                (batch, batch_states)
+                for batch, batch_states in zip(batches, states, strict=True)
+                if batch.list_index == list_index
+            ]
+            embedded.append(_pooled(layer, len(words), batches_of_list))
+        yield layer, embedded
 
 
-def _pooled(layer: str, n: int, batches: Sequence[tuple[Batch, Float[Tensor, "batch pos d_model"]]]) -> Embedded:
-    """`n` words at one layer, from their batches."""
+def _pooled(layer: str, n: int, batches: Sequence[tuple[WordBatch, Float[Tensor, "batch pos d_model"]]]) -> Embedded:
+    """The embeddings and norms of `n` words at one layer, from the hidden states of their batches."""
     means = {pooling: np.zeros((n, batches[0][1].shape[-1]), dtype=np.float32) for pooling in POOLINGS}
-    kept = {name: np.zeros(n) for name in ("bos", "content", "magnitude", "dimension", "median")}
-    for batch, own in batches:
-        states = own.float()
-        for pooling, chosen in zip(POOLINGS, (batch.real, batch.own), strict=True):
-            means[pooling][batch.indices] = pool(states, chosen).cpu().numpy()
-        length, size = states.norm(dim=-1, keepdim=True), states.abs()
-        largest = size[:, 0].max(dim=-1)
-        kept["bos"][batch.indices] = length[:, 0, 0].cpu().numpy()
-        kept["content"][batch.indices] = pool(length, batch.own)[:, 0].cpu().numpy()
-        kept["magnitude"][batch.indices] = largest.values.cpu().numpy()
-        kept["dimension"][batch.indices] = largest.indices.cpu().numpy()
-        kept["median"][batch.indices] = medians(size.cpu().numpy(), batch.lengths)
+    per_word = {name: np.zeros(n) for name in ("bos", "content", "magnitude", "dimension", "median")}
+    for batch, batch_states in batches:
+        states = batch_states.float()
+        for pooling, selected in zip(POOLINGS, (batch.real, batch.content), strict=True):
+            means[pooling][batch.indices] = pool(states, selected).cpu().numpy()
+        norms, magnitudes = states.norm(dim=-1, keepdim=True), states.abs()
+        largest = magnitudes[:, 0].max(dim=-1)
+        per_word["bos"][batch.indices] = norms[:, 0, 0].cpu().numpy()
+        per_word["content"][batch.indices] = pool(norms, batch.content)[:, 0].cpu().numpy()
+        per_word["magnitude"][batch.indices] = largest.values.cpu().numpy()
+        per_word["dimension"][batch.indices] = largest.indices.cpu().numpy()
+        per_word["median"][batch.indices] = medians(magnitudes.cpu().numpy(), batch.lengths)
     return Embedded(
         {(layer, pooling): mean for pooling, mean in means.items()},
-        {layer: float(kept["bos"].mean())},
-        {layer: float(kept["content"].mean())},
-        {layer: _massive(kept)},
+        {layer: float(per_word["bos"].mean())},
+        {layer: float(per_word["content"].mean())},
+        {layer: _massive_activation(per_word)},
     )
 
 
-def _massive(kept: dict[str, Float[ndarray, " word"]]) -> Massive:
-    """Over words: the largest magnitude, its dimension, the median of the medians."""
-    top = int(kept["magnitude"].argmax())
-    return Massive(float(kept["magnitude"][top]), int(kept["dimension"][top]), float(np.median(kept["median"])))
+def _massive_activation(per_word: dict[str, Float[ndarray, " word"]]) -> MassiveActivation:
+    """Over all words: the largest magnitude, its dimension, and the median of the words' medians."""
+    top = int(per_word["magnitude"].argmax())
+    return MassiveActivation(
+        float(per_word["magnitude"][top]), int(per_word["dimension"][top]), float(np.median(per_word["median"]))
+    )

@@ -1,4 +1,10 @@
-"""Zero-shot scoring: the log-likelihood of each choice of an item."""
+"""Zero-shot scoring: the log-likelihood of each choice of a benchmark item.
+
+    log p(choice | context) = sum over the choice's tokens t of log p(t | context and the choice's tokens before t)
+
+in nats. The choice with the highest sum is the prediction (lm-evaluation-harness 0.4.13, metric acc). Used by the
+stages base-rows, score, sweep-score and translate.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +28,27 @@ from tli.io.errors import CheckFailed
 from tli.io.rows import Row
 from tli.io.structured import read_json
 from tli.measure import token_tree
-from tli.measure.views import BASE, Cell
+from tli.measure.views import BASE, RunId
 from tli.model import backbone, checkpoint
 
-FILE = "score.tsv"  # where a folder holds these rows
-SHARD = 32  # batches whose scores are kept together
+FILE = "score.tsv"  # the name of these rows in a folder of rows
+BATCHES_PER_CHECKPOINT = 32  # batches of one checkpoint: their scores are written together
 
 
 class Request(NamedTuple):
-    """A token sequence and how many of its last tokens are scored."""
+    """A token sequence, and the number of its last tokens that are scored."""
 
     ids: list[int]
     scored: int
 
 
-def asked_items(path: Path, params: Params) -> list[Item]:
-    """The items to score: those of the file, and none where the profile has no benchmarks."""
+def items_to_score(path: Path, params: Params) -> list[Item]:
+    """The items of the file; no items if the model's profile has no benchmarks."""
     return [] if params.active.benchmarks.source == "none" else read_items(path)
 
 
-def untrained(folder: Path, seed: int) -> PreTrainedModel:
-    """A model of the same configuration with random weights: a baseline that is named so wherever it is shown."""
+def untrained_model(folder: Path, seed: int) -> PreTrainedModel:
+    """A model with the checkpoint's configuration and random weights from `seed`: the untrained baseline."""
     config = checkpoint.config(folder)
     del config.quantization_config
     with torch.random.fork_rng(devices=[]):
@@ -53,62 +59,66 @@ def untrained(folder: Path, seed: int) -> PreTrainedModel:
 
 
 def requests(tokenizer: PreTrainedTokenizerBase, item: Item) -> list[Request]:
-    """One token sequence an option, cut where lm-evaluation-harness cuts it.
+    """One token sequence per choice, split into context and choice as lm-evaluation-harness splits it.
 
-    With a context, context + option is tokenised as one text and what exceeds the context's own tokens is scored;
-    without one, BOS (EOS where the tokenizer has no BOS) stands for it and every token of the option is scored.
+    With a context, context + choice is tokenised as one text, and the tokens after the first n are scored, n being the
+    number of tokens of the context alone. Without a context, BOS (or EOS if the tokenizer has no BOS) takes its place
+    and all tokens of the choice are scored.
     """
     if not item.context:
         start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        plain = [tokenizer.encode(option, add_special_tokens=False) for option in item.options]
-        return [Request([start_id, *ids], len(ids)) for ids in plain]
-    start = len(tokenizer.encode(item.context))
-    whole = [tokenizer.encode(item.context + option) for option in item.options]
-    return [Request(ids, len(ids) - start) for ids in whole]
+        choice_ids = [tokenizer.encode(choice, add_special_tokens=False) for choice in item.options]
+        return [Request([start_id, *ids], len(ids)) for ids in choice_ids]
+    context_length = len(tokenizer.encode(item.context))
+    full_ids = [tokenizer.encode(item.context + choice) for choice in item.options]
+    return [Request(ids, len(ids) - context_length) for ids in full_ids]
 
 
-class Batch(NamedTuple):
-    """Trees that run together, and what is read off them: each state once, each token's log p once.
+class ScoringBatch(NamedTuple):
+    """Trees that run together, and which values are read: each hidden state and each token's log p only once.
 
-    `trees` is `trie.stack`'s. Of each state read, `states`: its place in the flattened batch. Of each token scored:
-    which of those states foretells it, `before`, and which token it is, `token`. Of each term of a sum: which token
-    scored, `term`, in which request's sum, `owner`. `requests`: how many have their sum here.
+    - `requests`: the number of requests whose sums are computed here.
+    - `trees`: the padded trees (`token_tree.pad_trees`).
+    - `states`: the positions, in the flattened batch, of the hidden states that predict a scored token.
+    - `before`, `token`: for each scored token, the index of its state in `states`, and its token id.
+    - `term`, `request`: for each term of a sum, the index of its scored token, and the request it is added to.
     """
 
     requests: int
-
     trees: Int[Tensor, "3 tree node"]
     states: Int[Tensor, " state"]
     before: Int[Tensor, " token"]
     token: Int[Tensor, " token"]
     term: Int[Tensor, " term"]
-    owner: Int[Tensor, " term"]
+    request: Int[Tensor, " term"]
 
 
-def plan(asked: Sequence[Request], pad_id: int, batch_size: int) -> list[Batch]:
-    """The batches that score `asked`, `batch_size` requests each at most: the same for every model of a tokenizer."""
+def plan(to_score: Sequence[Request], pad_id: int, batch_size: int) -> list[ScoringBatch]:
+    """Batches of at most `batch_size` requests; they are the same for every model with the same tokenizer."""
     return [
-        _batch(batch, asked, token_tree.stack(batch, pad_id))
-        for batch in token_tree.batches([request.ids for request in asked], batch_size)
+        _batch(batch, to_score, token_tree.pad_trees(batch, pad_id))
+        for batch in token_tree.batches([request.ids for request in to_score], batch_size)
     ]
 
 
-def _batch(batch: Sequence[token_tree.Tree], asked: Sequence[Request], trees: Int[Tensor, "3 tree node"]) -> Batch:
+def _batch(
+    batch: Sequence[token_tree.Tree], to_score: Sequence[Request], trees: Int[Tensor, "3 tree node"]
+) -> ScoringBatch:
     states: dict[int, int] = {}
-    tokens: dict[int, tuple[int, int]] = {}
-    numbers: dict[int, int] = {}
+    scored_tokens: dict[int, tuple[int, int]] = {}
+    token_indices: dict[int, int] = {}
     terms: list[tuple[int, int]] = []
     for row, tree in enumerate(batch):
-        start = row * trees.shape[2]
+        row_start = row * trees.shape[2]
         for index, path in tree.paths.items():
-            for parent, node in pairwise(path[-asked[index].scored - 1 :]):
-                place = numbers.setdefault(start + node, len(numbers))
-                tokens[place] = states.setdefault(start + parent, len(states)), tree.ids[node]
-                terms.append((place, index))
-    before, token = _columns(tokens.values())
-    term, owner = _columns(terms)
-    places = torch.tensor([*states], dtype=torch.int64)
-    return Batch(sum(len(tree.paths) for tree in batch), trees, places, before, token, term, owner)
+            for parent, node in pairwise(path[-to_score[index].scored - 1 :]):
+                token_index = token_indices.setdefault(row_start + node, len(token_indices))
+                scored_tokens[token_index] = states.setdefault(row_start + parent, len(states)), tree.ids[node]
+                terms.append((token_index, index))
+    before, token = _columns(scored_tokens.values())
+    term, request = _columns(terms)
+    state_positions = torch.tensor([*states], dtype=torch.int64)
+    return ScoringBatch(sum(len(tree.paths) for tree in batch), trees, state_positions, before, token, term, request)
 
 
 def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
@@ -117,86 +127,97 @@ def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[Int[Tensor, " pair"], In
 
 
 def log_likelihoods(
-    model: nn.Module, batches: Sequence[Batch], finished: resume.Checkpoints | None = None, name: str = "scores"
+    model: nn.Module, batches: Sequence[ScoringBatch], finished: resume.Checkpoints | None = None, name: str = "scores"
 ) -> list[float]:
-    """Sum of log p of each planned request's scored tokens, in nats: log-softmax in float32, the sum in float64, where
-    a thousand nats leave every digit of float32. Padding never enters.
+    """The log-likelihood of each planned request: the sum of log p over its scored tokens, in nats.
 
-    What several requests begin with runs once (`trie`), and the head is applied to the states alone that foretell a
-    scored token, once each. With `finished` the sums of every SHARD batches are kept there under `name`, and taken from
-    there where they are already.
+    The log-softmax is computed in float32 and the sum in float64, so that sums of a thousand nats keep all digits of
+    float32. A common prefix of several requests runs once (token_tree.py), and the head runs only on the states that
+    predict a scored token. Padding has no effect.
+
+    Args:
+        finished: where the sums of every BATCHES_PER_CHECKPOINT batches are saved, and read if they are there already.
+        name: the name of these checkpoints.
 
     Raises:
-        CheckFailed: the model attends to a window shorter than a sequence, which a tree's mask would widen.
+        CheckFailed: the model attends to a window shorter than a sequence; the mask of a tree would ignore it.
     """
-    found = [0.0] * sum(batch.requests for batch in batches)
-    shards = {start: batches[start : start + SHARD] for start in range(0, len(batches), SHARD)}
+    sums = [0.0] * sum(batch.requests for batch in batches)
+    groups = {
+        start: batches[start : start + BATCHES_PER_CHECKPOINT]
+        for start in range(0, len(batches), BATCHES_PER_CHECKPOINT)
+    }
     if finished is None:
-        pieces = map(partial(_sums, model), shards.values())
+        results = map(partial(_sums, model), groups.values())
     else:
-        told = progress.track(shards.items(), f"transfer {name}", len(shards))
-        files = (finished.get_or_make(f"{name}-{start}", partial(_write_sums, model, shard)) for start, shard in told)
-        pieces = map(read_json, files)
-    for index, value in chain.from_iterable(pieces):
-        found[index] = value
-    return found
+        shown = progress.track(groups.items(), f"score {name}", len(groups))
+        files = (finished.get_or_make(f"{name}-{start}", partial(_write_sums, model, group)) for start, group in shown)
+        results = map(read_json, files)
+    for index, value in chain.from_iterable(results):
+        sums[index] = value
+    return sums
 
 
-def _write_sums(model: nn.Module, shard: Sequence[Batch], path: Path) -> None:
-    path.write_text(json.dumps(_sums(model, shard)), encoding="utf-8")  # every digit
+def _write_sums(model: nn.Module, group: Sequence[ScoringBatch], path: Path) -> None:
+    path.write_text(json.dumps(_sums(model, group)), encoding="utf-8")  # json keeps all digits of a float
 
 
 @torch.no_grad()
-def _sums(model: nn.Module, batches: Sequence[Batch]) -> list[tuple[int, float]]:
-    """(request, its sum) of each request that has a token scored in these batches."""
+def _sums(model: nn.Module, batches: Sequence[ScoringBatch]) -> list[tuple[int, float]]:
+    """(index of a request, its sum) for each request in these batches that has a scored token."""
     body, head, device = backbone.body_of(model), backbone.head_of(model), next(model.parameters()).device
     dtype, window = body.embed_tokens.weight.dtype, getattr(body.config, "sliding_window", None)
-    found: list[tuple[int, float]] = []
+    sums_of_requests: list[tuple[int, float]] = []
     for batch in batches:
         ids, depth, end = batch.trees.to(device)
         if window is not None and int(depth.max()) >= window:
             raise CheckFailed(
-                f"transfer: expected sequences within the model's attention window of {window} tokens, "
+                f"score: expected sequences within the model's attention window of {window} tokens, "
                 f"got one of {int(depth.max()) + 1}; leave the item out"
             )
-        output = body(input_ids=ids, position_ids=depth, attention_mask=token_tree.mask(end, dtype), use_cache=False)
-        read = output.last_hidden_state.flatten(0, 1)[batch.states.to(device)]
-        logits = torch.log_softmax(head(read), dim=-1, dtype=torch.float32)
-        chosen = logits[batch.before.to(device), batch.token.to(device)].double().cpu()
-        owners, places = batch.owner.unique(return_inverse=True)
-        sums = torch.zeros(len(owners), dtype=torch.float64).index_add_(0, places, chosen[batch.term])
-        found += zip(owners.tolist(), sums.tolist(), strict=True)
-    return found
+        output = body(
+            input_ids=ids, position_ids=depth, attention_mask=token_tree.attention_mask(end, dtype), use_cache=False
+        )
+        states = output.last_hidden_state.flatten(0, 1)[batch.states.to(device)]
+        log_p = torch.log_softmax(head(states), dim=-1, dtype=torch.float32)
+        token_log_p = log_p[batch.before.to(device), batch.token.to(device)].double().cpu()
+        indices, positions = batch.request.unique(return_inverse=True)
+        sums = torch.zeros(len(indices), dtype=torch.float64).index_add_(0, positions, token_log_p[batch.term])
+        sums_of_requests += zip(indices.tolist(), sums.tolist(), strict=True)
+    return sums_of_requests
 
 
-class Exam(NamedTuple):
-    """Items with the batches that score their options in order: made once, put to any number of models."""
+class PreparedItems(NamedTuple):
+    """Items and the batches that score their choices in order; they can be scored with any number of models."""
 
     items: Sequence[Item]
-    batches: list[Batch]
+    batches: list[ScoringBatch]
 
 
-def prepare(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Exam:
-    """Tokenises `items` and plans their batches, which no adapter changes."""
-    asked = [request for item in items for request in requests(tokenizer, item)]
-    return Exam(items, plan(asked, tokenizer.pad_token_id, batch_size))
+def prepare(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase, batch_size: int) -> PreparedItems:
+    """Tokenises `items` and plans their batches; an adapter changes neither."""
+    to_score = [request for item in items for request in requests(tokenizer, item)]
+    return PreparedItems(items, plan(to_score, tokenizer.pad_token_id, batch_size))
 
 
-def measure(cell: Cell, exam: Exam, model: nn.Module, finished: resume.Checkpoints | None = None) -> list[Row]:
-    """Per item: every option's log-likelihood, the prediction, whether it is right, and the margin
+def measure(
+    run_id: RunId, prepared: PreparedItems, model: nn.Module, finished: resume.Checkpoints | None = None
+) -> list[Row]:
+    """Per item: each choice's log-likelihood (`loglik.N`), `label`, `pred`, `correct` (0 or 1) and `margin`, in nats:
 
-    margin = log p(right option) - max over the others of log p(option).
+        pred   = argmax over choices c of log p(c | context)
+        margin = log p(correct choice) - max over the other choices c of log p(c)
 
-    With `finished` the scores are kept there on the way.
+    With `finished` the scores are saved there as checkpoints.
     """
-    scores = iter(log_likelihoods(model, exam.batches, finished, cell.cell))
-    return [row for item in exam.items for row in _item_rows(cell, item, [next(scores) for _ in item.options])]
+    scores = iter(log_likelihoods(model, prepared.batches, finished, run_id.cell))
+    return [row for item in prepared.items for row in _item_rows(run_id, item, [next(scores) for _ in item.options])]
 
 
-def _item_rows(cell: Cell, item: Item, scores: Sequence[float]) -> Iterator[Row]:
-    predicted = max(range(len(scores)), key=lambda option: scores[option])
-    others = [score for option, score in enumerate(scores) if option != item.label]
-    values = {f"loglik.{option}": score for option, score in enumerate(scores)}
+def _item_rows(run_id: RunId, item: Item, scores: Sequence[float]) -> Iterator[Row]:
+    predicted = max(range(len(scores)), key=lambda choice: scores[choice])
+    others = [score for choice, score in enumerate(scores) if choice != item.label]
+    values = {f"loglik.{choice}": score for choice, score in enumerate(scores)}
     values |= {
         "label": item.label,
         "pred": predicted,
@@ -204,19 +225,19 @@ def _item_rows(cell: Cell, item: Item, scores: Sequence[float]) -> Iterator[Row]
         "margin": scores[item.label] - max(others),
     }
     for name, value in values.items():
-        yield Row(*cell, f"{item.task}.{item.language}", item.id, "-", name, value)
+        yield Row(*run_id, f"{item.task}.{item.language}", item.id, "-", name, value)
 
 
-def drift(
+def padding_drift(
     items: Sequence[Item], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, sample: int = 64
 ) -> Row:
-    """Largest |change| of a log-likelihood when a sequence is scored alone rather than in its batch of trees, in nats.
+    """The largest |difference|, in nats, between a log-likelihood scored in a batch of trees and scored alone.
 
-    In float32 it is rounding of the last digits; in bfloat16 it bounds what a margin can mean. The sample is spread
-    evenly over the items.
+    In float32 this is rounding in the last digits; in bfloat16 margins below it have no meaning. About `sample` items
+    are used, spread evenly over `items`.
     """
-    spread = items[:: max(1, len(items) // sample)]
-    asked = [request for item in spread for request in requests(tokenizer, item)]
-    batched, alone = (log_likelihoods(model, plan(asked, tokenizer.pad_token_id, size)) for size in (batch_size, 1))
+    sampled = items[:: max(1, len(items) // sample)]
+    to_score = [request for item in sampled for request in requests(tokenizer, item)]
+    batched, alone = (log_likelihoods(model, plan(to_score, tokenizer.pad_token_id, size)) for size in (batch_size, 1))
     largest = max(abs(a - b) for a, b in zip(batched, alone, strict=True))
     return Row(*BASE, "drift", "-", "-", "padding_drift", largest)

@@ -1,9 +1,9 @@
-"""Token trees: sequences that begin alike in one row, each shared token once. Feeds every transfer table.
+"""Token trees: sequences with a common prefix in one row, each shared token once. Used for all benchmark scores.
 
-The nodes of a tree stand in the order of a depth-first walk, so that a node's descendants follow it without a gap:
-node q descends from k, or is k, where k <= q < end_k. A token that attends to just those k, at the position that it has
-in its own sequence, has the state it has there, since attention is causal (SpecInfer, 2305.09781, section 4.2, checks
-several continuations of one text in the same way).
+The nodes of a tree are in depth-first order, so that a node's descendants directly follow it: node q is k or a
+descendant of k if and only if k <= q < end_k. Attention is causal, so a node that attends to itself and its ancestors,
+at its position in its own sequence, has the same hidden state as in that sequence. SpecInfer (2305.09781, section 4.2)
+verifies several continuations of one text in the same way.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Nodes of a tree that spends as much on attention, which grows as their square, as on all else. Counting operations it
-# is 800 in the embedded model, whose attention is the slower a count, and 26,000 in the published one.
-EVEN = 512
+# The number of nodes at which a tree spends as much on attention, which grows as its square, as on everything else.
+# Counted in operations it is 800 in the micro-world's model, whose attention is slower per operation, and 26,000 in the
+# published model.
+BREAK_EVEN_NODES = 512
 
 
 class Tree(NamedTuple):
-    """Of each node: token, position in its sequence, where its descendants end. Of each member: its nodes in order."""
+    """`ids`, `depth` and `end`: each node's token, its position in its sequence, and the end of its descendants.
+
+    `paths` maps each sequence's index to its nodes in order.
+    """
 
     ids: list[int]
     depth: list[int]
@@ -31,86 +35,89 @@ class Tree(NamedTuple):
 
 
 def batches(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[Tree]]:
-    """Trees of like size, `size` sequences together at most, largest last. A fixed function of the sequences."""
+    """Batches of trees of similar size, at most `size` sequences each, largest last; depends on nothing else."""
     batch: list[Tree] = []
-    held = 0
+    sequences_in_batch = 0
     for tree in sorted(trees(sequences, size), key=lambda tree: (len(tree.ids), min(tree.paths))):
-        if batch and held + len(tree.paths) > size:
+        if batch and sequences_in_batch + len(tree.paths) > size:
             yield batch
-            batch, held = [], 0
+            batch, sequences_in_batch = [], 0
         batch.append(tree)
-        held += len(tree.paths)
+        sequences_in_batch += len(tree.paths)
     if batch:
         yield batch
 
 
 def trees(sequences: Sequence[Sequence[int]], size: int) -> Iterator[Tree]:
-    """Every sequence in one tree, of `size` sequences at most.
+    """Groups the sequences into trees of at most `size` sequences; each sequence is in one tree.
 
-    In lexicographic order a sequence shares most with its neighbours. A tree of n nodes costs n + n^2 / EVEN. One is
-    cut in two, where neighbours share least and, among equals, nearest to the middle, if both halves, with what they
-    share run in each, cost less than the whole.
+    In lexicographic order a sequence shares its longest prefix with a neighbour. A tree of n nodes costs
+    n + n^2 / BREAK_EVEN_NODES. A tree is split if its two halves, which both run their common prefix, cost less than
+    the whole. It is split where neighbours share the shortest prefix, and among equals nearest to the middle.
     """
     if not sequences:
         return
     order = sorted(range(len(sequences)), key=lambda index: (sequences[index], index))
-    shared = [0] + [_common(sequences[a], sequences[b]) for a, b in pairwise(order)]
-    fresh = [0, *accumulate(len(sequences[index]) - again for index, again in zip(order, shared, strict=True))]
+    shared = [0] + [_common_prefix(sequences[a], sequences[b]) for a, b in pairwise(order)]
+    new_nodes = [0, *accumulate(len(sequences[index]) - prefix for index, prefix in zip(order, shared, strict=True))]
 
     def nodes(start: int, stop: int) -> int:
-        return fresh[stop] - fresh[start] + shared[start]
+        return new_nodes[stop] - new_nodes[start] + shared[start]
 
     spans = [(0, len(order))]
     while spans:
         start, stop = spans.pop()
         if stop - start > 1:
-            cut = min(range(start + 1, stop), key=lambda at: (shared[at], abs(2 * at - start - stop)))
-            spared = nodes(start, stop) ** 2 - nodes(start, cut) ** 2 - nodes(cut, stop) ** 2
-            if stop - start > size or spared > EVEN * shared[cut]:
-                spans += [(cut, stop), (start, cut)]
+            split = min(range(start + 1, stop), key=lambda place: (shared[place], abs(2 * place - start - stop)))
+            saved_attention = nodes(start, stop) ** 2 - nodes(start, split) ** 2 - nodes(split, stop) ** 2
+            if stop - start > size or saved_attention > BREAK_EVEN_NODES * shared[split]:
+                spans += [(split, stop), (start, split)]
                 continue
-        yield _grown({index: sequences[index] for index in order[start:stop]})
+        yield _build_tree({index: sequences[index] for index in order[start:stop]})
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common prefix."""
+    for place, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return place
-    return min(len(one), len(other))
+    return min(len(first), len(second))
 
 
-def _grown(members: dict[int, Sequence[int]]) -> Tree:
-    """The tree of sequences in lexicographic order."""
+def _build_tree(members: dict[int, Sequence[int]]) -> Tree:
+    """Builds a tree from sequences in lexicographic order."""
     tree = Tree([], [], [], {})
     path: list[int] = []
-    last: Sequence[int] = ()
+    previous: Sequence[int] = ()
     for index, sequence in members.items():
-        kept = _common(last, sequence)
-        new = range(len(tree.ids), len(tree.ids) + len(sequence) - kept)
-        path, last = [*path[:kept], *new], sequence
-        tree.ids.extend(sequence[kept:])
-        tree.depth.extend(range(kept, len(sequence)))
-        tree.end.extend(new)
+        prefix = _common_prefix(previous, sequence)
+        new_nodes = range(len(tree.ids), len(tree.ids) + len(sequence) - prefix)
+        path, previous = [*path[:prefix], *new_nodes], sequence
+        tree.ids.extend(sequence[prefix:])
+        tree.depth.extend(range(prefix, len(sequence)))
+        tree.end.extend(new_nodes)
         tree.paths[index] = path
         for node in path:
             tree.end[node] = len(tree.ids)
     return tree
 
 
-def stack(batch: Sequence[Tree], pad_id: int) -> Int[Tensor, "3 tree node"]:
-    """ids, depth and end of trees, padded on the right with nodes that see themselves alone and that no node sees."""
+def pad_trees(batch: Sequence[Tree], pad_id: int) -> Int[Tensor, "3 tree node"]:
+    """`ids`, `depth` and `end` of trees, padded on the right; padding nodes attend only to themselves."""
     widest = max(len(tree.ids) for tree in batch)
-    blank = ([pad_id] * widest, [0] * widest, range(1, widest + 1))
+    paddings = ([pad_id] * widest, [0] * widest, range(1, widest + 1))
     return torch.tensor(
-        [[[*own, *fill[len(own) :]] for own, fill in zip(tree[:3], blank, strict=True)] for tree in batch]
+        [
+            [[*values, *padding[len(values) :]] for values, padding in zip(tree[:3], paddings, strict=True)]
+            for tree in batch
+        ]
     ).transpose(0, 1)
 
 
-def mask(end: Int[Tensor, "tree node"], dtype: torch.dtype) -> Float[Tensor, "tree 1 node node"]:
-    """What is added to attention's scores, queries in rows: 0 where q descends from k or is k, else dtype's lowest."""
+def attention_mask(end: Int[Tensor, "tree node"], dtype: torch.dtype) -> Float[Tensor, "tree 1 node node"]:
+    """The mask added to attention scores, one row per query: 0 if q is k or a descendant of k, else dtype's minimum."""
     key = torch.arange(end.shape[1], device=end.device)
     query = key[:, None]
-    seen = (key <= query) & (query < end[:, None, :])
-    added = torch.zeros(seen.shape, dtype=dtype, device=end.device)
-    return added.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    visible = (key <= query) & (query < end[:, None, :])
+    mask = torch.zeros(visible.shape, dtype=dtype, device=end.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]

@@ -1,7 +1,11 @@
-"""The views: what "similarity" means, always said. No table cell stands without one. And the cells: whose it is.
+"""Views (where a similarity is read) and run identifiers (whose rows they are).
 
-A view is layer x pooling x quantisation, written `2.content.fp4`. Layer 0 is the embeddings, i the raw output of block
-i, L that of the last block, `norm` what follows the final norm (transformers' hidden_states[L]).
+A view is layer x pooling x quantisation, written `2.content.fp4`; every similarity in every table states its view.
+
+- layer: `0` is the embeddings, `i` the output of block i, `L` the output of the last block before the final norm,
+  `norm` the output of the final norm (which transformers returns as hidden_states[L]).
+- pooling: `mask` averages all tokens including BOS; `content` leaves out BOS, EOS and padding.
+- quantisation: `nf4` or `fp4`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ POOLINGS = ("mask", "content")
 
 
 class View(NamedTuple):
-    """Where a similarity is read: layer (`0` … `L` or `norm`), pooling (`mask` or `content`), `nf4` or `fp4`."""
+    """A view: layer (`0` … `L` or `norm`), pooling (`mask` or `content`) and quantisation (`nf4` or `fp4`)."""
 
     layer: str
     pooling: str
@@ -25,15 +29,16 @@ class View(NamedTuple):
 
 
 def layers(model: Shape) -> list[str]:
-    """Every layer that this run has of a model, in order: 0, 1 … L, norm; 0 to its last block where that is cut."""
+    """The layers of a model in order: 0, 1 … L, norm. A model cut to its first s blocks has 0 … s and no norm."""
     return [*map(str, range(model.held + 1)), *(["norm"] if model.whole else [])]
 
 
 def names(blocks: int) -> dict[str, View]:
-    """The views that have a name, for a model of L = `blocks` blocks.
+    """The named views of a model with L = `blocks` blocks.
 
-    as_described: the paper's text (2506.15415, section 4: "Layer 31" of 32, mean over the attention mask);
-    as_scripted: the public evaluation script (hidden_states[2], BOS left out, FP4); final: after the final norm.
+    - as_described: the paper's text (2506.15415, section 4: "Layer 31" of 32, mean over the attention mask).
+    - as_scripted: the public evaluation script (hidden_states[2], without BOS, FP4).
+    - final: after the final norm, without BOS, NF4.
     """
     return {
         "as_described": View(str(blocks - 1), "mask", "nf4"),
@@ -43,14 +48,14 @@ def names(blocks: int) -> dict[str, View]:
 
 
 def named(model: Shape) -> dict[str, View]:
-    """Those of `names` that stand at layers that this run has of the model."""
+    """The named views (`names`) whose layer this run's model has; a cut model lacks its upper layers."""
     return {name: view for name, view in names(model.blocks).items() if view.layer in layers(model)}
 
 
 def per_pair(model: Shape, trained_layer: int, quantization: str) -> list[View]:
-    """The views at which every pair keeps a row of its own: the named ones and their neighbours.
+    """The views at which each word pair has its own row: the named views and their neighbours.
 
-    Layers 2, L - 1 and norm under both poolings; under NF4 the layer that the loss read as well.
+    Layers 2, L - 1 and norm under both poolings; under NF4 also the layer that the training loss reads.
     """
     chosen = dict.fromkeys(["2", str(model.blocks - 1), "norm"])
     if quantization == "nf4":
@@ -58,8 +63,11 @@ def per_pair(model: Shape, trained_layer: int, quantization: str) -> list[View]:
     return [View(layer, pooling, quantization) for layer in layers(model) if layer in chosen for pooling in POOLINGS]
 
 
-class Cell(NamedTuple):
-    """Whose rows these are: the base, the paper's cell, or a cell of the sweep."""
+class RunId(NamedTuple):
+    """Whose rows these are: the base, the paper's configuration, or one run of the sweep.
+
+    The fields are the first four columns of a row: `cell` names the run, `arm` the variant.
+    """
 
     cell: str
     arm: str
@@ -67,14 +75,14 @@ class Cell(NamedTuple):
     seed: str
 
 
-BASE = Cell("base", "-", 0, "-")
+BASE = RunId("base", "-", 0, "-")
 
 
-def main_cell(scaling: str, rank: int, seed: int) -> Cell:
-    """The paper's own cell; scaling and rank are the adapter's (`lora.scaling_and_rank`)."""
-    return Cell("main", scaling, rank, str(seed))
+def main_run(scaling: str, rank: int, seed: int) -> RunId:
+    """The run of the paper's configuration; scaling and rank come from its adapter (`lora.scaling_and_rank`)."""
+    return RunId("main", scaling, rank, str(seed))
 
 
-def sweep_cell(params: Params, rank: int, seed: int, arm: str | None = None) -> Cell:
-    """The name under which a rank and a seed stand in every row: `r8-s3`; without an arm, the arm is the scaling."""
-    return Cell(f"r{rank}-s{seed}", arm or params.lora.scaling, rank, str(seed))
+def sweep_run(params: Params, rank: int, seed: int, arm: str | None = None) -> RunId:
+    """The run of one rank and seed of the sweep, for example `r8-s3`. Without `arm` the variant is the scaling."""
+    return RunId(f"r{rank}-s{seed}", arm or params.lora.scaling, rank, str(seed))

@@ -1,1 +1,1 @@
-"""The model: checkpoint, 4-bit weights, adapters."""
+"""Models: checkpoints, quantisation, LoRA, and running a model to get hidden states."""

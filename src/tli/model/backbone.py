@@ -1,8 +1,8 @@
-"""Runs a span of a decoder's blocks over many short sequences: a batch through all blocks, or all through one block.
+"""Runs the blocks of a decoder over many short sequences, and gives the hidden states of every layer.
 
-`hidden_states[i]` is the raw output of block i (i = 0: the embeddings); transformers keeps the raw output of the last
-block to itself and returns it after the final norm, so both are taken by hooks here, the latter under the key `norm`.
-Every lexical and transfer table comes through this module.
+Layer i is the output of block i (0: the embeddings), and `norm` the output of the final norm. transformers does not
+return the output of the last block before the final norm, so hooks read both here. `forward` runs one batch through all
+blocks; `run_by_block` runs all batches through one block, then through the next. All similarity tables use this module.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from tli.io.errors import UserError
 from tli.model import checkpoint
 
 NORM = "norm"
-SHARED = "shared"  # the name of `attend` among transformers' attention functions
+ATTENTION = "distinct_tokens"  # the name of `attend` in transformers' register of attention functions
 
 
 def setup(threads: int, device: str = "cpu") -> None:
-    """One process's arithmetic: threads, device of every model, deterministic algorithms, no libraries' progress bars.
+    """Sets up the process: threads, the device of every model, deterministic algorithms, no libraries' progress bars.
 
     Raises:
-        UserError: a CUDA device is asked for and there is none; nothing falls back to the processor unasked.
+        UserError: the device is `cuda` and there is none; the CPU is not used instead.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "params.yaml: compute.device of the profile: expected a CUDA device, found none; "
             "run it where there is one, or set cpu, which takes long for a large model"
         )
-    checkpoint.place_on(torch.device(device))
+    checkpoint.set_device(torch.device(device))
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     deterministic: Any = torch.utils.deterministic
-    deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
+    deterministic.fill_uninitialized_memory = False  # no code here reads memory that it has not written
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    # peft 0.21.2 asks transformers 5 for gradient checkpointing by its old name: nothing a user could mend
+    # peft 0.21.2 uses transformers 5's old name for gradient checkpointing; a user cannot change that
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Token ids padded on the right, and where they are real.
+    """Token ids padded on the right, and a mask that is True at real tokens.
 
-    Attention is causal, so what follows a token never reaches it: padded on the right, no attention mask is needed.
+    Attention is causal, so padding on the right never reaches a real token and no attention mask is needed.
     """
     longest = max(map(len, sequences))
     ids = torch.tensor([[*sequence, *[pad_id] * (longest - len(sequence))] for sequence in sequences])
@@ -60,7 +60,7 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Int[Tensor, "b
 
 
 def batches(sequences: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices of `sequences` in batches of `size`, by length so that little is padded. A fixed function of both."""
+    """Indices of `sequences` in batches of `size`, sorted by length to reduce padding; depends on nothing else."""
     order = sorted(range(len(sequences)), key=lambda index: (len(sequences[index]), index))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -71,9 +71,9 @@ def forward(
     ids: Int[Tensor, "batch pos"],
     visit: Callable[[str, Float[Tensor, "batch pos d_model"]], None],
 ) -> None:
-    """Runs the blocks of `model` over `ids` and hands every layer's output to `visit` under its name: 0 … L, `norm`.
+    """Runs `model` over `ids` and calls `visit(name, states)` for each layer: 0 … L and `norm`.
 
-    The states are handed over one at a time, so that what the visitor does not keep is not held.
+    States that `visit` does not keep are freed after the call.
     """
     body = body_of(model)
 
@@ -83,10 +83,10 @@ def forward(
 
         return call
 
-    named = [("0", body.embed_tokens)]
-    named += [(str(number), block) for number, block in enumerate(body.layers, start=1)]
-    named += [] if isinstance(body.norm, nn.Identity) else [(NORM, body.norm)]
-    handles = [module.register_forward_hook(hook(name)) for name, module in named]
+    modules = [("0", body.embed_tokens)]
+    modules += [(str(number), block) for number, block in enumerate(body.layers, start=1)]
+    modules += [] if isinstance(body.norm, nn.Identity) else [(NORM, body.norm)]
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules]
     try:
         body(input_ids=ids.to(body.embed_tokens.weight.device), use_cache=False)
     finally:
@@ -94,34 +94,35 @@ def forward(
             handle.remove()
 
 
-class Shared(NamedTuple):
-    """The tokens of a batch, each beginning that its sequences share once: a token's state hangs on what is before it.
+class DistinctTokens(NamedTuple):
+    """The distinct tokens of a batch: each prefix that several sequences share runs only once.
 
-    `place`: which of the tokens stands at each position, 0 (the first, as good as any) where there is padding; `first`:
-    where in the flattened batch each token stands first.
+    A token's hidden state depends only on the tokens before it, so it is the same in all sequences with that prefix.
+    `token_at[b, t]` is the distinct token at position t of sequence b, and 0 at padding. `first` gives, for each
+    distinct token, its first position in the flattened batch.
     """
 
-    place: Int[Tensor, "batch pos"]
+    token_at: Int[Tensor, "batch pos"]
     first: Int[Tensor, " token"]
 
-    def laid_out(self, states: Float[Tensor, "*lead token d"]) -> Float[Tensor, "*lead batch pos d"]:
-        """The batch's states, from its tokens'."""
-        return torch.unflatten(states[..., self.place.flatten(), :], -2, self.place.shape)
+    def expand(self, states: Float[Tensor, "*lead token d"]) -> Float[Tensor, "*lead batch pos d"]:
+        """The states of the whole batch, from those of its distinct tokens."""
+        return torch.unflatten(states[..., self.token_at.flatten(), :], -2, self.token_at.shape)
 
 
-def shared(ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"] | None = None) -> Shared:
-    """Which tokens of a batch must be run, `real` being those that are no padding; all, if not given."""
+def distinct_tokens(ids: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"] | None = None) -> DistinctTokens:
+    """The distinct tokens of a batch. `real` is True at tokens that are not padding; default all."""
     lengths = [ids.shape[1]] * len(ids) if real is None else real.sum(dim=1).tolist()
-    tokens: dict[tuple[int, ...], int] = {}
-    place, first = torch.zeros_like(ids), list[int]()
+    token_of_prefix: dict[tuple[int, ...], int] = {}
+    token_at, first = torch.zeros_like(ids), list[int]()
     for row, (sequence, length) in enumerate(zip(ids.tolist(), lengths, strict=True)):
         for position in range(length):
-            start = tuple(sequence[: position + 1])
-            if start not in tokens:
-                tokens[start] = len(first)
+            prefix = tuple(sequence[: position + 1])
+            if prefix not in token_of_prefix:
+                token_of_prefix[prefix] = len(first)
                 first.append(row * ids.shape[1] + position)
-            place[row, position] = tokens[start]
-    return Shared(place, torch.tensor(first, device=ids.device))
+            token_at[row, position] = token_of_prefix[prefix]
+    return DistinctTokens(token_at, torch.tensor(first, device=ids.device))
 
 
 def attend(
@@ -130,94 +131,101 @@ def attend(
     key: Float[Tensor, "1 kv_head token d_head"],
     value: Float[Tensor, "1 kv_head token d_head"],
     mask: Tensor | None,
-    batch: Shared,
+    batch: DistinctTokens,
     **settings: Any,
 ) -> tuple[Float[Tensor, "1 token head d_head"], None]:
-    """Causal attention in each sequence of the batch, by transformers' own, in the batch's own shape and `mask`."""
-    q, k, v = (batch.laid_out(each[0]).transpose(0, 1) for each in (query, key, value))
+    """Causal attention in each sequence, by transformers' own function, with the shape and `mask` of the full batch."""
+    q, k, v = (batch.expand(states[0]).transpose(0, 1) for states in (query, key, value))
     result = sdpa_attention_forward(module, q, k, v, mask, **settings)[0]
     return result.flatten(0, 1)[batch.first][None], None
 
 
 @contextmanager
-def attention(config: Any, name: str) -> Iterator[None]:
-    """Meanwhile a model with this configuration attends by the function of that name."""
-    before = config._attn_implementation
+def attention_function(config: Any, name: str) -> Iterator[None]:
+    """Within the context, models with this configuration use the attention function registered as `name`."""
+    previous = config._attn_implementation
     config._attn_implementation = name
     try:
         yield
     finally:
-        config._attn_implementation = before
+        config._attn_implementation = previous
 
 
 @torch.no_grad()
-def run(
+def run_by_block(
     model: nn.Module,
     batches: Sequence[Int[Tensor, "batch pos"]],
     real: Sequence[Bool[Tensor, "batch pos"]] | None = None,
 ) -> Iterator[tuple[str, list[Float[Tensor, "batch pos d_model"]]]]:
-    """Runs all batches through one block, then through the next: each layer's name, and its states for every batch.
+    """Runs all batches through one block, then through the next; yields each layer's name and its states per batch.
 
-    They are what `forward` hands over, where they are `real`. Attention runs in each batch's own shape, all else on its
-    `Shared` tokens: BOS is one for all words. A block that is read on demand (see `load`) is read once and not once a
-    batch; what is held between two blocks is the states of all batches.
+    At `real` tokens the states equal those of `forward`. Attention runs in the shape of each full batch, everything
+    else on its distinct tokens; BOS, for example, runs once for all words of a batch. A block that is loaded on demand
+    (see `checkpoint.load`) is loaded once, not once per batch. The states of all batches stay in memory.
     """
-    AttentionInterface.register(SHARED, attend)
+    AttentionInterface.register(ATTENTION, attend)
     body = body_of(model)
     device = body.embed_tokens.weight.device
     no_padding: list[None] = [None] * len(batches)
-    tokens = [shared(ids.to(device), own) for ids, own in zip(batches, real or no_padding, strict=True)]
-    embedded: list[Tensor] = []
+    tokens = [
+        distinct_tokens(ids.to(device), real_of_batch)
+        for ids, real_of_batch in zip(batches, real or no_padding, strict=True)
+    ]
+    embeddings: list[Tensor] = []
     states: list[Tensor] = []
-    kept: list[list[dict[str, Any]]] = []
+    block_arguments: list[list[dict[str, Any]]] = []
     for ids, batch in zip((ids.to(device) for ids in batches), tokens, strict=True):
-        masks = [note.given.get("attention_mask") for note in noted(body, input_ids=ids)]
-        given = {"input_ids": ids.flatten()[batch.first], "position_ids": batch.first % ids.shape[1]}
-        handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embedded.append(output))
+        masks = [recorder.arguments.get("attention_mask") for recorder in block_inputs(body, input_ids=ids)]
+        inputs = {"input_ids": ids.flatten()[batch.first], "position_ids": batch.first % ids.shape[1]}
+        handle = body.embed_tokens.register_forward_hook(lambda _module, _inputs, output: embeddings.append(output))
         try:
-            with attention(body.config, SHARED):
-                notes = noted(body, **{name: each[None] for name, each in given.items()}, batch=batch)
+            with attention_function(body.config, ATTENTION):
+                recorders = block_inputs(body, **{name: values[None] for name, values in inputs.items()}, batch=batch)
         finally:
             handle.remove()
-        states.append(notes[0].states)
-        kept.append([note.given | {"attention_mask": mask} for note, mask in zip(notes, masks, strict=True)])
+        states.append(recorders[0].states)
+        block_arguments.append(
+            [recorder.arguments | {"attention_mask": mask} for recorder, mask in zip(recorders, masks, strict=True)]
+        )
 
-    def laid_out(states: Sequence[Float[Tensor, "1 token d_model"]]) -> list[Float[Tensor, "batch pos d_model"]]:
-        return [batch.laid_out(each[0]) for batch, each in zip(tokens, states, strict=True)]
+    def expanded(states: Sequence[Float[Tensor, "1 token d_model"]]) -> list[Float[Tensor, "batch pos d_model"]]:
+        return [batch.expand(values[0]) for batch, values in zip(tokens, states, strict=True)]
 
-    yield "0", laid_out(embedded)
-    embedded.clear()
-    for place, block in enumerate(body.layers):
-        with attention(body.config, SHARED):
-            for number, each in enumerate(kept):
-                output = block(states[number], **each[place])
-                states[number] = output[0] if isinstance(output, tuple) else output
-        yield str(place + 1), laid_out(states)
+    yield "0", expanded(embeddings)
+    embeddings.clear()
+    for block_index, block in enumerate(body.layers):
+        with attention_function(body.config, ATTENTION):
+            for batch_index, values in enumerate(block_arguments):
+                output = block(states[batch_index], **values[block_index])
+                states[batch_index] = output[0] if isinstance(output, tuple) else output
+        yield str(block_index + 1), expanded(states)
     if not isinstance(body.norm, nn.Identity):
-        yield NORM, laid_out([body.norm(each) for each in states])
+        yield NORM, expanded([body.norm(values) for values in states])
 
 
-def noted(body: Any, **inputs: Any) -> list[Note]:
-    """What the decoder hands to each of its blocks for these inputs; none is run."""
-    blocks, notes = body.layers, [Note() for _ in body.layers]
-    body.layers = nn.ModuleList(notes)
+def block_inputs(body: Any, **inputs: Any) -> list[InputRecorder]:
+    """Records the arguments that the decoder passes to each of its blocks for `inputs`, without running the blocks."""
+    blocks, recorders = body.layers, [InputRecorder() for _ in body.layers]
+    body.layers = nn.ModuleList(recorders)
     try:
         body(**inputs, use_cache=False)
     finally:
         body.layers = blocks
-    return notes
+    return recorders
 
 
-class Note(nn.Module):
-    """Stands in for a block: notes what the body hands to it, and passes the states on as they are."""
+class InputRecorder(nn.Module):
+    """Replaces a block: records its arguments and returns the states unchanged."""
 
-    def forward(self, states: Float[Tensor, "batch pos d_model"], **given: Any) -> Float[Tensor, "batch pos d_model"]:
-        self.states, self.given = states, given
+    def forward(
+        self, states: Float[Tensor, "batch pos d_model"], **arguments: Any
+    ) -> Float[Tensor, "batch pos d_model"]:
+        self.states, self.arguments = states, arguments
         return states
 
 
 def body_of(model: nn.Module) -> Any:
-    """The decoder inside a causal LM, with or without PEFT around it."""
+    """The decoder of a causal LM, with or without a PEFT wrapper."""
     inner: Any = model
     get_base = getattr(inner, "get_base_model", None)
     if get_base is not None:
@@ -226,7 +234,7 @@ def body_of(model: nn.Module) -> Any:
 
 
 def head_of(model: nn.Module) -> Any:
-    """The language-model head of a causal LM, with or without PEFT around it."""
+    """The language-model head of a causal LM, with or without a PEFT wrapper."""
     inner: Any = model
     get_base = getattr(inner, "get_base_model", None)
     return (inner if get_base is None else get_base()).lm_head

@@ -1,7 +1,7 @@
-"""The model card of an adapter, README.md beside its weights: what it is, what it is made of, how to load it.
+"""The model card of an adapter: a README.md with its base model, training data, settings, and code to load it.
 
-Everything in it follows from params.yaml and the stage's inputs, so that the same adapter has the same card. Results
-are known only later, to the tables; `tli export` writes those in (commands/export_adapter.py). Feeds no table.
+The text depends only on params.yaml and the stage's inputs, so the same adapter always has the same card. Results are
+measured later; `tli export` adds them (commands/export_adapter.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ LATER = "Measured after this file was written: `paper/tables/{model}`. `tli expo
 
 
 def page(params: Params, seed: int | None, pairs: Path, quantized: Path) -> str:
-    """The card as Markdown, with the front matter that a hub reads.
+    """The card as Markdown, with the metadata block that hubs read.
 
     Args:
-        params: those that the adapter was trained under; its rank is `params.lora.rank`.
-        seed: of its training; None for the author's adapter, which was fetched.
-        pairs: the checked word list. quantized: the folder of 4-bit checkpoints.
+        params: the parameters that the adapter was trained with; its rank is `params.lora.rank`.
+        seed: the training seed; None for the author's adapter, which was fetched.
+        pairs: the checked word list.
+        quantized: the folder of 4-bit checkpoints.
     """
     rows = "\n".join(f"| {name} | {value} |" for name, value in _rows(params, seed, pairs, quantized))
     parts = [
@@ -36,7 +37,7 @@ def page(params: Params, seed: int | None, pairs: Path, quantized: Path) -> str:
         f"## Load it\n\n{_loading(params, quantized)}",
         f"{RESULTS}\n\n{LATER.format(model=params.model)}",
         f"## What it is not\n\n{_limits(params)}",
-        f"## Licence\n\n{_licence(params, seed)}\n",
+        f"## Licence\n\n{_license_text(params, seed)}\n",
     ]
     return "\n\n".join(parts)
 
@@ -57,17 +58,17 @@ def _front(params: Params) -> Iterator[str]:
 
 
 def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Iterator[tuple[str, str]]:
-    model, made, train, blocks = params.active.model, params.lora, params.train, params.adapted_blocks
+    model, lora_settings, train, blocks = params.active.model, params.lora, params.train, params.adapted_blocks
     folder = quantized / "nf4"
     if isinstance(model, HubModel):
-        said = f"`{model.repo}` at revision `{model.revision}`"
-        said += "; `first` is the one noted in fetched.sha256" if model.revision == "first" else ""
-        said += "" if model.whole else f"; its first {model.held} of {model.blocks} blocks were loaded"
+        text = f"`{model.repo}` at revision `{model.revision}`"
+        text += "; `first` is the one noted in fetched.sha256" if model.revision == "first" else ""
+        text += "" if model.whole else f"; its first {model.held} of {model.blocks} blocks were loaded"
     elif isinstance(model, PackagedModel):
-        said = f"{model.title}, SHA-256 {model.sha256}, made a checkpoint by the stage `base`"
+        text = f"{model.title}, SHA-256 {model.sha256}, made a checkpoint by the stage `base`"
     else:
-        said = f"a Llama of {model.blocks} blocks, trained on the micro-world from seed {model.seed}; on no hub"
-    yield "base model", said
+        text = f"a Llama of {model.blocks} blocks, trained on the micro-world from seed {model.seed}; on no hub"
+    yield "base model", text
     manifest = sha256_of(quantized / MANIFEST)
     dtype = params.active.compute.dtype
     yield "loaded as", f"NF4, compute in {dtype}: `{folder.as_posix()}`, SHA-256 of its manifest {manifest}"
@@ -77,18 +78,19 @@ def _rows(params: Params, seed: int | None, pairs: Path, quantized: Path) -> Ite
     else:
         count = sum(pair.set == "trained" for pair in read_pairs(pairs))
         shuffled = ", the translations permuted" if train.pairs == "shuffled" else ""
-        listed = sha256_of(pairs)
-        yield "training data", f"{count} Swahili–English word pairs{shuffled}; SHA-256 of the list {listed}"
-        said = f"triplet loss on cosines, margin {train.margin:g}, hardest negative of the batch, hidden_states"
-        said += f"[{train.layer}], mean over tokens with BOS {'in' if train.pooling == 'mask' else 'out'}"
-        yield "objective", said
-        said = f"AdamW, learning rate {train.lr:g}, weight decay {train.weight_decay:g}, linear schedule with "
-        said += f"{train.warmup_steps} warm-up steps, {train.epochs} epochs of batches of {train.batch_size}"
-        yield "optimiser", f"{said}, seed {seed}"
-    scaled = "sqrt(rank)" if made.scaling == "rslora" else "rank"
-    said = f"rank {made.rank}, B A times {lora.alpha(made)} / {scaled}, dropout {made.dropout:g}, "
-    yield "LoRA", f"{said}on {', '.join(made.targets)} of blocks 1 to {blocks} of {model.blocks}"
-    yield "parameters", f"{lora.size(params, blocks):,}"
+        list_hash = sha256_of(pairs)
+        yield "training data", f"{count} Swahili–English word pairs{shuffled}; SHA-256 of the list {list_hash}"
+        text = f"triplet loss on cosines, margin {train.margin:g}, hardest negative of the batch, hidden_states"
+        text += f"[{train.layer}], mean over tokens with BOS {'in' if train.pooling == 'mask' else 'out'}"
+        yield "objective", text
+        text = f"AdamW, learning rate {train.lr:g}, weight decay {train.weight_decay:g}, linear schedule with "
+        text += f"{train.warmup_steps} warm-up steps, {train.epochs} epochs of batches of {train.batch_size}"
+        yield "optimiser", f"{text}, seed {seed}"
+    divisor = "sqrt(rank)" if lora_settings.scaling == "rslora" else "rank"
+    text = f"rank {lora_settings.rank}, B A times {lora.alpha(lora_settings)} / {divisor}, "
+    text += f"dropout {lora_settings.dropout:g}, "
+    yield "LoRA", f"{text}on {', '.join(lora_settings.targets)} of blocks 1 to {blocks} of {model.blocks}"
+    yield "parameters", f"{lora.parameter_count(params, blocks):,}"
 
 
 FOUR_BIT = """four_bit = BitsAndBytesConfig(
@@ -98,51 +100,57 @@ FOUR_BIT = """four_bit = BitsAndBytesConfig(
 
 
 def _loading(params: Params, quantized: Path) -> str:
-    """Code that loads base and adapter by transformers and peft, and the harness's call, from the adapter's folder."""
+    """Code that loads base and adapter with transformers and peft, and a call of lm-evaluation-harness."""
     model = params.active.model
     if isinstance(model, HubModel):
-        note, name, classes, first = "", model.repo, "AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig", FOUR_BIT
-        named, packed = f'"{name}", revision="{model.revision}"', ", quantization_config=four_bit"
-        asked = f"pretrained={name},revision={model.revision},dtype=bfloat16,peft=."
-        scores = "With lm-evaluation-harness, the base unpacked (for scores as in the tables name the 4-bit folder):"
+        note, name, four_bit_config = "", model.repo, FOUR_BIT
+        classes = "AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig"
+        model_argument = f'"{name}", revision="{model.revision}"'
+        quantization_argument = ", quantization_config=four_bit"
+        harness_arguments = f"pretrained={name},revision={model.revision},dtype=bfloat16,peft=."
+        harness_note = (
+            "With lm-evaluation-harness, the base unpacked (for scores as in the tables name the 4-bit folder):"
+        )
     else:
         note = "The base is a folder of the repository after `dvc repro quantize`; name it as seen from here. "
-        name, classes, first, packed = (quantized / "nf4").as_posix(), "AutoModelForCausalLM, AutoTokenizer", "", ""
-        named, asked, scores = f'"{name}"', f"pretrained={name},peft=.", "With lm-evaluation-harness:"
+        name, classes = (quantized / "nf4").as_posix(), "AutoModelForCausalLM, AutoTokenizer"
+        four_bit_config = quantization_argument = ""
+        model_argument, harness_arguments = f'"{name}"', f"pretrained={name},peft=."
+        harness_note = "With lm-evaluation-harness:"
     return f"""{note}With transformers and peft:
 
 ```python
 from peft import PeftModel
 from transformers import {classes}
 
-{first}base = AutoModelForCausalLM.from_pretrained({named}{packed})
-tokenizer = AutoTokenizer.from_pretrained({named})
+{four_bit_config}base = AutoModelForCausalLM.from_pretrained({model_argument}{quantization_argument})
+tokenizer = AutoTokenizer.from_pretrained({model_argument})
 model = PeftModel.from_pretrained(base, ".")  # the folder of this file
 ```
 
-{scores}
+{harness_note}
 
 ```sh
-lm_eval --model hf --model_args {asked} --tasks xcopa_sw
+lm_eval --model hf --model_args {harness_arguments} --tasks xcopa_sw
 ```"""
 
 
 def _limits(params: Params) -> str:
-    said = "Of words with similar hidden states the model need not translate any: see retrieval and the controls "
-    said += "beside the cosines in the tables."
+    text = "Of words with similar hidden states the model need not translate any: see retrieval and the controls "
+    text += "beside the cosines in the tables."
     if isinstance(params.active.model, MicroworldModel):
-        said += " Its base has read nothing but a micro-world of a few thousand words; neither is of use elsewhere."
-    return said
+        text += " Its base has read nothing but a micro-world of a few thousand words; neither is of use elsewhere."
+    return text
 
 
-def _licence(params: Params, seed: int | None) -> str:
+def _license_text(params: Params, seed: int | None) -> str:
     if seed is None:
         return "The adapter's author states none: it may be measured, not passed on."
-    own = "CC BY 4.0, as the word list that it is trained on."
+    text = "CC BY 4.0, as the word list that it is trained on."
     if params.pairs.source == "author":
-        own = "The word list's author states none: it may be measured, not passed on."
+        text = "The word list's author states none: it may be measured, not passed on."
     if isinstance(params.active.model, PackagedModel):
-        own += f" The base model's is {params.active.model.licence}."
+        text += f" The base model's is {params.active.model.licence}."
     if isinstance(params.active.model, HubModel):
-        own += " The base model's licence holds for what is made with it: see its page."
-    return own
+        text += " The base model's licence holds for what is made with it: see its page."
+    return text

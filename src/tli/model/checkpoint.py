@@ -1,8 +1,8 @@
-"""Reads of a checkpoint only what is needed: a span of blocks, the embedding rows in use, the head or none.
+"""Loads a checkpoint, or only the parts that are needed: the first blocks, some embedding rows, with or without a head.
 
-The model is laid out without weights (on torch's meta device) and filled from the safetensors files, tensor by tensor;
-what is not asked for is never read. 4-bit weights stay in the mapped file until they are used. Every table that looks
-into a model comes through here.
+The model is created without weights (on torch's meta device) and filled from the safetensors files, tensor by tensor.
+Parts that are not needed are never read. 4-bit weights stay in the memory-mapped file until they are used. Every stage
+that runs a model loads it here.
 """
 
 from __future__ import annotations
@@ -34,32 +34,31 @@ from tli.model.tokenizer import load as load_tokenizer
 
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 HEAD_ADVICE = (
-    "set model.head_from of the profile to a sibling repository that has it (only transfer and probe need a head)"
+    "set model.head_from of the profile to a sibling repository that has it (only the stages that score need a head)"
 )
-MOST_BLOCKS = 1000  # of any model that there is; a configuration that says more is broken
+MOST_BLOCKS = 1000  # no model has more; a configuration with more is broken
 OTHER_WORDS = "run `dvc repro base` with the list, or set model.span to null"
 Weights = Literal["packed", "dequantized"]
-
 
 _device = torch.device("cpu")
 
 
-def place_on(device: torch.device) -> None:
-    """The device of every model that is loaded from here on.
+def set_device(device: torch.device) -> None:
+    """Sets the device of every model loaded from now on.
 
-    On a GPU bitsandbytes multiplies small batches by packed weights in a kernel of its own, which adds in another order
-    than a product with the weights unpacked; it is told to unpack here too, so that both give the same bits.
+    On a GPU bitsandbytes multiplies small batches by packed weights in a special kernel, which sums in another order
+    than a product with unpacked weights. The kernel is switched off, so that both give the same bits.
     """
     global _device
     _device = device
     if device.type == "cuda":
         from bitsandbytes.backends.cuda import ops
 
-        ops._gemm_4bit_custom_max_m = 0  # rows of a batch up to which it takes that kernel
+        ops._gemm_4bit_custom_max_m = 0  # the batch size up to which that kernel is used
 
 
 class NoHead(nn.Module):
-    """Stands where a model has no language-model head, so that no score can come from random weights."""
+    """Replaces a missing language-model head and raises an error if it is called: no score uses random weights."""
 
     def __init__(self, reason: str) -> None:
         super().__init__()
@@ -69,11 +68,11 @@ class NoHead(nn.Module):
         raise UserError(f"scoring: {self.reason}")
 
 
-class Rows(nn.Module):
-    """The rows of an embedding matrix that belong to some tokens; for those tokens it is the whole embedding module.
+class EmbeddingRows(nn.Module):
+    """An embedding module with the rows of some tokens only; for those tokens it gives the same output.
 
-    `weight` is (n, d_model), `tokens` the n token ids, ascending. Where the module scales its output, as Gemma 3's does
-    by sqrt(d_model), so does this one.
+    `weight` is (n, d_model), and `tokens` holds the n token ids in ascending order. If the original module scales its
+    output, as Gemma 3's does by sqrt(d_model), this module does too.
     """
 
     weight: nn.Parameter
@@ -88,29 +87,29 @@ class Rows(nn.Module):
         if scale is not None:
             self.embed_scale = nn.Buffer(scale.detach().clone(), persistent=False)
 
-    def places(self, ids: Int[Tensor, "*batch pos"]) -> Int[Tensor, "*batch pos"]:
-        """Which row each token has.
+    def row_indices(self, ids: Int[Tensor, "*batch pos"]) -> Int[Tensor, "*batch pos"]:
+        """The index of each token's row.
 
         Raises:
-            CheckFailed: a token has none.
+            CheckFailed: a token has no row.
         """
-        found = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
-        unknown = ids[self.tokens[found] != ids]
+        indices = torch.searchsorted(self.tokens, ids).clamp(max=len(self.tokens) - 1)
+        unknown = ids[self.tokens[indices] != ids]
         if len(unknown):
             raise CheckFailed(
                 f"embeddings: expected one of the {len(self.tokens)} tokens that were loaded, got {int(unknown[0])}; "
                 f"{self.advice}"
             )
-        return found
+        return indices
 
     def forward(self, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
-        return _scaled(self, nn.functional.embedding(self.places(ids), self.weight))
+        return _scaled(self, nn.functional.embedding(self.row_indices(ids), self.weight))
 
 
-def rows(embeddings: nn.Module, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
-    """The rows of the embedding matrix of these tokens, straight from its weight, times the module's scale, if any."""
+def embedding_rows(embeddings: nn.Module, ids: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
+    """The embedding rows of these tokens, read from the weight and multiplied by the module's scale, if any."""
     weight: Tensor = cast(Any, embeddings).weight
-    return _scaled(embeddings, weight[embeddings.places(ids) if isinstance(embeddings, Rows) else ids])
+    return _scaled(embeddings, weight[embeddings.row_indices(ids) if isinstance(embeddings, EmbeddingRows) else ids])
 
 
 def _scaled(embeddings: nn.Module, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
@@ -119,45 +118,45 @@ def _scaled(embeddings: nn.Module, states: Float[Tensor, "*batch d_model"]) -> F
 
 
 class Dequantized(nn.Linear):
-    """A frozen 4-bit projection unpacked once: like bitsandbytes', it computes in one dtype and returns the input's."""
+    """A frozen 4-bit projection, dequantised once. Like bitsandbytes' it computes in its dtype and returns x's."""
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         return nn.functional.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
 
 
-def unpacked(weight: Params4bit, dtype: torch.dtype) -> nn.Parameter:
-    """The numbers that bitsandbytes unpacks a 4-bit weight to at every call in `dtype`."""
+def dequantized_weight(weight: Params4bit, dtype: torch.dtype) -> nn.Parameter:
+    """A 4-bit weight dequantised to `dtype`: the numbers that bitsandbytes computes at every call."""
     state: Any = copy.copy(weight.quant_state)
-    state.dtype = dtype  # straight to it: half precision in between would round twice
+    state.dtype = dtype  # dequantise to dtype directly: through half precision it would be rounded twice
     return nn.Parameter(dequantize_4bit(weight.data, state), requires_grad=False)
 
 
-def dequantized(model: nn.Module) -> None:
-    """Replaces each 4-bit weight of `model` by the numbers that bitsandbytes would unpack at every call.
+def dequantize(model: nn.Module) -> None:
+    """Replaces each 4-bit projection of `model` by a dense one with the numbers that bitsandbytes would compute.
 
-    Outputs and gradients on the processor are the packed model's, bit for bit, for four times the memory. Around a
-    dense layer, though, PEFT adds its product in float32 where around a 4-bit one it rounds it to bfloat16 first: an
-    adapter in PEFT's layers goes on before this, not after.
+    On the CPU, outputs and gradients equal those of the packed model, bit for bit; the memory is four times as large.
+    Attach a PEFT adapter before this call, not after it: around a 4-bit layer PEFT rounds its product to bfloat16
+    before adding it, and around a dense layer it adds it in float32.
     """
     for parent in [*model.modules()]:
         for name, child in [*parent.named_children()]:
             if isinstance(child, Linear4bit):
                 dense = _dense(child)
-                dense.weight = unpacked(cast(Params4bit, child.weight), child.compute_dtype)
+                dense.weight = dequantized_weight(cast(Params4bit, child.weight), child.compute_dtype)
                 if child.bias is not None:
                     dense.bias = nn.Parameter(child.bias.detach().to(child.compute_dtype), requires_grad=False)
                 setattr(parent, name, dense)
 
 
-def _dense(packed: Linear4bit) -> Dequantized:
-    """The layer that takes the place of `packed`, still without weights."""
-    bias, dtype = packed.bias is not None, packed.compute_dtype
-    dense = Dequantized(packed.in_features, packed.out_features, bias=bias, device="meta", dtype=dtype)
-    return dense.requires_grad_(False).train(packed.training)
+def _dense(linear: Linear4bit) -> Dequantized:
+    """The dense layer that replaces `linear`, without weights yet."""
+    bias, dtype = linear.bias is not None, linear.compute_dtype
+    dense = Dequantized(linear.in_features, linear.out_features, bias=bias, device="meta", dtype=dtype)
+    return dense.requires_grad_(False).train(linear.training)
 
 
-class Place(NamedTuple):
-    """Where a tensor of the checkpoint goes: `attribute` of `module`, which holds `empty` while it is not there."""
+class TensorSlot(NamedTuple):
+    """Where the tensor `name` goes: `attribute` of `module`; `empty` is the placeholder while it is not loaded."""
 
     module: nn.Module
     attribute: str
@@ -166,94 +165,96 @@ class Place(NamedTuple):
 
     @property
     def packed(self) -> bool:
-        """Is it a projection that the checkpoint holds in 4 bits?"""
+        """Whether this is a projection that the checkpoint stores in 4 bits."""
         return isinstance(self.module, (Linear4bit, Dequantized)) and self.attribute == "weight"
 
 
-class Files:
-    """The tensors of a checkpoint by name. What stands in the files' own headers counts, whatever an index says.
+class CheckpointFiles:
+    """The tensors of a checkpoint by name, as listed in the headers of its files; the index file is not used.
 
-    Of a part of a checkpoint (model/part.py), `rows` names the token of each embedding that it has.
+    `rows` is for a part of a checkpoint (model/part.py): the token id of each embedding row that it has.
     """
 
     def __init__(self, folder: Path, rows: Sequence[int] | None = None) -> None:
         self.folder, self.rows = folder, None if rows is None else torch.tensor(rows)
-        self.where: dict[str, Path] = {}
+        self.file_of: dict[str, Path] = {}
         for file in sorted(folder.glob("*.safetensors")):
             try:
                 with safe_open(file, framework="pt") as tensors:
-                    self.where |= dict.fromkeys(tensors.keys(), file)
+                    self.file_of |= dict.fromkeys(tensors.keys(), file)
             except (SafetensorError, OSError) as error:
-                said = " ".join(str(error).split())
+                reason = " ".join(str(error).split())
                 raise UserError(
-                    f"{file}: expected a safetensors file, got: {said}; remove the folder and run `dvc repro`"
+                    f"{file}: expected a safetensors file, got: {reason}; remove the folder and run `dvc repro`"
                 ) from None
-        if not self.where:
+        if not self.file_of:
             raise UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro`")
-        self.states: dict[str, list[str]] = {}  # of a 4-bit weight: what its quantisation state is made of
-        for name in self.where:
+        self.quantization_states: dict[str, list[str]] = {}  # 4-bit weight -> the tensors of its quantisation state
+        for name in self.file_of:
             layer, packed, _ = name.partition(".weight.")
             if packed:
-                self.states.setdefault(f"{layer}.weight", []).append(name)
+                self.quantization_states.setdefault(f"{layer}.weight", []).append(name)
 
     def tensor(self, name: str) -> Tensor:
-        """A view of the mapped file: read where it is looked at, let go of with the last view."""
-        with safe_open(self.where[name], framework="pt") as tensors:
-            found: Tensor = tensors.get_tensor(name)
-        return found
+        """A view of the memory-mapped file: its pages are read on access, and freed with the last view."""
+        with safe_open(self.file_of[name], framework="pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(name)
+        return tensor
 
-    def require(self, places: Iterable[Place], what: str) -> None:
-        """Raises UserError unless there is a tensor for each place: none is ever drawn at random."""
-        missing = [place.name for place in places if place.name not in (self.states if place.packed else self.where)]
+    def require(self, slots: Iterable[TensorSlot], what: str) -> None:
+        """Raises UserError unless each slot has a tensor; no tensor is ever left at random values."""
+        missing = [
+            slot.name for slot in slots if slot.name not in (self.quantization_states if slot.packed else self.file_of)
+        ]
         if missing:
             raise UserError(
                 f"{self.folder}: expected every tensor of {what}, got no {min(missing)} ({len(missing)} missing); "
                 "remove the folder and run `dvc repro`"
             )
 
-    def fill(self, places: Iterable[Place]) -> None:
-        """Puts the tensors in their places, in the dtype that the model has there; 4-bit weights as views of the file.
+    def fill(self, slots: Iterable[TensorSlot]) -> None:
+        """Loads the tensors of `slots`, in the dtype of the model; 4-bit weights are views of the file.
 
         Raises:
-            UserError: a tensor has not the shape that the configuration says.
+            UserError: a tensor does not have the shape of the configuration.
         """
-        for place in places:
-            module: Any = place.module
-            tensor, parameter = self.tensor(place.name), place.empty
-            if place.packed:
-                state = {name: self.tensor(name) for name in self.states[place.name]}
+        for slot in slots:
+            module: Any = slot.module
+            tensor, parameter = self.tensor(slot.name), slot.empty
+            if slot.packed:
+                state = {name: self.tensor(name) for name in self.quantization_states[slot.name]}
                 try:
                     weight: Any = Params4bit.from_prequantized(tensor, state, device=_device)
-                except Exception as error:  # whatever bitsandbytes makes of tensors that are none of its own
-                    said = " ".join(str(error).split())[:120] or type(error).__name__
+                except Exception as error:  # bitsandbytes raises many types for tensors that it did not write
+                    reason = " ".join(str(error).split())[:120] or type(error).__name__
                     raise UserError(
-                        f"{self.folder}: {place.name}: expected a 4-bit weight and its state, got: {said}; "
+                        f"{self.folder}: {slot.name}: expected a 4-bit weight and its state, got: {reason}; "
                         "remove the folder and run `dvc repro`"
                     ) from None
                 got, expected = weight.quant_state.shape, torch.Size((module.out_features, module.in_features))
-                parameter = weight if isinstance(module, Linear4bit) else unpacked(weight, place.empty.dtype)
+                parameter = weight if isinstance(module, Linear4bit) else dequantized_weight(weight, slot.empty.dtype)
             else:
-                tensor = self._of(module.tokens.cpu(), tensor) if isinstance(module, Rows) else tensor
-                got, expected = tensor.shape, place.empty.shape
-                parameter = nn.Parameter(tensor.to(_device, place.empty.dtype, copy=True), requires_grad=False)
+                tensor = self._rows_of(module.tokens.cpu(), tensor) if isinstance(module, EmbeddingRows) else tensor
+                got, expected = tensor.shape, slot.empty.shape
+                parameter = nn.Parameter(tensor.to(_device, slot.empty.dtype, copy=True), requires_grad=False)
             if got != expected:
                 raise UserError(
-                    f"{self.folder}: {place.name}: expected the shape {list(expected)} of config.json, "
+                    f"{self.folder}: {slot.name}: expected the shape {list(expected)} of config.json, "
                     f"got {list(got)}; remove the folder and run `dvc repro`"
                 )
-            setattr(module, place.attribute, parameter)
+            setattr(module, slot.attribute, parameter)
 
-    def _of(self, tokens: Int[Tensor, " n"], matrix: Float[Tensor, "vocabulary d_model"]) -> Tensor:
-        """The rows of these tokens; of a mapped file, only their pages are read."""
+    def _rows_of(self, tokens: Int[Tensor, " n"], matrix: Float[Tensor, "vocabulary d_model"]) -> Tensor:
+        """The rows of these tokens; only their pages of the memory-mapped file are read."""
         if self.rows is not None:
-            places = torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
-            unknown = tokens[self.rows[places] != tokens]
+            row_indices = torch.searchsorted(self.rows, tokens).clamp(max=len(self.rows) - 1)
+            unknown = tokens[self.rows[row_indices] != tokens]
             if len(unknown):
                 raise CheckFailed(
-                    f"{self.folder}: {EMBEDDINGS}: expected one of the {len(self.rows)} tokens of the word list, of "
-                    f"which alone the base has embeddings, got {int(unknown[0])}; {OTHER_WORDS}"
+                    f"{self.folder}: {EMBEDDINGS}: expected one of the {len(self.rows)} tokens of the word "
+                    f"list, the only ones that the base has embeddings of, got {int(unknown[0])}; {OTHER_WORDS}"
                 )
-            return matrix[places]
+            return matrix[row_indices]
         if int(tokens.max()) >= len(matrix):
             raise CheckFailed(
                 f"{self.folder}: {EMBEDDINGS}: expected tokens below {len(matrix)}, got {int(tokens.max())}; "
@@ -262,21 +263,21 @@ class Files:
         return matrix[tokens]
 
 
-class OnDemand:
-    """One block in memory at a time: a block is read when it is called, and the one before it is let go of."""
+class BlocksOnDemand:
+    """Keeps one block in memory at a time: a block is loaded when it is called, and the previous one is freed."""
 
-    def __init__(self, files: Files, blocks: dict[nn.Module, list[Place]]) -> None:
+    def __init__(self, files: CheckpointFiles, blocks: dict[nn.Module, list[TensorSlot]]) -> None:
         self.files, self.blocks = files, blocks
-        self.held: list[Place] = []
+        self.loaded: list[TensorSlot] = []
         for block in blocks:
             block.register_forward_pre_hook(self)
 
     def __call__(self, block: nn.Module, _arguments: Any) -> None:
-        if self.blocks[block] is not self.held:
-            for place in self.held:
-                setattr(place.module, place.attribute, place.empty)
-            self.held = self.blocks[block]
-            self.files.fill(self.held)
+        if self.blocks[block] is not self.loaded:
+            for slot in self.loaded:
+                setattr(slot.module, slot.attribute, slot.empty)
+            self.loaded = self.blocks[block]
+            self.files.fill(self.loaded)
 
 
 def load(
@@ -289,165 +290,170 @@ def load(
     resident: int | None = None,
     dtype: str | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint in `folder`, frozen and in evaluation mode; what is not asked for is not read.
+    """Loads the checkpoint in `folder`, frozen and in evaluation mode.
 
-    Of the architectures of model/supported.py. A cut model is still a causal LM, so that adapters keep PEFT's keys; its
-    final norm is the identity, so that its last hidden state is the whole model's hidden_states[blocks], bit for bit.
-    A part of a checkpoint (model/part.py) is a cut model too.
-    What follows changes memory and time, not one bit of a hidden state:
+    The architecture is one of model/supported.py. A cut model is still a causal LM, so adapters have PEFT's keys. Its
+    final norm is the identity, so its last hidden state is the full model's hidden_states[blocks], bit for bit. A part
+    of a checkpoint (model/part.py) is a cut model too. Except `dtype`, the arguments change memory and time but no bit
+    of a hidden state.
 
     Args:
-        folder: a transformers checkpoint in safetensors files, one or several.
-        blocks: how many of the first blocks there are to be; all, if not given.
-        vocabulary: the token ids that will come in, of which alone the embeddings are read; any other is refused.
-        head: with the language-model head? Where the checkpoint has none, or none is asked for, `NoHead` stands there.
-        weights: 4-bit weights `packed`, unpacked at every call, or `dequantized` as they are read (see `dequantized`).
-        resident: how many of the first blocks stay in memory; one of the others at a time, read whenever it is called
-            after another (see `backbone.run`). All, if not given.
-        dtype: of every product and of what is not packed; the checkpoint's own, if not given. This one changes bits.
+        folder: a transformers checkpoint in one or several safetensors files.
+        blocks: the number of blocks to load, from the first; default all.
+        vocabulary: the token ids that the model will get; only their embeddings are read, other tokens are an error.
+        head: whether to load the language-model head; without it, or if the checkpoint has none, it is a `NoHead`.
+        weights: `packed` keeps 4-bit weights and dequantises them at every call; `dequantized` does so once, on loading
+            (see `dequantize`).
+        resident: the number of blocks, from the first, that stay in memory; of the others one at a time is loaded, each
+            time it is called (see `backbone.run_by_block`). Default all.
+        dtype: the dtype of all products and of unpacked tensors; default the checkpoint's.
 
     Raises:
-        UserError: there is no such checkpoint, it lacks a tensor, or one has another shape than its configuration says.
+        UserError: there is no such checkpoint, a tensor is missing, or its shape is not that of the configuration.
     """
-    model = _empty(folder, blocks, dtype)
+    model = _empty_cut_model(folder, blocks, dtype)
     body: Any = model.model
-    kept = getattr(model.config, "token_rows", None)
-    files = Files(folder, kept)
+    token_rows = getattr(model.config, "token_rows", None)
+    files = CheckpointFiles(folder, token_rows)
     if weights == "dequantized":
         for name, module in [*model.named_modules()]:
             if isinstance(module, Linear4bit):
                 model.set_submodule(name, _dense(module))
-    tokens = kept if vocabulary is None else vocabulary
+    tokens = token_rows if vocabulary is None else vocabulary
     if tokens is not None:
-        advice = "name every token in the vocabulary given to checkpoint.load" if kept is None else OTHER_WORDS
-        body.embed_tokens = Rows(tokens, body.embed_tokens, advice)
+        advice = "name every token in the vocabulary given to checkpoint.load" if token_rows is None else OTHER_WORDS
+        body.embed_tokens = EmbeddingRows(tokens, body.embed_tokens, advice)
     tied = model.config.tie_word_embeddings
     if not head:
         model.lm_head = NoHead("the model was loaded without its head; ask checkpoint.load for it")
-    elif not tied and HEAD not in files.where:
+    elif not tied and HEAD not in files.file_of:
         model.lm_head = NoHead(f"the checkpoint holds no {HEAD}; {HEAD_ADVICE}")
-    places = [
-        Place(module, attribute, f"{prefix}.{attribute}", parameter)
+    slots = [
+        TensorSlot(module, attribute, f"{prefix}.{attribute}", parameter)
         for prefix, module in model.named_modules()
         for attribute, parameter in module.named_parameters(recurse=False)
     ]
     if tied and vocabulary is None:
-        places = [place for place in places if place.name != HEAD]
+        slots = [slot for slot in slots if slot.name != HEAD]
     elif tied:
-        places = [place._replace(name=EMBEDDINGS) if place.name == HEAD else place for place in places]
-    files.require(places, type(model).__name__)
-    later = [*body.layers][len(body.layers) if resident is None else resident :]
-    block_of = {module: block for block in later for module in block.modules()}
-    files.fill(place for place in places if place.module not in block_of)
+        slots = [slot._replace(name=EMBEDDINGS) if slot.name == HEAD else slot for slot in slots]
+    files.require(slots, type(model).__name__)
+    blocks_on_demand = [*body.layers][len(body.layers) if resident is None else resident :]
+    block_of = {module: block for block in blocks_on_demand for module in block.modules()}
+    files.fill(slot for slot in slots if slot.module not in block_of)
     if tied and head and vocabulary is None:
         model.lm_head.weight = body.embed_tokens.weight
-    if later:
-        OnDemand(files, {block: [place for place in places if block_of.get(place.module) is block] for block in later})
+    if blocks_on_demand:
+        BlocksOnDemand(
+            files, {block: [slot for slot in slots if block_of.get(slot.module) is block] for block in blocks_on_demand}
+        )
     model.requires_grad_(False)
-    keep_unpacked(model)
+    disable_repacking(model)
     model.eval()
     return model
 
 
-def _empty(folder: Path, blocks: int | None, dtype: str | None = None) -> PreTrainedModel:
-    """The model of the configuration in `folder`, cut to `blocks`, its parameters without memory on the meta device."""
-    own: Any = config(folder)
-    part = getattr(own, "part_of", None)
-    whole = own.num_hidden_layers if part is None else part["num_hidden_layers"]
+def _empty_cut_model(folder: Path, blocks: int | None, dtype: str | None = None) -> PreTrainedModel:
+    """The model of the configuration in `folder`, cut to `blocks`, with its parameters on the meta device."""
+    settings: Any = config(folder)
+    part_of = getattr(settings, "part_of", None)
+    all_blocks = settings.num_hidden_layers if part_of is None else part_of["num_hidden_layers"]
     if blocks is not None:
-        own.num_hidden_layers = blocks
-        if getattr(own, "layer_types", None):  # kept beside the number of blocks by some architectures
-            own.layer_types = own.layer_types[:blocks]
-    quantization = getattr(own, "quantization_config", None)
+        settings.num_hidden_layers = blocks
+        if getattr(settings, "layer_types", None):  # some architectures list the type of each block
+            settings.layer_types = settings.layer_types[:blocks]
+    quantization = getattr(settings, "quantization_config", None)
     if dtype is not None:
-        own.dtype = getattr(torch, dtype)
+        settings.dtype = getattr(torch, dtype)
         if quantization is not None:
             quantization["bnb_4bit_compute_dtype"] = dtype
-    model = laid_out(folder, own)
+    model = empty_model(folder, settings)
     if quantization is not None:
         try:
             quantizer: Any = AutoHfQuantizer.from_config(quantization, pre_quantized=True)
-            quantizer.preprocess_model(model, dtype=own.dtype, device_map={"": _device})
-        except Exception as error:  # likewise
+            quantizer.preprocess_model(model, dtype=settings.dtype, device_map={"": _device})
+        except Exception as error:  # any type, if the configuration is broken
             raise _unfit(folder / "config.json", error) from None
         model.hf_quantizer = quantizer
         quantizer.postprocess_model(model)
         for module in model.modules():
             if isinstance(module, Linear4bit) and module.bias is not None:
-                module.bias.data = module.bias.to(own.dtype)  # made in float32, whatever the model's dtype
+                module.bias.data = module.bias.to(settings.dtype)  # created in float32 for every dtype of the model
     body: Any = model.model
-    body.rotary_emb = type(body.rotary_emb)(config=own).to(_device)  # no checkpoint holds its buffers
+    body.rotary_emb = type(body.rotary_emb)(config=settings).to(_device)  # its buffers are in no checkpoint
     scale = getattr(body.embed_tokens, supported.SCALE, None)
-    if scale is not None:  # likewise
+    if scale is not None:  # this buffer is in no checkpoint either
         value = body.embed_tokens.scalar_embed_scale
         body.embed_tokens.embed_scale = nn.Buffer(torch.full_like(scale, value, device=_device), persistent=False)
-    if len(body.layers) < whole:
+    if len(body.layers) < all_blocks:
         body.norm = nn.Identity()
     model.config.use_cache = False
-    model.name_or_path = own.name_or_path = str(folder)
+    model.name_or_path = settings.name_or_path = str(folder)
     return model
 
 
 def config(folder: Path) -> PretrainedConfig:
-    """The configuration of the checkpoint in `folder`; code that may lie beside it is never run.
+    """The configuration of the checkpoint in `folder`. Code in the folder is never run.
 
     Raises:
-        UserError: there is none, or none of a supported architecture (model/supported.py).
+        UserError: there is no configuration, or its architecture is not supported (model/supported.py).
     """
     path = folder / "config.json"
     given = read_json(path, "a model's configuration")
     supported.check_configuration(given, path)
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        known = 0 < cast(Any, found).num_hidden_layers <= MOST_BLOCKS
-    except Exception as error:  # whatever transformers makes of values that are none
+        settings: PretrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        plausible = 0 < cast(Any, settings).num_hidden_layers <= MOST_BLOCKS
+    except Exception as error:  # any type, if the values are broken
         raise _unfit(path, error) from None
-    packing = given.get("quantization_config", {})
-    if not isinstance(packing, dict) or packing.get("quant_method", "bitsandbytes") != "bitsandbytes":
+    quantization = given.get("quantization_config", {})
+    if not isinstance(quantization, dict) or quantization.get("quant_method", "bitsandbytes") != "bitsandbytes":
         raise UserError(
-            f"{path}: quantization_config: expected that of bitsandbytes or none, got {brief(packing)}; "
+            f"{path}: quantization_config: expected that of bitsandbytes or none, got {brief(quantization)}; "
             "restore the file"
         )
-    if not known:
+    if not plausible:
         got = brief(given.get("num_hidden_layers"))
         raise UserError(f"{path}: num_hidden_layers: expected 1 to {MOST_BLOCKS}, got {got}; restore the file")
-    return found
+    return settings
 
 
-def laid_out(folder: Path, settings: PretrainedConfig | None = None) -> PreTrainedModel:
-    """The model of the configuration in `folder`, or of `settings` out of it, its tensors without memory or values.
+def empty_model(folder: Path, settings: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The model of the configuration in `folder`, or of `settings`, with tensors on the meta device (no values).
 
     Raises:
-        UserError: it is not the configuration of a causal language model.
+        UserError: this is not the configuration of a causal language model.
     """
     settings = config(folder) if settings is None else settings
     try:
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=settings.dtype)
-    except Exception as error:  # likewise
+    except Exception as error:  # any type, if the values are broken
         raise _unfit(folder / "config.json", error) from None
     supported.check_modules(model, folder / "config.json")
     return model
 
 
 def _unfit(path: Path, error: Exception) -> UserError:
-    said = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split())[:200]
     return UserError(
-        f"{path}: expected a causal language model with Llama's module names, got: {said or type(error).__name__}; "
+        f"{path}: expected a causal language model with Llama's module names, got: {reason or type(error).__name__}; "
         "restore the file, or choose such a model"
     )
 
 
 def require_head(folder: Path) -> None:
-    """Raises UserError unless the checkpoint's files hold a head, or its configuration ties it to the embeddings."""
-    if HEAD not in Files(folder).where and not read_json(folder / "config.json").get("tie_word_embeddings", False):
+    """Raises UserError unless the checkpoint has a head, either as a tensor or tied to the embeddings."""
+    if HEAD not in CheckpointFiles(folder).file_of and not read_json(folder / "config.json").get(
+        "tie_word_embeddings", False
+    ):
         raise UserError(f"{folder}: scoring: expected {HEAD}, which no file of the checkpoint holds; {HEAD_ADVICE}")
 
 
-def keep_unpacked(model: nn.Module) -> None:
-    """Stops bitsandbytes from repacking 4-bit weights for AVX512_BF16 processors.
+def disable_repacking(model: nn.Module) -> None:
+    """Stops bitsandbytes from repacking 4-bit weights for processors with AVX512_BF16.
 
-    It would do so at the first forward pass without gradients; from then on every gradient through the layer is None.
+    It would do so in the first forward pass without gradients; after that, every gradient through the layer is None.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -455,8 +461,8 @@ def keep_unpacked(model: nn.Module) -> None:
 
 
 def tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; pad is EOS where none is set, as Llama's users do."""
-    config(folder)  # which transformers looks into first
+    """The checkpoint's tokenizer. If it has no padding token, EOS is used, as is usual for Llama."""
+    config(folder)  # transformers reads it first; this gives the clearer message
     read_json(folder / "tokenizer_config.json", "a tokenizer's settings")
     loaded = load_tokenizer(folder, str(folder), "remove the folder and run `dvc repro`")
     if loaded.pad_token is None:

@@ -1,8 +1,12 @@
-"""The 4-bit cache: the base checkpoint quantised block by block with bitsandbytes (stage: quantize).
+"""4-bit checkpoints: quantises a base checkpoint with bitsandbytes, one block at a time (stage: quantize).
 
-Writes transformers checkpoints, one safetensors shard a block, in NF4 (training and most views) and in FP4 (the view of
-the public evaluation script), and the evidence of what they are, read off the loaded modules, a block at a time. Shards
-that are written outlive a run that is cut off (io/resume.py). Feeds the setup table.
+Each projection matrix is packed in chunks of 64 values w with scale c = max |w| (2305.14314, section 3):
+
+    w ~ c q,    q one of the 16 values of the type (NF4 or FP4)
+
+Writes transformers checkpoints with one safetensors shard per block: NF4 for training and most views, FP4 for the view
+of the public evaluation script. `inspect` reads their types and sizes from the loaded modules. Shards already written
+are used again after an interruption (io/resume.py).
 """
 
 from __future__ import annotations
@@ -34,10 +38,10 @@ from tli.io.structured import read_json, write_json
 from tli.model import checkpoint, shards, supported
 from tli.model.shards import TensorInfo
 
-Dtype = Literal["float32", "bfloat16"]  # of `compute.dtype` in params.yaml
+Dtype = Literal["float32", "bfloat16"]  # the values of `compute.dtype` in params.yaml
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-ROWS = 256  # of a matrix in full precision at a time: whole chunks of 64 values, whatever the row's length
-ROUNDED = "rounded_to"  # where the index says to which dtype the weights were rounded before packing
+ROWS = 256  # rows of a matrix in full precision at a time; 256 rows of any length are whole chunks of 64 values
+ROUNDED = "rounded_to"  # the index key with the dtype that the weights were rounded to before packing
 EMBEDDINGS, OTHERS = "embeddings", "head"  # the first and the last shard
 
 
@@ -46,33 +50,34 @@ def write_checkpoint(
 ) -> None:
     """Writes the checkpoint `base` with every projection of every block packed in 4 bits of type `kind`.
 
-    Weights are cast to `settings.load_dtype` first, as transformers does on loading, then packed in chunks of 64
-    values, each with its largest magnitude as scale (2305.14314, section 3; `double_quant` packs the scales too).
-    Everything is rounded to `load_dtype`; what is not packed (embeddings, norms, head) is then stored in `compute`, in
-    which every product is taken. A few rows of one tensor at a time are held in full precision, and one shard as it is
-    written.
+    All weights are first cast to `settings.load_dtype`, as transformers does on loading. Projections are then packed in
+    chunks of 64 values, each with its largest magnitude as scale (2305.14314, section 3; `double_quant` packs the
+    scales too). The other tensors (embeddings, norms, head) are stored in `compute`, the dtype of all products. Only a
+    few rows of a tensor are in memory in full precision at a time, and one shard.
 
     Args:
-        base: a transformers checkpoint folder with safetensors files, sharded or not.
+        base: a transformers checkpoint folder with one or several safetensors files.
         out: the folder to write; its parent exists.
         kind: `nf4` or `fp4`.
-        settings: the dtype before packing and whether scales are packed.
-        compute: the dtype of every product.
-        finished: where shards are kept once written, and taken from where they are already.
+        settings: the dtype before packing, and whether the scales are packed.
+        compute: the dtype of all products.
+        finished: where written shards are saved as checkpoints, and read if they are there already.
 
     Raises:
-        UserError: `base` holds no safetensors file, or lacks a tensor of its architecture, other than a head.
+        UserError: `base` has no safetensors file, or lacks a tensor of its architecture other than the head.
     """
-    held = layout(base)
+    locations = layout(base)
     out.mkdir(parents=True)
     index: dict[str, str] = {}
-    for shard, tensors in progress.track(_shards(held).items(), f"quantize {kind}"):
+    for shard, tensors in progress.track(_group_by_shard(locations).items(), f"quantize {kind}"):
         file, write = out / f"{shard}.safetensors", partial(_write_shard, tensors, kind, settings, compute)
         if finished is None:
             write(file)
         else:
             _link(finished.get_or_make(f"{kind}-{file.name}", write), file)
-        index |= dict.fromkeys((key for name in tensors for key in _keys(name, kind, settings, compute)), file.name)
+        index |= dict.fromkeys(
+            (key for name in tensors for key in _stored_keys(name, kind, settings, compute)), file.name
+        )
     write_json(out / shards.INDEX, {"metadata": {ROUNDED: settings.load_dtype}, "weight_map": index})
     config = read_json(base / "config.json", "a model's configuration")
     config["dtype"] = compute
@@ -93,71 +98,75 @@ def _write_shard(tensors: Mapping[str, TensorInfo], kind: str, settings: FourBit
     stored: dict[str, Tensor] = {}
     for name, info in tensors.items():
         stored |= _stored(name, info, kind, settings, compute)
-    # one key alone: safetensors writes several in an order of chance, and other bytes for the same tensors
+    # one metadata key only: safetensors writes several in random order, so that the bytes would differ
     save_file(stored, path, metadata={"format": "pt"})
 
 
-def _link(piece: Path, file: Path) -> None:
-    """The same bytes under both names: the piece stays until the output is in place."""
+def _link(source: Path, target: Path) -> None:
+    """Links `source` as `target`: the checkpoint stays until the output is in place."""
     try:
-        os.link(piece, file)
+        os.link(source, target)
     except OSError:  # a file system without hard links
-        shutil.copyfile(piece, file)
+        shutil.copyfile(source, target)
 
 
 def layout(folder: Path) -> dict[str, TensorInfo]:
-    """Tensor name -> where it lies, of all that belongs to a language model and stands in the shards' own headers.
+    """Tensor name -> its location, for all tensors of the language model, from the headers of the shards.
 
-    The index beside them does not count: it may be older than a shard (as the published model's is). A classifier's
-    head, `score.weight`, is no part of a language model and is left out.
+    The index file is not used: it may be older than a shard, as in the published model. A classifier's head,
+    `score.weight`, does not belong to a language model and is left out.
+
+    Raises:
+        UserError: there is no safetensors file, a tensor is missing, or its shape is not that of the configuration.
     """
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: expected a checkpoint in safetensors files, found none; run `dvc repro base`")
-    held = {name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))}
+    tensors = {name: info for name, info in shards.headers(folder).items() if name.startswith(("model.", "lm_head."))}
     for name, tensor in _architecture(folder).state_dict().items():
-        packed = f"{name}.absmax" in held  # of this stage's own checkpoints: not in the matrix's shape
-        if name in held and not packed and held[name].shape != tuple(tensor.shape):
+        is_packed = f"{name}.absmax" in tensors  # in a checkpoint of this stage a packed matrix has another shape
+        if name in tensors and not is_packed and tensors[name].shape != tuple(tensor.shape):
             raise UserError(
-                f"{held[name].file}: {name}: expected the shape {list(tensor.shape)} of config.json, "
-                f"got {list(held[name].shape)}; fetch or train the checkpoint again (`dvc repro base --force`)"
+                f"{tensors[name].file}: {name}: expected the shape {list(tensor.shape)} of config.json, "
+                f"got {list(tensors[name].shape)}; fetch or train the checkpoint again (`dvc repro base --force`)"
             )
-        if name not in held and name != checkpoint.HEAD:
+        if name not in tensors and name != checkpoint.HEAD:
             raise UserError(
                 f"{folder}: expected {name} in a safetensors file, found none; "
-                "the checkpoint is not whole: fetch or train it again (`dvc repro base --force`)"
+                "the checkpoint is not complete: fetch or train it again (`dvc repro base --force`)"
             )
-    return held
+    return tensors
 
 
 def _architecture(folder: Path) -> Any:
-    """The language model of the folder's configuration, its tensors without memory or values."""
-    return checkpoint.laid_out(folder)
+    """The language model of the folder's configuration, with tensors on the meta device (no values)."""
+    return checkpoint.empty_model(folder)
 
 
-def _shards(held: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:
-    """Shard -> its tensors, sorted by name: embeddings, block after block, then norm and head."""
-    groups: dict[str, dict[str, TensorInfo]] = {EMBEDDINGS: {}}
-    last: dict[str, TensorInfo] = {}
-    for name in sorted(held):
+def _group_by_shard(tensors: Mapping[str, TensorInfo]) -> dict[str, dict[str, TensorInfo]]:
+    """Shard -> its tensors, sorted by name. The shards: embeddings, one per block, then norm and head."""
+    shard_tensors: dict[str, dict[str, TensorInfo]] = {EMBEDDINGS: {}}
+    others: dict[str, TensorInfo] = {}
+    for name in sorted(tensors):
         parts = name.split(".")
         if parts[:2] == ["model", "layers"]:
-            groups.setdefault(f"block-{int(parts[2]):03d}", {})[name] = held[name]
+            shard_tensors.setdefault(f"block-{int(parts[2]):03d}", {})[name] = tensors[name]
         else:
-            (groups[EMBEDDINGS] if parts[:2] == ["model", "embed_tokens"] else last)[name] = held[name]
-    return dict(sorted(groups.items(), key=lambda item: (item[0] != EMBEDDINGS, item[0]))) | {OTHERS: last}
+            (shard_tensors[EMBEDDINGS] if parts[:2] == ["model", "embed_tokens"] else others)[name] = tensors[name]
+    return dict(sorted(shard_tensors.items(), key=lambda item: (item[0] != EMBEDDINGS, item[0]))) | {OTHERS: others}
 
 
 def _rows(name: str, info: TensorInfo) -> Iterator[Tensor]:
-    """A tensor's rows, ROWS at a time. The file is opened for each part: what is mapped of it counts as memory."""
+    """Yields a tensor's rows, ROWS at a time. The file is opened each time, because mapped pages count as memory."""
     for start in range(0, info.shape[0], ROWS):
         with safe_open(info.file, framework="pt") as tensors:
-            part: Tensor = tensors.get_slice(name)[start : start + ROWS]
-        if not bool(part.isfinite().all()):
+            rows: Tensor = tensors.get_slice(name)[start : start + ROWS]
+        if not bool(rows.isfinite().all()):
             raise UserError(
-                f"{info.file}: {name}: expected finite numbers, got others in rows {start} to {start + len(part) - 1}; "
+                f"{info.file}: {name}: expected finite numbers, got NaN or infinity in rows {start} to "
+                f"{start + len(rows) - 1}; "
                 "fetch or train the checkpoint again (`dvc repro base --force`)"
             )
-        yield part
+        yield rows
 
 
 def _is_packed(name: str) -> bool:
@@ -165,38 +174,43 @@ def _is_packed(name: str) -> bool:
 
 
 def _stored(name: str, info: TensorInfo, kind: str, settings: FourBit, compute: Dtype) -> dict[str, Tensor]:
-    """A projection's packed weight and quantisation state under Linear4bit's own keys; any other tensor rounded.
+    """A projection's packed weight and quantisation state under Linear4bit's keys; other tensors rounded to `compute`.
 
-    A projection is packed as it was loaded, in `load_dtype`: rounded to `compute` first, 1 code in 100 is another.
+    A projection is packed in `load_dtype`. Rounding it to `compute` first would change 1 code in 100.
     """
     load, dtype = getattr(torch, settings.load_dtype), getattr(torch, compute)
-    parts = (part.to(load) for part in _rows(name, info))
+    row_groups = (rows.to(load) for rows in _rows(name, info))
     if _is_packed(name):
-        return _packed(name, info.shape, parts, kind, settings.double_quant, dtype)
-    whole = torch.empty(info.shape, dtype=dtype)
-    for target, part in zip(whole.split(ROWS), parts, strict=True):
-        target.copy_(part)
-    return {name: whole}
+        return _packed(name, info.shape, row_groups, kind, settings.double_quant, dtype)
+    rounded = torch.empty(info.shape, dtype=dtype)
+    for target, rows in zip(rounded.split(ROWS), row_groups, strict=True):
+        target.copy_(rows)
+    return {name: rounded}
 
 
 def _packed(
-    name: str, shape: tuple[int, ...], parts: Iterable[Tensor], kind: str, double_quant: bool, dtype: torch.dtype
+    name: str, shape: tuple[int, ...], row_groups: Iterable[Tensor], kind: str, double_quant: bool, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """What bitsandbytes makes of the whole matrix on one thread: chunks of 64 are packed each for itself, their scales
-    together. Unpacked, it has the dtype `dtype`.
+    """The packed matrix as bitsandbytes computes it from the whole matrix on one thread.
+
+    Each chunk of 64 values is packed by itself, and the scales together. `dtype` is the dtype after unpacking.
     """
     codes, scales = [], []
-    for part in parts:
-        code, state = quantize_4bit(part.contiguous(), quant_type=kind)
+    for rows in row_groups:
+        code, state = quantize_4bit(rows.contiguous(), quant_type=kind)
         codes.append(code)
         scales.append(state.absmax)
-    absmax, nested = torch.cat(scales), dict[str, Any]()
+    absmax, scale_state = torch.cat(scales), dict[str, Any]()
     if double_quant:
-        with _one_thread():  # two would add in another order
-            nested["offset"] = absmax.mean()
-        absmax, nested["state2"] = quantize_blockwise(absmax - nested["offset"], blocksize=256)
-    whole = QuantState(absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=dtype, **nested)
-    return {name: torch.cat(codes)} | {f"{name}.{key}": value for key, value in whole.as_dict(packed=True).items()}
+        with _one_thread():  # two threads would sum in another order
+            scale_state["offset"] = absmax.mean()
+        absmax, scale_state["state2"] = quantize_blockwise(absmax - scale_state["offset"], blocksize=256)
+    state_of_matrix = QuantState(
+        absmax, torch.Size(shape), state.code, state.blocksize, quant_type=kind, dtype=dtype, **scale_state
+    )
+    return {name: torch.cat(codes)} | {
+        f"{name}.{key}": value for key, value in state_of_matrix.as_dict(packed=True).items()
+    }
 
 
 @contextmanager
@@ -209,38 +223,39 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _keys(name: str, kind: str, settings: FourBit, compute: Dtype) -> Iterable[str]:
-    """The keys under which a tensor is stored, in bitsandbytes' order."""
+def _stored_keys(name: str, kind: str, settings: FourBit, compute: Dtype) -> Iterable[str]:
+    """The keys that a tensor is stored under, in the order of bitsandbytes."""
     if not _is_packed(name):
         return (name,)
     return _packed(name, (1, 64), [torch.zeros(1, 64)], kind, settings.double_quant, getattr(torch, compute))
 
 
 def inspect(folder: Path, kind: str) -> list[Row]:
-    """What a 4-bit checkpoint is once loaded: types, dtypes, counts, bytes, as rows of set `kind`.
+    """Rows of set `kind` that describe a 4-bit checkpoint: types, dtypes, numbers of parameters, bytes.
 
-    Projections are read off the modules that transformers and bitsandbytes load, one block at a time; what is not
-    packed off the files' headers.
+    Values of projections are read from the modules that transformers and bitsandbytes load, one block at a time; those
+    of the other tensors from the headers of the files.
 
     Raises:
-        CheckFailed: a tensor is missing, a module was loaded with another quantisation type than `kind`, or a
-            projection was left unpacked.
+        CheckFailed: a tensor is missing, a module was loaded with a quantisation type other than `kind`, or a
+            projection is not packed.
     """
-    held, model = layout(folder), _architecture(folder)
+    tensors, model = layout(folder), _architecture(folder)
     config, blocks = model.config, model.config.num_hidden_layers
-    found: list[Projection] = []
+    projections: list[Projection] = []
     for number in range(blocks):
-        found += _projections(type(model), folder, held, number)
-        gc.collect()  # weights and modules of bitsandbytes refer to each other: blocks would pile up
-    types = {each.quant_type for each in found}
-    if types != {kind} or len(found) != blocks * 7:
+        projections += _projections(type(model), folder, tensors, number)
+        gc.collect()  # bitsandbytes leaves reference cycles: blocks would accumulate
+    types = {projection.quant_type for projection in projections}
+    if types != {kind} or len(projections) != blocks * 7:
         raise CheckFailed(
             f"{folder}: expected {blocks * 7} projections of type {kind}, "
-            f"got {len(found)} of {', '.join(sorted(types)) or 'none'}; remove {folder.parent} and run `dvc repro`"
+            f"got {len(projections)} of {', '.join(sorted(types)) or 'none'}; "
+            f"remove {folder.parent} and run `dvc repro`"
         )
     tied = config.tie_word_embeddings
-    others = [info for name, info in held.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)]
-    head = "loaded" if checkpoint.HEAD in held else "absent"
+    others = [info for name, info in tensors.items() if "_proj." not in name and not (tied and name == checkpoint.HEAD)]
+    head = "loaded" if checkpoint.HEAD in tensors else "absent"
     values: list[tuple[str, str, float | str]] = [
         ("model", "class", type(model).__name__),
         ("model", "blocks", blocks),
@@ -249,18 +264,18 @@ def inspect(folder: Path, kind: str) -> list[Row]:
         ("model", "heads", config.num_attention_heads),
         ("model", "kv_heads", config.num_key_value_heads),
         ("model", "head_dim", supported.shape(config)["head_dim"]),
-        ("model", "vocab_size", held["model.embed_tokens.weight"].shape[0]),
+        ("model", "vocab_size", tensors["model.embed_tokens.weight"].shape[0]),
         ("model", "head", "tied to the embeddings" if tied else head),
         ("projections", "quant_type", kind),
-        ("projections", "modules", len(found)),
-        ("projections", "parameters", sum(each.parameters for each in found)),
-        ("projections", "bytes", sum(each.nbytes for each in found)),
-        ("projections", "blocksize", found[0].blocksize),
-        ("projections", "double_quant", str(found[0].double_quant).lower()),
+        ("projections", "modules", len(projections)),
+        ("projections", "parameters", sum(projection.parameters for projection in projections)),
+        ("projections", "bytes", sum(projection.nbytes for projection in projections)),
+        ("projections", "blocksize", projections[0].blocksize),
+        ("projections", "double_quant", str(projections[0].double_quant).lower()),
         ("projections", "loaded_dtype", _rounded_to(folder)),
-        ("projections", "compute_dtype", _name({each.compute for each in found})),
+        ("projections", "compute_dtype", _dtype_name({projection.compute for projection in projections})),
         ("projections", "tensors_sha256", shards.digest_of_all(folder)),
-        ("others", "dtype", _name({DTYPES[info.dtype] for info in others})),
+        ("others", "dtype", _dtype_name({DTYPES[info.dtype] for info in others})),
         ("others", "parameters", sum(math.prod(info.shape) for info in others)),
         ("others", "bytes", sum(info.nbytes for info in others)),
     ]
@@ -268,12 +283,12 @@ def inspect(folder: Path, kind: str) -> list[Row]:
 
 
 def _rounded_to(folder: Path) -> str:
-    """The dtype that the packed weights were rounded to, by the checkpoint's index."""
+    """The dtype that the weights were rounded to before packing, from the checkpoint's index."""
     return str(read_json(folder / shards.INDEX, "an index of shards")["metadata"].get(ROUNDED, "unknown"))
 
 
 class Projection(NamedTuple):
-    """What a loaded Linear4bit says of itself: `nbytes` of packed codes, the dtype of its arithmetic."""
+    """The properties of a loaded Linear4bit: `nbytes` is the size of its packed codes, `compute` the compute dtype."""
 
     quant_type: str
     parameters: int
@@ -283,31 +298,31 @@ class Projection(NamedTuple):
     compute: torch.dtype
 
 
-def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], number: int) -> list[Projection]:
-    """The packed projections of one block, loaded as the only block of a model without a vocabulary."""
+def _projections(architecture: Any, folder: Path, locations: dict[str, TensorInfo], number: int) -> list[Projection]:
+    """The packed projections of block `number`, loaded as the only block of a model without a vocabulary."""
     config: Any = checkpoint.config(folder)
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 1, None
-    if getattr(config, "layer_types", None):  # kept beside the number of blocks by some architectures
+    if getattr(config, "layer_types", None):  # some architectures list the type of each block
         config.layer_types = [config.layer_types[number]]
-    own, alone, tensors = f"model.layers.{number}.", "model.layers.0.", {}
-    for name, info in held.items():
-        if name.startswith(own):
+    block_prefix, only_block_prefix, tensors = f"model.layers.{number}.", "model.layers.0.", {}
+    for name, info in locations.items():
+        if name.startswith(block_prefix):
             with safe_open(info.file, framework="pt") as file:
-                tensors[alone + name.removeprefix(own)] = file.get_tensor(name)
+                tensors[only_block_prefix + name.removeprefix(block_prefix)] = file.get_tensor(name)
     loaded: tuple[PreTrainedModel, dict[str, Any]] = architecture.from_pretrained(
         None, config=config, state_dict=tensors, dtype=config.dtype, output_loading_info=True
     )
-    if lacking := sorted(name for name in loaded[1]["missing_keys"] if name.startswith(alone)):
+    if missing := sorted(name for name in loaded[1]["missing_keys"] if name.startswith(only_block_prefix)):
         raise CheckFailed(
-            f"{folder}: expected every tensor of block {number}, got no {lacking[0]}; "
+            f"{folder}: expected every tensor of block {number}, got no {missing[0]}; "
             f"remove {folder.parent} and run `dvc repro`"
         )
-    found = []
+    projections = []
     for module in loaded[0].modules():
         if isinstance(module, Linear4bit):
             weight: Any = module.weight
             state = weight.quant_state
-            found.append(
+            projections.append(
                 Projection(
                     state.quant_type,
                     state.shape.numel(),
@@ -317,11 +332,12 @@ def _projections(architecture: Any, folder: Path, held: dict[str, TensorInfo], n
                     module.compute_dtype,
                 )
             )
-    return found
+    return projections
 
 
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}  # as safetensors' headers name them
+# The names of dtypes in the headers of safetensors files.
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
-def _name(dtypes: set[torch.dtype]) -> str:
+def _dtype_name(dtypes: set[torch.dtype]) -> str:
     return "+".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))

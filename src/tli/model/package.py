@@ -1,9 +1,11 @@
-"""A pretrained model out of one packaged GGUF file, recognised by its hash (stage: base, `model.source: package`).
+"""A pretrained model from one packaged GGUF file, checked by its hash (stage: base, `model.source: package`).
 
-GGUF stores each weight matrix in blocks of 32 numbers with a scale d and a minimum m of their own: w = d q + m, q in 4
-bits (Q4_1), or w = d q, q in 8 bits (Q8_0). transformers' loader computes w in float32 and puts the rows of q_proj and
-k_proj, which GGUF permutes, back in order. Written is an ordinary transformers checkpoint in float32.
-Feeds every table of a model whose source is `package`. No network is used.
+GGUF stores a weight matrix in blocks of 32 numbers, each block with a scale d and a minimum m:
+
+    w = d q + m, q in 4 bits (Q4_1),    or    w = d q, q in 8 bits (Q8_0)
+
+transformers' loader computes w in float32 and restores the order of the rows of q_proj and k_proj, which GGUF permutes.
+The output is an ordinary transformers checkpoint in float32. No network is used.
 """
 
 from __future__ import annotations
@@ -24,14 +26,14 @@ from tli.model import shards, supported
 from tli.model.hub import compare_shape
 from tli.model.tokenizer import put_bos_first
 
-FOLDER = "models"  # of the environment: where `make setup` puts packaged models
+FOLDER = "models"  # the folder of the Python environment where `make setup` puts packaged models
 
 
 def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
-    """The `base` stage: the checkpoint and its tokenizer in `out`, what it holds in `metrics`.
+    """Writes the checkpoint and its tokenizer to `out`, and hashes and sizes to `metrics` (JSON).
 
     Raises:
-        UserError: no such file, a file of another hash, or a shape in params.yaml that is not the file's.
+        UserError: the file is missing or has another hash, or the shape in params.yaml is not that of the file.
     """
     file = locate(settings)
     check_shape(file, settings)
@@ -60,16 +62,16 @@ def run(out: Path, metrics: Path, settings: PackagedModel) -> None:
 
 
 def locate(settings: PackagedModel) -> Path:
-    """The packaged file, its hash checked: at `settings.file`, or there in the environment's folder of models.
+    """The packaged file, after a check of its hash: `settings.file`, here or in the environment's folder of models.
 
     Raises:
-        UserError: it is at neither place, or has another SHA-256.
+        UserError: it is in neither place, or has another SHA-256.
     """
-    places = [Path(settings.file), Path(sys.prefix) / FOLDER / settings.file]
-    file = next((place for place in places if place.is_file()), None)
+    paths = [Path(settings.file), Path(sys.prefix) / FOLDER / settings.file]
+    file = next((path for path in paths if path.is_file()), None)
     if file is None:
         raise UserError(
-            f"params.yaml: model.file: expected the packaged model at {' or '.join(map(str, places))}, found no file; "
+            f"params.yaml: model.file: expected the packaged model at {' or '.join(map(str, paths))}, found no file; "
             "run `make setup`, which installs it, or name a GGUF file with the hash of model.sha256"
         )
     if (got := sha256_of(file)) != settings.sha256:
@@ -81,18 +83,18 @@ def locate(settings: PackagedModel) -> Path:
 
 
 def check_shape(file: Path, settings: PackagedModel) -> None:
-    """Raises UserError unless the architecture is supported and the shape in params.yaml is that of the GGUF header."""
+    """Raises UserError unless the architecture is supported and params.yaml has the shape of the GGUF header."""
     header = load_gguf_checkpoint(str(file))["config"]
     supported.check_configuration(header, file.name)
     compare_shape(settings, AutoConfig.for_model(**header), file.name)
 
 
 def load(file: Path) -> PreTrainedModel:
-    """The model of a GGUF file in float32, as an ordinary transformers model that can be saved."""
+    """Loads a GGUF file in float32 as an ordinary transformers model that can be saved."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         file.parent, gguf_file=file.name, dtype=torch.float32, local_files_only=True
     )
-    # the loader marks the model as quantised by GGUF, and such a model refuses to be saved
+    # the loader marks the model as quantised by GGUF; transformers does not save such a model
     model.hf_quantizer, model.is_quantized = None, False
     del model.config.quantization_config
     loaded: PreTrainedModel = model.eval()

@@ -1,12 +1,13 @@
-"""A part of a published checkpoint: its first blocks, and of the embeddings the rows of a word list (stage: base).
+"""Fetches a part of a published checkpoint: its first blocks and the embedding rows of a word list (stage: base).
 
-Feeds every table of a profile with `model.span`. A hidden state of block i depends on no later block, so that what is
-measured up to the span is what the whole model gives, bit for bit. Every shard's header is read by range, then the
-tensors wanted, and nothing else. Written is an ordinary checkpoint, whose config.json says what it is a part of.
+Used by profiles with `model.span`. A hidden state of block i does not depend on later blocks, so measurements up to the
+span equal those of the full model, bit for bit. Only the headers of the shards and the required tensors are fetched, by
+byte range. The output is an ordinary checkpoint whose config.json has a record of what it is a part of.
 
-What can be checked: whole files (config, tokenizer) against the hub's hash and the manifest. Of a shard only its size
-and its header; a tensor has no hash anywhere but the one that its first fetch noted in the manifest, to which every
-later one is held. Where the cache has a shard whole, that is hash-checked and the tensors are read from it.
+What can be checked: whole files (configuration, tokenizer) have a hash on the hub and in the manifest. Of a shard only
+the size and the header can be checked. A tensor's only hash is the one that its first fetch recorded in the manifest;
+later fetches are compared with it. If the cache has the whole shard, that file is checked by its hash and the tensors
+are read from it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from tli.io.files import atomic_dir, read_text
 from tli.io.structured import read_json, write_json
 from tli.model import hub
 from tli.model.shards import INDEX, TensorInfo, headers, headers_of, missing_from_index
-from tli.model.tensors import Wanted, cache, file_of, hold, rows_name, stub
+from tli.model.tensors import TensorRequest, cache_folder, check_hashes, fetch_group, rows_name, write_header_stub
 
 EMBEDDINGS, NORM = "model.embed_tokens.weight", "model.norm."
 CHECKED = (
@@ -38,56 +39,72 @@ CHECKED = (
 
 
 def run(words: Path | None, out: Path, metrics: Path, settings: HubModel, manifest: Path) -> None:
-    """The `base` stage of a profile with `model.span`: the part in `out`, what it holds and came from in `metrics`.
+    """Fetches the part to `out` and writes its source, sizes and hashes to `metrics` (JSON).
 
     Raises:
-        UserError: no words are given, or the shape in params.yaml is not the checkpoint's.
+        UserError: no word list is given, or the shape in params.yaml is not that of the checkpoint.
     """
     if words is None or settings.span is None:
-        raise UserError("base: expected --words FILE with model.span, the words to fetch embeddings of; name it")
+        raise UserError(
+            "base: expected --words FILE (model.span is set: only their embeddings are fetched), got none; give it"
+        )
     repo = fetch.pinned(Repo("model", settings.repo, settings.revision), manifest)
-    listed = read_text(words).splitlines()
+    word_list = read_text(words).splitlines()
     with atomic_dir(out) as folder:
-        found = fetch_part(repo, folder, manifest, settings, listed)
-    write_json(metrics, found)
+        summary = fetch_part(repo, folder, manifest, settings, word_list)
+    write_json(metrics, summary)
 
 
 def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words: Sequence[str]) -> dict[str, Any]:
     """Fetches the first `settings.span` blocks, the final norm and the embedding rows of `words` into the folder `out`.
 
+    Returns:
+        A summary for the stage's metrics.
+
     Raises:
-        UserError: nothing that could be used, no network, a server without byte ranges, not enough space.
-        CheckFailed: a header that lies, a tensor that is missing or of another shape, or other bytes than were noted.
+        UserError: the repository cannot be used, there is no network, the server does not support byte ranges, or there
+            is not enough disk space.
+        CheckFailed: a header does not fit its shard, a tensor is missing or has another shape, or its bytes are not
+            those of the recorded hash.
     """
     span = settings.span or settings.blocks
-    names = hub.chosen(repo, _listed(repo, manifest))
+    names = hub.checkpoint_files(repo, _listed(repo, manifest))
     shards = [name for name in names if name.endswith(hub.WEIGHTS)]
     paths = fetch.fetch(repo, [name for name in names if name not in shards], manifest)
-    hub.place(paths, out)
+    hub.link_files(paths, out)
     bos = hub.prepare(out, repo.key("config.json"), settings)
     rows = tuple(token_rows(AutoTokenizer.from_pretrained(out, local_files_only=True), words))
     remotes = {name: Remote(repo, name, manifest) for name in shards}
     with tempfile.TemporaryDirectory() as temporary:
         stubs = Path(temporary)
-        noted = {f"{remotes[name].key}#header": stub(remotes[name], stubs, manifest) for name in shards}
-        hold(noted, manifest)
+        header_digests = {
+            f"{remotes[name].key}#header": write_header_stub(remotes[name], stubs, manifest) for name in shards
+        }
+        check_hashes(header_digests, manifest)
         tensors = headers_of(sorted(stubs.glob("*.safetensors")), repo.key(""))
-        hub.complete(repo, tensors, hub.expected_shapes(out))
+        hub.check_complete(repo, tensors, hub.expected_shapes(out))
         if INDEX in paths:
             (stubs / INDEX).write_bytes((out / INDEX).read_bytes())
-        unlisted, unheld = missing_from_index(stubs)
+        not_in_index, not_in_shards = missing_from_index(stubs)
         sizes = {name: (stubs / name).stat().st_size for name in shards}
         groups = _groups(tensors, span, rows)
-        fetch.check_space(cache(repo), sum(one.nbytes for each in groups.values() for one in each), "set HF_HOME")
-        parts = {f"{name}.safetensors": file_of(repo, name, each, remotes, manifest) for name, each in groups.items()}
-    hub.place(parts, out)
+        fetch.check_space(
+            cache_folder(repo),
+            sum(request.nbytes for requests in groups.values() for request in requests),
+            "set HF_HOME",
+        )
+        parts = {
+            f"{name}.safetensors": fetch_group(repo, name, requests, remotes, manifest)
+            for name, requests in groups.items()
+        }
+    hub.link_files(parts, out)
     config = read_json(out / "config.json", "a model's configuration")
-    write_json(out / "config.json", _cut(config, span, rows))
-    held = headers(out)
-    weight_map = {name: held[name].file.name for name in sorted(held)}
-    total = sum(info.nbytes for info in held.values())
+    write_json(out / "config.json", _cut_config(config, span, rows))
+    written = headers(out)
+    weight_map = {name: written[name].file.name for name in sorted(written)}
+    total = sum(info.nbytes for info in written.values())
     write_json(out / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    wanted = [one for each in groups.values() for one in each]
+    all_requests = [request for requests in groups.values() for request in requests]
     return {
         "repository": repo.name,
         "revision": repo.revision,
@@ -97,27 +114,27 @@ def fetch_part(repo: Repo, out: Path, manifest: Path, settings: HubModel, words:
         "files": len(paths),
         "bytes": sum(path.stat().st_size for path in paths.values()),
         "shards": len(shards),
-        "tensors": len(held),
-        "parameters": sum(math.prod(info.shape) for info in held.values()),
+        "tensors": len(written),
+        "parameters": sum(math.prod(info.shape) for info in written.values()),
         "bytes_of_tensors": total,
-        "missing_from_index": unlisted,
-        "missing_from_shards": unheld,
+        "missing_from_index": not_in_index,
+        "missing_from_shards": not_in_shards,
         "head": "left out" if hub.HEAD in tensors else "left out; the checkpoint has none of its own",
         "bos": bos,
         "checked": CHECKED,
         "shard_sizes": [{"file": name, "bytes": size} for name, size in sizes.items()],
-        "parts": [_said(one, repo, manifest) for one in wanted],
+        "parts": [_request_record(request, repo, manifest) for request in all_requests],
     }
 
 
 def token_rows(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> list[int]:
-    """The token ids that `words` can bring into a model, ascending: their own and the special ones (BOS, EOS, pad)."""
+    """The ids, ascending, of all tokens in `words` and of the special tokens (BOS, EOS, pad)."""
     ids: list[list[int]] = tokenizer(list(words), add_special_tokens=True)["input_ids"]
     return sorted({token for sequence in ids for token in sequence} | set(tokenizer.all_special_ids))
 
 
 def _listed(repo: Repo, manifest: Path) -> list[str]:
-    """The repository's files: those that the manifest names whole or in parts, or else by the hub."""
+    """The repository's files, from the manifest if it names them whole or in part, otherwise from the hub."""
     prefix = repo.key("")
     keys = [key.removeprefix(prefix) for key in pins.read(manifest) if key.startswith(prefix)]
     if not any(key.endswith(f"{pins.PART}header") for key in keys):
@@ -125,34 +142,39 @@ def _listed(repo: Repo, manifest: Path) -> list[str]:
     return sorted({key.partition("#")[0] if pins.PART in key else key for key in keys})
 
 
-def _groups(tensors: Mapping[str, TensorInfo], span: int, rows: tuple[int, ...]) -> dict[str, list[Wanted]]:
-    """File to write -> its tensors: the embeddings' rows, each block, the final norm."""
-    found = {f"embeddings-{rows_name(rows)}": [Wanted(EMBEDDINGS, tensors[EMBEDDINGS], rows)]}
+def _groups(tensors: Mapping[str, TensorInfo], span: int, rows: tuple[int, ...]) -> dict[str, list[TensorRequest]]:
+    """File to write -> its tensors. The files: embedding rows, one per block, final norm."""
+    groups = {f"embeddings-{rows_name(rows)}": [TensorRequest(EMBEDDINGS, tensors[EMBEDDINGS], rows)]}
     for number in range(span):
         block = f"model.layers.{number}."
-        found[f"block-{number:03d}"] = [Wanted(name, tensors[name], None) for name in tensors if name.startswith(block)]
-    found["norm"] = [Wanted(name, tensors[name], None) for name in tensors if name.startswith(NORM)]
-    return {group: sorted(each, key=lambda one: (one.info.file.name, one.info.start)) for group, each in found.items()}
-
-
-def _cut(config: Mapping[str, Any], span: int, rows: Sequence[int]) -> dict[str, Any]:
-    """The part's configuration: `part_of` says what it is cut from, `token_rows` which token each embedding is of."""
-    whole = {key: config[key] for key in ("num_hidden_layers", "vocab_size", "layer_types") if key in config}
-    cut = {"num_hidden_layers": span, "vocab_size": len(rows), "pad_token_id": None, "tie_word_embeddings": False}
-    if config.get("layer_types"):  # kept beside the number of blocks by some architectures
-        cut["layer_types"] = config["layer_types"][:span]
-    return {**config, **cut, "part_of": whole, "token_rows": list(rows)}
-
-
-def _said(one: Wanted, repo: Repo, manifest: Path) -> dict[str, Any]:
-    """What base.json says of a tensor: where it lay, what was asked for, and its hash."""
-    asked = pieces(one.ranges)
+        groups[f"block-{number:03d}"] = [
+            TensorRequest(name, tensors[name], None) for name in tensors if name.startswith(block)
+        ]
+    groups["norm"] = [TensorRequest(name, tensors[name], None) for name in tensors if name.startswith(NORM)]
     return {
-        "file": one.info.file.name,
-        "tensor": one.name,
-        "rows": one.shape[0],
-        "bytes": one.nbytes,
-        "requests": len(asked),
-        "bytes_asked_for": sum(piece.size for piece in asked),
-        "sha256": pins.read(manifest)[one.key(repo)],
+        group: sorted(requests, key=lambda request: (request.info.file.name, request.info.start))
+        for group, requests in groups.items()
+    }
+
+
+def _cut_config(config: Mapping[str, Any], span: int, rows: Sequence[int]) -> dict[str, Any]:
+    """The part's configuration: `part_of` has the full model's values, `token_rows` the token id of each embedding."""
+    part_of = {key: config[key] for key in ("num_hidden_layers", "vocab_size", "layer_types") if key in config}
+    changes = {"num_hidden_layers": span, "vocab_size": len(rows), "pad_token_id": None, "tie_word_embeddings": False}
+    if config.get("layer_types"):  # some architectures list the type of each block
+        changes["layer_types"] = config["layer_types"][:span]
+    return {**config, **changes, "part_of": part_of, "token_rows": list(rows)}
+
+
+def _request_record(request: TensorRequest, repo: Repo, manifest: Path) -> dict[str, Any]:
+    """The entry of a tensor in base.json: its file, the bytes requested and its hash."""
+    ranges = pieces(request.ranges)
+    return {
+        "file": request.info.file.name,
+        "tensor": request.name,
+        "rows": request.shape[0],
+        "bytes": request.nbytes,
+        "requests": len(ranges),
+        "bytes_asked_for": sum(byte_range.size for byte_range in ranges),
+        "sha256": pins.read(manifest)[request.key(repo)],
     }

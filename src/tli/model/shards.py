@@ -1,7 +1,7 @@
-"""What the safetensors files of a checkpoint hold, read off their own headers.
+"""The tensors of a checkpoint's safetensors files: locations, shapes and hashes, read from the files' headers.
 
-Feeds every table of a profile whose model comes from the hub. An index that dates from an earlier upload lets a loader
-leave a tensor at random values; the headers cannot be out of date.
+The index file is not trusted: if it is older than a shard, a loader may leave a tensor at random values. The headers
+cannot be out of date.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tli.io.errors import UserError
 from tli.io.structured import read_json
 
 INDEX = "model.safetensors.index.json"
-CHUNK = 1 << 22  # bytes compared at a time
+CHUNK = 1 << 22  # bytes read at a time
 
 
 class TensorInfo(NamedTuple):
-    """Where a tensor lies and what it is, by the header of its file: `nbytes` bytes from byte `start` on."""
+    """A tensor's location, dtype and shape from the header of its file: `nbytes` bytes from byte `start`."""
 
     file: Path
     dtype: str
@@ -32,46 +32,46 @@ class TensorInfo(NamedTuple):
 
 
 def headers(folder: Path) -> dict[str, TensorInfo]:
-    """Tensor name -> what the *.safetensors files of `folder` say of it in their own headers.
+    """Tensor name -> its location, for all *.safetensors files in `folder`.
 
     Raises:
-        UserError: no such file, a header that is not true of its file, or a tensor that two files hold.
+        UserError: there is no such file, a header does not fit its file, or two files have the same tensor.
     """
     return headers_of(sorted(folder.glob("*.safetensors")), folder)
 
 
 def headers_of(files: Iterable[Path], where: Path | str) -> dict[str, TensorInfo]:
-    """The same of `files`; `where` names them together."""
-    found: dict[str, TensorInfo] = {}
+    """The same for `files`; messages call them `where`."""
+    tensors: dict[str, TensorInfo] = {}
     for file in files:
         for name, info in _header(file).items():
-            if name in found:
+            if name in tensors:
                 raise UserError(
-                    f"{file}: expected each tensor once, got {name} here and in {found[name].file.name}; "
+                    f"{file}: expected each tensor once, got {name} here and in {tensors[name].file.name}; "
                     "choose a checkpoint without copies"
                 )
-            found[name] = info
-    if not found:
+            tensors[name] = info
+    if not tensors:
         raise UserError(f"{where}: expected tensors in *.safetensors files, got none; choose another checkpoint")
-    return found
+    return tensors
 
 
 def _header(file: Path) -> dict[str, TensorInfo]:
     try:
         with safe_open(file, framework="pt"):
-            pass  # the library holds sizes, types and offsets against each other and against the file's length
+            pass  # the library checks sizes, types and offsets against the file's length
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it anew") from None
+        raise UserError(f"{file}: expected a safetensors file, got: {reason}; remove it and fetch it again") from None
     with file.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        header = json.loads(handle.read(size))
+        header_length = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(header_length))
     return {
         name: TensorInfo(
             file,
             info["dtype"],
             tuple(info["shape"]),
-            8 + size + info["data_offsets"][0],
+            8 + header_length + info["data_offsets"][0],
             info["data_offsets"][1] - info["data_offsets"][0],
         )
         for name, info in header.items()
@@ -80,28 +80,28 @@ def _header(file: Path) -> dict[str, TensorInfo]:
 
 
 def missing_from_index(folder: Path) -> tuple[list[str], list[str]]:
-    """Tensors that the shards of `folder` hold and its index does not list, and those that it lists and no shard holds.
+    """Tensors that are in the shards of `folder` but not in its index, and tensors in the index but in no shard.
 
-    Both are empty where there is no index.
+    Both lists are empty if there is no index.
     """
     if not (folder / INDEX).is_file():
         return [], []
-    index = read_json(folder / INDEX, "an index of shards").get("weight_map")
-    if not isinstance(index, dict):
-        raise UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(index).__name__}")
-    held = headers(folder)
-    return sorted(held.keys() - index.keys()), sorted(index.keys() - held.keys())
+    listed = read_json(folder / INDEX, "an index of shards").get("weight_map")
+    if not isinstance(listed, dict):
+        raise UserError(f"{folder / INDEX}: expected a mapping weight_map, got {type(listed).__name__}")
+    tensors = headers(folder)
+    return sorted(tensors.keys() - listed.keys()), sorted(listed.keys() - tensors.keys())
 
 
-def same(ours: TensorInfo, theirs: TensorInfo) -> bool:
-    """Whether two tensors have one type, one shape and the same bytes, read a few at a time."""
-    if (ours.dtype, ours.shape, ours.nbytes) != (theirs.dtype, theirs.shape, theirs.nbytes):
+def same_bytes(first: TensorInfo, second: TensorInfo) -> bool:
+    """Whether two tensors have the same type, shape and bytes."""
+    if (first.dtype, first.shape, first.nbytes) != (second.dtype, second.shape, second.nbytes):
         return False
-    with ours.file.open("rb") as a, theirs.file.open("rb") as b:
-        a.seek(ours.start)
-        b.seek(theirs.start)
-        for done in range(0, ours.nbytes, CHUNK):
-            size = min(CHUNK, ours.nbytes - done)
+    with first.file.open("rb") as a, second.file.open("rb") as b:
+        a.seek(first.start)
+        b.seek(second.start)
+        for offset in range(0, first.nbytes, CHUNK):
+            size = min(CHUNK, first.nbytes - offset)
             if a.read(size) != b.read(size):
                 return False
     return True
@@ -109,12 +109,12 @@ def same(ours: TensorInfo, theirs: TensorInfo) -> bool:
 
 def digest(info: TensorInfo) -> str:
     """SHA-256 of a tensor's bytes."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with info.file.open("rb") as file:
         file.seek(info.start)
-        for done in range(0, info.nbytes, CHUNK):
-            found.update(file.read(min(CHUNK, info.nbytes - done)))
-    return found.hexdigest()
+        for offset in range(0, info.nbytes, CHUNK):
+            sha256.update(file.read(min(CHUNK, info.nbytes - offset)))
+    return sha256.hexdigest()
 
 
 def digest_of_all(folder: Path) -> str:

@@ -1,8 +1,8 @@
-"""Which architectures this project reads, and what of a model the cut one (model/checkpoint.py) would lose.
+"""The supported architectures, and the checks that a model can be loaded in part (model/checkpoint.py).
 
-A model is cut to its first blocks, reads some rows of its embeddings, and computes its rotary frequencies anew. The
-tests compare every hidden state, loss and score with transformers' own for the types of `MODEL_TYPES`. Any other type
-is refused, before a weight is fetched. Feeds every table of a model that is not pre-trained here.
+A loaded model may have only its first blocks and some rows of its embeddings, and its rotary frequencies are computed
+again. For the types in MODEL_TYPES, the tests compare every hidden state, loss and score with those of transformers.
+Any other type is an error before any weight is fetched.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tli.io.errors import UserError
 from tli.io.structured import brief
 
 MODEL_TYPES = ("llama", "qwen2", "qwen3", "gemma3_text")
-SCALE = "embed_scale"  # the buffer by which Gemma 3's embedding module multiplies its rows
-KNOWN_BUFFERS = (f"model.embed_tokens.{SCALE}", "model.rotary_emb.")  # which checkpoint.py makes anew
-EMBEDDINGS = ("Embedding", "Gemma3TextScaledWordEmbedding")  # modules whose output checkpoint.Rows reproduces
-# Keys of a configuration that change a hidden state or a score in a way that is not followed, and what they must be.
-# Causality lets words share what they begin with; scores come from the head's output as it is.
+SCALE = "embed_scale"  # the buffer that Gemma 3's embedding module multiplies its rows by
+KNOWN_BUFFERS = (f"model.embed_tokens.{SCALE}", "model.rotary_emb.")  # buffers that checkpoint.py computes again
+EMBEDDINGS = ("Embedding", "Gemma3TextScaledWordEmbedding")  # modules whose output checkpoint.EmbeddingRows reproduces
+# Keys that change a hidden state or a score in a way that this project does not support, and their allowed values.
+# Attention must be causal, because common prefixes run once; scores use the head's output unchanged.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "use_bidirectional_attention": (None, False),
     "final_logit_softcapping": (None,),
@@ -31,30 +31,30 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 ADVICE = "choose a model whose hidden states this project is tested to read"
 
 
-def check_configuration(given: Mapping[str, Any], path: Path | str) -> None:
-    """Compares config.json, as it stands in `path`, with what is supported; no weight and no code is needed for it.
+def check_configuration(config: Mapping[str, Any], path: Path | str) -> None:
+    """Checks the content of a config.json at `path`; this needs no weights and runs no code of the checkpoint.
 
     Raises:
-        UserError: another model_type, or a key whose value the cut model would not follow.
+        UserError: the model_type is not supported, or a key has a value that is not supported.
     """
-    if given.get("model_type") not in MODEL_TYPES:
+    if config.get("model_type") not in MODEL_TYPES:
         raise UserError(
             f"{path}: model_type: expected one of {', '.join(MODEL_TYPES)}, "
-            f"got {brief(given.get('model_type'))}; {ADVICE}"
+            f"got {brief(config.get('model_type'))}; {ADVICE}"
         )
     for key, values in PLAIN.items():
-        if given.get(key) not in values:
+        if config.get(key) not in values:
             raise UserError(
-                f"{path}: {key}: expected {' or '.join(map(str, values))}, got {brief(given[key])}; {ADVICE}"
+                f"{path}: {key}: expected {' or '.join(map(str, values))}, got {brief(config[key])}; {ADVICE}"
             )
 
 
 def check_modules(model: nn.Module, path: Path | str) -> None:
-    """Compares the modules of a model, laid out without weights, with what the cut model keeps.
+    """Checks the modules of a model without weights.
 
     Raises:
-        UserError: an embedding module that does more than look rows up and scale them, or a buffer that no file of the
-            checkpoint holds and that is not made anew.
+        UserError: the embedding module does more than look up rows and scale them, or the model has a buffer that
+            is in no checkpoint file and that checkpoint.py does not compute.
     """
     kind = type(model.get_submodule("model.embed_tokens")).__name__
     if kind not in EMBEDDINGS:
@@ -67,15 +67,15 @@ def check_modules(model: nn.Module, path: Path | str) -> None:
 
 
 def shape(config: PretrainedConfig) -> dict[str, int | bool]:
-    """The shape that a configuration says, under the names of params.Shape."""
-    given: Any = config
+    """The shape of a configuration's model, with the field names of `parameters.Shape`."""
+    settings: Any = config
     return {
-        "blocks": given.num_hidden_layers,
-        "hidden_size": given.hidden_size,
-        "intermediate_size": given.intermediate_size,
-        "heads": given.num_attention_heads,
-        "kv_heads": given.num_key_value_heads,
-        "head_dim": getattr(given, "head_dim", None) or given.hidden_size // given.num_attention_heads,
-        "vocab_size": given.vocab_size,
-        "tied_embeddings": given.tie_word_embeddings,
+        "blocks": settings.num_hidden_layers,
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.intermediate_size,
+        "heads": settings.num_attention_heads,
+        "kv_heads": settings.num_key_value_heads,
+        "head_dim": getattr(settings, "head_dim", None) or settings.hidden_size // settings.num_attention_heads,
+        "vocab_size": settings.vocab_size,
+        "tied_embeddings": settings.tie_word_embeddings,
     }

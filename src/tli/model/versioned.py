@@ -1,8 +1,8 @@
-"""The micro-world's model as data.dvc holds it: weights in bfloat16 beside the recipe that made them (stage: base).
+"""The micro-world's model from data.dvc: weights in bfloat16, with the recipe of their training (stage: base).
 
-Pre-training amplifies rounding until another processor is another seed. So its weights are data: trained once by
-`model.source: pretrain`, kept by tools/keep-weights, and read here by every run. The recipe says from which corpus,
-seed and schedule they come; a run whose params.yaml says otherwise is refused, not answered with other weights.
+Pre-training amplifies rounding errors, so on another processor it gives other weights, as another seed would. Therefore
+the weights are versioned data: trained once with `model.source: pretrain`, stored by tools/keep-weights, and read here
+by every run. The recipe records corpus, seed and schedule. If params.yaml differs from the recipe, the stage fails.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tli.model.tokenizer import put_bos_first
 
 RECIPE = "recipe.json"
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-# What the weights depend on in the model's section of params.yaml; the other keys say where they are.
+# The keys of the model's section of params.yaml that the weights depend on; the other keys give their location.
 MADE_BY = (
     "seed",
     "pretraining",
@@ -37,48 +37,53 @@ MADE_BY = (
 
 
 def run(world_path: Path, out: Path, metrics: Path, settings: MicroworldModel) -> None:
-    """The `base` stage: the versioned checkpoint in `out`, the log of its training in `metrics`.
+    """Copies the versioned checkpoint to `out`, and writes the log of its training to `metrics` (JSON).
 
     Raises:
-        UserError: the weights are not there (data/ was not pulled), are other bytes than their recipe names, or were
-            made from another corpus, seed, schedule or shape than params.yaml and the micro-world now say.
+        UserError: the weights are missing (data/ was not pulled), do not have the hash in the recipe, or were made from
+            a corpus, seed, schedule or shape other than that of params.yaml and the micro-world.
     """
     folder = Path(settings.weights)
     recipe = read_recipe(folder)
     for key, value in made_by(settings).items():
         if (got := recipe["model"].get(key)) != value:
             raise UserError(
-                f"params.yaml: model.{key}: expected {brief(got)}, from which the weights in {folder} were made, "
-                f"got {brief(value)}; set it so, or set model.source to pretrain, which trains anew"
+                f"params.yaml: model.{key}: expected {brief(got)}, with which the weights in {folder} were trained, "
+                f"got {brief(value)}; set the expected value, or set model.source to pretrain, which trains new weights"
             )
     corpus_path = world_path / "corpus.txt"
     if not corpus_path.is_file():
-        raise UserError(f"{corpus_path}: no such file; run `dvc repro world`")
+        raise UserError(f"{corpus_path}: no such file; run `dvc repro microworld`")
     if (corpus := sha256_of(corpus_path)) != recipe["corpus_sha256"]:
         raise UserError(
             f"{corpus_path}: expected SHA-256 {recipe['corpus_sha256']}, the corpus of the weights in "
             f"{folder}, got {corpus}; restore data/world and the benchmarks of params.yaml, or set model.source to "
-            "pretrain, which trains anew (results differ)"
+            "pretrain, which trains new weights (results differ)"
         )
     with atomic_dir(out) as temporary:
         for name in FILES:
             shutil.copyfile(folder / name, temporary / name)
         bos = put_bos_first(temporary)
-    trained = {**recipe["training"], "weights": "versioned", "bos": bos, "tensors_sha256": recipe["tensors_sha256"]}
-    write_json(metrics, trained)
+    training_log = {
+        **recipe["training"],
+        "weights": "versioned",
+        "bos": bos,
+        "tensors_sha256": recipe["tensors_sha256"],
+    }
+    write_json(metrics, training_log)
 
 
 def made_by(settings: MicroworldModel) -> dict[str, Any]:
-    """The settings that the weights depend on, as JSON has them."""
-    given = settings.model_dump(mode="json")
-    return {key: given[key] for key in MADE_BY}
+    """The settings that the weights depend on, as JSON values."""
+    values = settings.model_dump(mode="json")
+    return {key: values[key] for key in MADE_BY}
 
 
 def read_recipe(folder: Path) -> Mapping[str, Any]:
-    """The recipe in `folder`, once the files beside it are those that it names.
+    """The recipe in `folder`, after a check of the files next to it.
 
     Raises:
-        UserError: a file is missing, or the tensors have other bytes.
+        UserError: a file is missing, or the tensors do not have the hash in the recipe.
     """
     for name in (RECIPE, *FILES):
         if not (folder / name).is_file():

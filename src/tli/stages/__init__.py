@@ -1,1 +1,1 @@
-"""One module for each stage of dvc.yaml that measures or makes something; no stage imports another."""
+"""One module per stage of dvc.yaml, each with `run`; no stage imports another."""

@@ -1,7 +1,18 @@
-"""XCOPA and XNLI items, asked as lm-evaluation-harness 0.4.13 asks them (stage: benchmarks).
+"""Stage `benchmarks`: builds the benchmark items, renders their prompts, audits them and scores two baselines.
 
-Takes the micro-world's items or the released benchmarks', renders those of the split that is scored, audits the whole,
-and scores two baselines that never see a model. Feeds the baselines table, the data audit and every transfer table.
+Items come from the micro-world, or from the released XCOPA, COPA and XNLI. The prompts are those of
+lm-evaluation-harness 0.4.13. The baselines use no language model:
+
+    choice-only: logistic regression on words and word pairs, without the premise, fitted on the other split
+    ngram:       argmax over choices of log p(choice | context) under word trigrams of the micro-world's corpus
+
+Details of both: data/benchmarks/baselines.py.
+
+Inputs: the micro-world's folder or the hub, params.yaml.
+Outputs: items.jsonl (the items to score); baselines.tsv, rows of the runs `choice-only` and `ngram` (sets
+task.language, no view, measures label, pred, correct); benchmarks.json (audit, facts about the releases, accuracies).
+
+Used by: the tables `baselines` and `items`, and through the items by every table of scores.
 """
 
 from __future__ import annotations
@@ -24,12 +35,13 @@ from tli.io.structured import write_json
 WORLD_SPLIT = {"default": "test", "validation": "dev", "test": "test"}
 
 
-class Collected(NamedTuple):
-    """What a profile's benchmarks are, before anything is scored.
+class BenchmarkItems(NamedTuple):
+    """The benchmark items of a profile, by (task, language).
 
-    `scored` and `fitted` hold the items by (task, language): those that are asked, in their released form, and those of
-    the other split, which the choice-only baseline is fitted on. `corrected` are items asked a second time. `facts` are
-    flat keys for the tables.
+    - `scored`: the items to score, in their released form.
+    - `fitted`: the items of the other split, which the choice-only baseline is fitted on.
+    - `corrected`: items that are scored a second time, with a corrected question.
+    - `facts`: flat keys for the tables.
     """
 
     scored: dict[tuple[str, str], list[Source]]
@@ -39,12 +51,14 @@ class Collected(NamedTuple):
 
 
 def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
-    """The `benchmarks` stage: `out`/items.jsonl, the items that are scored, `out`/baselines.tsv, and `metrics`.
+    """Writes `out`/items.jsonl, `out`/baselines.tsv and `metrics` (JSON); without items if there are no benchmarks.
 
-    `world` is the micro-world's folder; a profile that fetches its benchmarks makes no use of it. One that has none
-    gets files without items.
+    `world` is the micro-world's folder; it is not used if the profile fetches its benchmarks.
+
+    Raises:
+        UserError: a file is not as expected, or the choice-only baseline cannot be fitted.
     """
-    settings, chosen = params.active.benchmarks, params.transfer.split
+    settings, split = params.active.benchmarks, params.transfer.split
     if isinstance(settings, NoBenchmarks):
         with atomic_dir(out) as folder:
             write_items(folder / "items.jsonl", [])
@@ -52,62 +66,64 @@ def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
         return write_json(metrics, {})
     fetched = isinstance(settings, HubBenchmarks)
     if isinstance(settings, HubBenchmarks):
-        found = from_hub(settings, Path(params.fetch.manifest), chosen)
+        collected = from_hub(settings, Path(params.fetch.manifest), split)
     else:
-        found = from_world(read_sources(world / "items.jsonl"), chosen)
-    items = {key: [render(source, fetched) for source in sources] for key, sources in found.scored.items()}
-    others = {key: [render(source, fetched) for source in sources] for key, sources in found.fitted.items()}
-    asked = [item for own in items.values() for item in own]
-    rows = _rows("choice-only", asked, without_premise(found.scored, found.fitted))
+        collected = from_world(read_sources(world / "items.jsonl"), split)
+    items_by_task = {key: [render(source, fetched) for source in sources] for key, sources in collected.scored.items()}
+    fitted_items = {key: [render(source, fetched) for source in sources] for key, sources in collected.fitted.items()}
+    scored_items = [item for group in items_by_task.values() for item in group]
+    rows = _rows("choice-only", scored_items, choice_only_predictions(collected.scored, collected.fitted))
     if not fetched:
         model = Trigrams.fit(read_text(world / "corpus.txt").splitlines())
-        rows += _rows("ngram", asked, by_ngrams(asked, model))
-    sources = [source for part in (found.fitted, found.scored) for own in part.values() for source in own]
-    counts = audit(sources, [item for part in (others, items) for own in part.values() for item in own])
+        rows += _rows("ngram", scored_items, ngram_predictions(scored_items, model))
+    sources = [source for half in (collected.fitted, collected.scored) for group in half.values() for source in group]
+    audit_counts = audit(
+        sources, [item for half in (fitted_items, items_by_task) for group in half.values() for item in group]
+    )
     with atomic_dir(out) as folder:
-        write_items(folder / "items.jsonl", [*asked, *found.corrected])
+        write_items(folder / "items.jsonl", [*scored_items, *collected.corrected])
         write_rows(folder / "baselines.tsv", rows)
-    write_json(metrics, counts | found.facts | _accuracies(asked, rows))
+    write_json(metrics, audit_counts | collected.facts | _accuracies(scored_items, rows))
 
 
-def from_world(sources: Sequence[Source], chosen: str) -> Collected:
-    """The micro-world's items; its `validation` is the split dev."""
-    scored, fitted = _halves(sources, {(source.task, source.language): WORLD_SPLIT[chosen] for source in sources})
-    return Collected(scored, fitted, [], _said(scored))
+def from_world(sources: Sequence[Source], split: str) -> BenchmarkItems:
+    """The micro-world's items; its validation split is called dev."""
+    scored, fitted = _halves(sources, {(source.task, source.language): WORLD_SPLIT[split] for source in sources})
+    return BenchmarkItems(scored, fitted, [], _scored_splits(scored))
 
 
-def from_hub(settings: HubBenchmarks, manifest: Path, chosen: str) -> Collected:
-    """The released benchmarks' items, the first `limit` of each scored split; English COPA is XCOPA's `en`.
+def from_hub(settings: HubBenchmarks, manifest: Path, chosen_split: str) -> BenchmarkItems:
+    """The released benchmarks' items, the first `limit` of each scored split; English COPA counts as XCOPA's `en`.
 
-    Items whose label is kept back can be asked but not scored: they are left out and counted.
+    Items without a published label cannot be scored; they are left out and counted.
     """
     groups = released.read(settings, manifest)
     facts: dict[str, int | str] = {}
     corrected: list[Item] = []
     sources: list[Source] = []
-    splits = {(task, language): released.scored_split(task, language, chosen) for task, language, _ in groups}
+    splits = {(task, language): released.scored_split(task, language, chosen_split) for task, language, _ in groups}
     for (task, language, split), group in groups.items():
         key, is_scored = f"{task}.{language}.{split}", splits[task, language] == split
-        kept = {idx: source for idx, source in group.items() if source.label != released.HIDDEN}
-        facts |= {f"{key}.released": len(group), f"{key}.hidden_labels": len(group) - len(kept)}
-        if is_scored and not kept:
+        labelled = {idx: source for idx, source in group.items() if source.label != released.HIDDEN}
+        facts |= {f"{key}.released": len(group), f"{key}.hidden_labels": len(group) - len(labelled)}
+        if is_scored and not labelled:
             facts[f"{task}.{language}.left_out"] = f"the labels of its {split} split are not released"
         if is_scored:
-            kept = dict([*kept.items()][: settings.limit])
-        sources += kept.values()
+            labelled = dict([*labelled.items()][: settings.limit])
+        sources += labelled.values()
         if task == "xcopa" and language != "en":
-            found = released.compare(group, groups["xcopa", "en", split])
-            facts |= {f"{key}.questions_compared": found.compared, f"{key}.compared_by": found.basis}
-            facts[f"{key}.questions_differ"] = len(found.differing)
-            corrected += released.corrections(kept, found) if is_scored else []
+            comparison = released.compare(group, groups["xcopa", "en", split])
+            facts |= {f"{key}.questions_compared": comparison.compared, f"{key}.compared_by": comparison.basis}
+            facts[f"{key}.questions_differ"] = len(comparison.differing)
+            corrected += released.corrections(labelled, comparison) if is_scored else []
     scored, fitted = _halves(sources, splits)
-    return Collected(scored, fitted, corrected, facts | _said(scored))
+    return BenchmarkItems(scored, fitted, corrected, facts | _scored_splits(scored))
 
 
 def _halves(
     sources: Sequence[Source], splits: Mapping[tuple[str, str], str]
 ) -> tuple[dict[tuple[str, str], list[Source]], dict[tuple[str, str], list[Source]]]:
-    """The items of the split that is scored and those of the other, by task and language; empty ones are absent."""
+    """The items of the scored split and of the other split, by task and language; keys without items are absent."""
     halves: tuple[dict[tuple[str, str], list[Source]], ...] = ({}, {})
     for source in sources:
         key = (source.task, source.language)
@@ -115,47 +131,50 @@ def _halves(
     return halves[0], halves[1]
 
 
-def _said(scored: Mapping[tuple[str, str], Sequence[Source]]) -> dict[str, int | str]:
-    """Flat: task.language.scored, the split."""
+def _scored_splits(scored: Mapping[tuple[str, str], Sequence[Source]]) -> dict[str, int | str]:
+    """`task.language.scored` -> the name of the scored split."""
     return {f"{task}.{language}.scored": sources[0].split for (task, language), sources in scored.items()}
 
 
 def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int | str | float]:
-    """Counts, flat: items and labels of each task.language.split, and what would make an item unfair.
+    """Counts, with keys task.language.split.NAME: items, labels, and problems of items.
 
-    equal_options: options that are the same text. no_final_mark: XCOPA premises that end in a letter or digit, which
-    the prompt drops. duplicate_prompts: items whose context and options an earlier item of the split has.
-    seen_in_dev (of a released benchmark: seen_in_validation): test items whose context and options stand there.
+    - equal_options: items with two choices of the same text.
+    - no_final_mark: XCOPA premises that end in a letter or digit; the prompt drops their last character.
+    - duplicate_prompts: items with the same context and choices as an earlier item of the split.
+    - seen_in_dev (for a released benchmark seen_in_validation): test items with the same context and choices there.
     """
-    found: Counter[str] = Counter()
-    seen: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+    counts: Counter[str] = Counter()
+    prompts_of_split: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
     for source, item in zip(sources, items, strict=True):
         key = f"{item.task}.{item.language}.{item.split}"
-        found.update({f"{key}.{name}": 0 for name in ("equal_options", "duplicate_prompts")})
-        found[f"{key}.items"] += 1
-        found[f"{key}.label.{item.label}"] += 1
-        found[f"{key}.equal_options"] += len(set(item.options)) < len(item.options)
+        counts.update({f"{key}.{name}": 0 for name in ("equal_options", "duplicate_prompts")})
+        counts[f"{key}.items"] += 1
+        counts[f"{key}.label.{item.label}"] += 1
+        counts[f"{key}.equal_options"] += len(set(item.options)) < len(item.options)
         if item.task == "xcopa":
-            found[f"{key}.no_final_mark"] += source.texts["premise"].strip()[-1].isalnum()
-        asked = (item.context, item.options)
-        found[f"{key}.duplicate_prompts"] += asked in seen.setdefault(key, set())
-        seen[key].add(asked)
-    for key, prompts in seen.items():
-        start, _, split = key.rpartition(".")
+            counts[f"{key}.no_final_mark"] += source.texts["premise"].strip()[-1].isalnum()
+        prompt = (item.context, item.options)
+        counts[f"{key}.duplicate_prompts"] += prompt in prompts_of_split.setdefault(key, set())
+        prompts_of_split[key].add(prompt)
+    for key, prompts in prompts_of_split.items():
+        task_language, _, split = key.rpartition(".")
         if split == "test":
-            other = "validation" if f"{start}.validation" in seen else "dev"
-            found[f"{key}.seen_in_{other}"] = len(prompts & seen.get(f"{start}.{other}", set()))
-    return dict(sorted(found.items()))
+            other_split = "validation" if f"{task_language}.validation" in prompts_of_split else "dev"
+            counts[f"{key}.seen_in_{other_split}"] = len(
+                prompts & prompts_of_split.get(f"{task_language}.{other_split}", set())
+            )
+    return dict(sorted(counts.items()))
 
 
-def without_premise(
+def choice_only_predictions(
     scored: Mapping[tuple[str, str], Sequence[Source]], fitted: Mapping[tuple[str, str], Sequence[Source]]
 ) -> dict[str, int]:
-    """Scored item id -> what `baselines.choice_only` picks, fitted on the other split of the same task and language.
+    """Id of each scored item -> the choice of `baselines.choice_only`, fitted on the other split of its language.
 
     A language whose other split has no labels has no such baseline.
     """
-    chosen: dict[str, int] = {}
+    predictions: dict[str, int] = {}
     for (task, language), sources in scored.items():
         if (task, language) not in fitted:
             continue
@@ -164,35 +183,39 @@ def without_premise(
             picks = choice_only(*([Question(s.candidates, s.label) for s in part] for part in parts))
         except ValueError as error:
             raise UserError(f"{task}.{language}: {error}; the choice-only baseline is fitted on them") from None
-        chosen.update(zip((source.id for source in sources), picks, strict=True))
-    return chosen
+        predictions.update(zip((source.id for source in sources), picks, strict=True))
+    return predictions
 
 
-def by_ngrams(items: Iterable[Item], model: Trigrams) -> dict[str, int]:
-    """Item id -> argmax over options of log p(option | context) under word trigrams, the first on a tie."""
-    chosen: dict[str, int] = {}
+def ngram_predictions(items: Iterable[Item], model: Trigrams) -> dict[str, int]:
+    """Item id -> argmax over choices of log p(choice | context) under word trigrams; the first one if tied."""
+    predictions: dict[str, int] = {}
     for item in items:
-        scores = [model.score(item.context, option) for option in item.options]
-        chosen[item.id] = scores.index(max(scores))
-    return chosen
+        scores = [model.score(item.context, choice) for choice in item.options]
+        predictions[item.id] = scores.index(max(scores))
+    return predictions
 
 
-def _rows(cell: str, items: Iterable[Item], chosen: Mapping[str, int]) -> list[Row]:
-    """Per item that `chosen` has: label, prediction, whether it is right."""
+def _rows(baseline: str, items: Iterable[Item], predictions: Mapping[str, int]) -> list[Row]:
+    """Rows of each item in `predictions`: label, prediction, and whether it is correct."""
     rows: list[Row] = []
     for item in items:
-        if item.id in chosen:
-            values = {"label": item.label, "pred": chosen[item.id], "correct": int(chosen[item.id] == item.label)}
-            where = (cell, "-", 0, "-", f"{item.task}.{item.language}", item.id, "-")
-            rows += [Row(*where, measure, value) for measure, value in values.items()]
+        if item.id in predictions:
+            values = {
+                "label": item.label,
+                "pred": predictions[item.id],
+                "correct": int(predictions[item.id] == item.label),
+            }
+            columns = (baseline, "-", 0, "-", f"{item.task}.{item.language}", item.id, "-")
+            rows += [Row(*columns, measure, value) for measure, value in values.items()]
     return rows
 
 
 def _accuracies(items: Iterable[Item], rows: Iterable[Row]) -> dict[str, float]:
-    """Flat: task.language.split.accuracy.cell."""
+    """`task.language.split.accuracy.BASELINE` -> the share of correct predictions."""
     splits = {item.id: item.split for item in items}
-    right: dict[str, list[float]] = {}
+    correct: dict[str, list[float]] = {}
     for row in rows:
         if row.measure == "correct":
-            right.setdefault(f"{row.set}.{splits[row.item]}.accuracy.{row.cell}", []).append(float(row.value))
-    return {key: sum(values) / len(values) for key, values in right.items()}
+            correct.setdefault(f"{row.set}.{splits[row.item]}.accuracy.{row.cell}", []).append(float(row.value))
+    return {key: sum(values) / len(values) for key, values in correct.items()}

@@ -1,4 +1,13 @@
-"""Generates the micro-world: a corpus, and items held out of it (stage: microworld)."""
+"""Stage `microworld`: generates the micro-world, a small bilingual corpus, and benchmark items held out of it.
+
+A deterministic simulation (data/microworld); it computes no measure.
+
+Inputs: word pairs, the vocabulary in data/world.
+Outputs: corpus.txt (one document per line), items.jsonl (items in the formats of XCOPA and XNLI), verbs.txt (verb stems
+for the tokenizer), and microworld.json (counts).
+
+Used by: the tables `audit` and `baselines`, and through the micro-world's model and items by every other table.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +31,17 @@ def run(
     metrics: Path,
     settings: MicroworldBenchmarks | HubBenchmarks | NoBenchmarks,
 ) -> None:
-    """The `microworld` stage: writes corpus.txt, items.jsonl and verbs.txt (stems, for the tokenizer) to `out`.
+    """Writes corpus.txt, items.jsonl and verbs.txt to `out`, and counts to `metrics` (JSON).
 
-    Where the benchmarks are others or none there is no micro-world: `out` holds a note that says so, `metrics` nothing.
+    If the profile has other benchmarks or none, there is no micro-world: `out` has only a note, and `metrics` is empty.
 
     Raises:
-        UserError: a broken line of the vocabulary or of the word pairs.
+        UserError: a line of the vocabulary or of the word pairs is not valid.
     """
     if not isinstance(settings, MicroworldBenchmarks):
-        why = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
+        reason = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
         with atomic_dir(out) as folder:
-            write_text(folder / "none.txt", f"The benchmarks of this profile {why}; no micro-world is made.\n")
+            write_text(folder / "none.txt", f"The benchmarks of this profile {reason}; no micro-world is made.\n")
         write_json(metrics, {})
         return
     pairs = lexicon.read_pairs(pairs_path)

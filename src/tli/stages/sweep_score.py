@@ -1,6 +1,15 @@
-"""One rank of the sweep with every seed, or one arm of the full grid: similarity and scores (stage: sweep-score).
+"""Stage `sweep-score`: measures similarity and item scores for the adapters of one rank, or of one variant.
 
-Rank 0 is the base model, whose rows the stage base-rows writes. Feeds the rank-sweep, transfer-by-rank and controls
+Equations: cosine, P@1, CSLS and others in measure/similarity.py; log p(choice | context) in measure/scoring.py.
+
+Inputs: word pairs, items.jsonl, the NF4 checkpoint, the adapters of `sweep-train` (all seeds).
+Outputs, one run per rank and seed (`r8-s3`):
+- similarity.tsv: sets trained, control and all; NF4 views (the named views; for a variant every view); measures of
+  measure/pair_rows.py.
+- score.tsv: sets task.language, no view; measures loglik.N, label, pred, correct, margin.
+
+Rank 0 is the base model; its rows come from the stage base-rows. Used by: the tables `ranks`, `xcopa`, `xnli`,
+`changes`, `gap`, `calibration`, `class_changes`, `odds`, `equivalence` and `trends`; for variants by the full study's
 tables.
 """
 
@@ -18,7 +27,7 @@ from tli.io import progress, resume
 from tli.io.errors import UserError
 from tli.io.rows import join_rows, write_rows
 from tli.measure import pair_rows, scoring
-from tli.measure.views import Cell, sweep_cell
+from tli.measure.views import RunId, sweep_run
 from tli.model import checkpoint, lora
 
 
@@ -32,21 +41,29 @@ def run(
     params: Params,
     arm: str | None = None,
 ) -> None:
-    """The `sweep-score` stage: OUT/similarity.tsv and OUT/score.tsv, the rows of every adapter under NF4."""
-    cells = {}
-    for rank, place in ranks.items():
+    """Writes OUT/similarity.tsv and OUT/score.tsv, the rows of every adapter under NF4.
+
+    Args:
+        ranks: rank -> the folder of its adapters inside `adapters`.
+        arm: the variant; `params` are those of the variant.
+
+    Raises:
+        UserError: an adapter has another rank than its folder, or does not belong to this model.
+    """
+    adapter_of_run = {}
+    for rank, subfolder in ranks.items():
         for seed in params.sweep.seeds:
-            adapter = adapters / place / f"s{seed}"
-            if (found := lora.scaling_and_rank(adapter)[1]) != rank:
+            adapter = adapters / subfolder / f"s{seed}"
+            if (actual := lora.scaling_and_rank(adapter)[1]) != rank:
                 raise UserError(
-                    f"{adapter / lora.SETTINGS}: r: expected {rank}, got {found}; run `dvc repro`, which trains it"
+                    f"{adapter / lora.SETTINGS}: r: expected {rank}, got {actual}; run `dvc repro`, which trains it"
                 )
-            cells[sweep_cell(params, rank, seed, arm)] = adapter
-    _measure(cells, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
+            adapter_of_run[sweep_run(params, rank, seed, arm)] = adapter
+    _measure_adapters(adapter_of_run, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
 
 
-def _measure(
-    cells: Mapping[Cell, Path],
+def _measure_adapters(
+    adapter_of_run: Mapping[RunId, Path],
     pairs_path: Path,
     items_path: Path,
     quantized: Path,
@@ -55,28 +72,28 @@ def _measure(
     *,
     every_layer: bool,
 ) -> None:
-    """Alignment and transfer rows of the model with each cell's adapter; an arm's at every layer (paper/regime.py)."""
-    pairs, items = read_pairs(pairs_path), scoring.asked_items(items_path, params)
+    """Measures each run's adapter; with `every_layer`, similarity is measured at every layer (paper/regime.py)."""
+    pairs, items = read_pairs(pairs_path), scoring.items_to_score(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
     model, tokenizer = checkpoint.load(folder), checkpoint.tokenizer(folder)
-    for adapter in cells.values():
-        lora.hold(adapter, model)  # before anything is measured
-    exam = scoring.prepare(items, tokenizer, compute.batch_size)
+    for adapter in adapter_of_run.values():
+        lora.check_adapter(adapter, model)  # check before measuring anything
+    prepared = scoring.prepare(items, tokenizer, compute.batch_size)
 
-    def write(name: Cell, adapter: Path, piece: Path) -> None:
-        measured = lora.load(model, adapter)
-        rows = pair_rows.measure(name, pairs, measured, tokenizer, params, "nf4", every_layer=every_layer)
-        write_rows(piece / pair_rows.FILE, rows)
-        write_rows(piece / scoring.FILE, scoring.measure(name, exam, measured))
-        lora.unload(measured)
+    def write(run_id: RunId, adapter: Path, run_folder: Path) -> None:
+        adapted = lora.load(model, adapter)
+        rows = pair_rows.measure(run_id, pairs, adapted, tokenizer, params, "nf4", every_layer=every_layer)
+        write_rows(run_folder / pair_rows.FILE, rows)
+        write_rows(run_folder / scoring.FILE, scoring.measure(run_id, prepared, adapted))
+        lora.unload(adapted)
 
-    inputs = (pairs_path, items_path, quantized, *cells.values())
-    choices = {"cells": [*cells], "measure": params.measure, "layer": params.train.layer, "compute": compute}
-    choices["every_layer"] = every_layer
-    ranks = ",".join(dict.fromkeys(str(name.rank) for name in cells))
-    with resume.checkpoints(out, inputs, **choices) as finished:
-        told = progress.track(cells.items(), f"sweep-score r={ranks}", len(cells))
-        made = [finished.get_or_make(name.cell, partial(write, name, adapter)) for name, adapter in told]
+    inputs = (pairs_path, items_path, quantized, *adapter_of_run.values())
+    settings = {"cells": [*adapter_of_run], "measure": params.measure, "layer": params.train.layer, "compute": compute}
+    settings["every_layer"] = every_layer
+    ranks = ",".join(dict.fromkeys(str(run_id.rank) for run_id in adapter_of_run))
+    with resume.checkpoints(out, inputs, **settings) as finished:
+        shown = progress.track(adapter_of_run.items(), f"sweep-score r={ranks}", len(adapter_of_run))
+        checkpoints = [finished.get_or_make(run_id.cell, partial(write, run_id, adapter)) for run_id, adapter in shown]
         for file in (pair_rows.FILE, scoring.FILE):
-            join_rows(out / file, [piece / file for piece in made])
+            join_rows(out / file, [folder / file for folder in checkpoints])

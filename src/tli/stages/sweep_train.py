@@ -1,6 +1,13 @@
-"""One rank of the sweep with every seed, or one arm of the full grid with all its ranks: training (stage: sweep-train).
+"""Stage `sweep-train`: trains adapters of one rank with every seed, or of one variant with all its ranks and seeds.
 
-Feeds the rank-sweep and controls tables through its adapters.
+    loss = mean_i max(0, margin + max_{j != i} s_ij - s_ii),    s_ij = cos(e(a_i), e(p_j))    (training/objective.py)
+    h = W x + s B A dropout(x)                                                                   (model/lora.py)
+
+Inputs: word pairs, the NF4 checkpoint.
+Outputs: one adapter per rank and seed, in PEFT's format; rows of one run per rank and seed (`r8-s3`); set trained; the
+view that the loss reads; measures loss_first, loss_last, trainable_parameters, false_negatives.
+
+Used by: through the stage sweep-score by the tables of the rank sweep, and for variants by the full study's tables.
 """
 
 from __future__ import annotations
@@ -14,9 +21,9 @@ from tli.config.parameters import Params
 from tli.io import resume
 from tli.io.files import atomic_dir
 from tli.io.rows import Row, join_rows, write_rows
-from tli.measure.views import sweep_cell
+from tli.measure.views import sweep_run
 from tli.model import card, checkpoint, lora
-from tli.model.batched_lora import stacked
+from tli.model.batched_lora import batched_lora
 from tli.training import loop
 
 
@@ -29,31 +36,40 @@ def run(
     params: Params,
     arm: str | None = None,
 ) -> None:
-    """The `sweep-train` stage: OUT/sSEED, an adapter a seed, and what their training was like as rows.
+    """Trains the adapters and writes them to OUT/FOLDER/sSEED, and their training rows to `rows`.
 
-    `ranks` gives each rank its folder inside OUT (see `folders`); `params` are those of the arm. The seeds of a rank
-    are trained together.
+    The seeds of a rank are trained together (model/batched_lora.py).
+
+    Args:
+        ranks: rank -> its folder inside `out`.
+        arm: the variant; `params` are those of the variant.
     """
-    pairs = loop.trained_pairs(pairs_path)
+    pairs = loop.training_pairs(pairs_path)
     folder, blocks, seeds = quantized / "nf4", params.adapted_blocks, params.sweep.seeds
-    model, tokenizer = loop.frozen(folder, params, pairs), checkpoint.tokenizer(folder)
+    model, tokenizer = loop.load_frozen(folder, params, pairs), checkpoint.tokenizer(folder)
 
-    def write(rank: int, piece: Path) -> None:
+    def write(rank: int, target_folder: Path) -> None:
         settings = params.lora.model_copy(update={"rank": rank})
-        with stacked(model, settings, blocks, seeds, params.train.layer) as stack:
-            trained = loop.train(stack, tokenizer, pairs, params.train)
-        found: list[Row] = []
-        for adapter, seed in enumerate(seeds):
-            target = piece / "adapters" / f"s{seed}"
-            said = card.page(params.model_copy(update={"lora": settings}), seed, pairs_path, quantized)
-            lora.save(stack.tensors(adapter), settings, blocks, target, folder.as_posix(), said)
-            found += loop.rows(sweep_cell(params, rank, seed, arm), trained[adapter], params.train)
-        write_rows(piece / "train.tsv", found)
+        with batched_lora(model, settings, blocks, seeds, params.train.layer) as adapters:
+            trained = loop.train(adapters, tokenizer, pairs, params.train)
+        rows_of_rank: list[Row] = []
+        for index, seed in enumerate(seeds):
+            adapter_folder = target_folder / "adapters" / f"s{seed}"
+            model_card = card.page(params.model_copy(update={"lora": settings}), seed, pairs_path, quantized)
+            lora.save(adapters.tensors(index), settings, blocks, adapter_folder, folder.as_posix(), model_card)
+            rows_of_rank += loop.summary_rows(sweep_run(params, rank, seed, arm), trained[index], params.train)
+        write_rows(target_folder / "train.tsv", rows_of_rank)
 
-    choices = {"arm": arm, "lora": params.lora, "train": params.train, "seeds": seeds, "compute": params.active.compute}
-    with resume.checkpoints(out, (pairs_path, quantized), **choices) as finished:
-        made = {rank: finished.get_or_make(f"r{rank}", partial(write, rank)) for rank in ranks}
+    resume_settings = {
+        "arm": arm,
+        "lora": params.lora,
+        "train": params.train,
+        "seeds": seeds,
+        "compute": params.active.compute,
+    }
+    with resume.checkpoints(out, (pairs_path, quantized), **resume_settings) as finished:
+        checkpoints = {rank: finished.get_or_make(f"r{rank}", partial(write, rank)) for rank in ranks}
         with atomic_dir(out) as temporary:
-            for rank, place in ranks.items():
-                shutil.copytree(made[rank] / "adapters", temporary / place, dirs_exist_ok=True)
-        join_rows(rows, [piece / "train.tsv" for piece in made.values()])
+            for rank, subfolder in ranks.items():
+                shutil.copytree(checkpoints[rank] / "adapters", temporary / subfolder, dirs_exist_ok=True)
+        join_rows(rows, [target_folder / "train.tsv" for target_folder in checkpoints.values()])

@@ -1,7 +1,19 @@
-"""Targeted Lexical Injection: early-layer LoRA trained on word pairs (stage: train).
+"""Stage `train`: Targeted Lexical Injection (2506.15415, section 3.2), early-layer LoRA trained on word pairs.
 
-The objective stands in training/objective.py, the loop in training/loop.py. Feeds the before/after, retrieval and
-transfer tables through the adapter, and the training curves.
+    loss = mean_i max(0, margin + max_{j != i} s_ij - s_ii),    s_ij = cos(e(a_i), e(p_j))    (training/objective.py)
+    h = W x + s B A dropout(x),    s = alpha / r                                                 (model/lora.py)
+
+with a_i a Swahili word, p_i its translation and e(w) the pooled hidden state of the layer `train.layer`. With
+`adapter.source: author` the author's adapter is fetched instead.
+
+Inputs: word pairs, the NF4 checkpoint.
+Outputs: the adapter in PEFT's format; training curves (dvclive); rows of run `main`:
+- set trained, the view that the loss reads: loss_first, loss_last, trainable_parameters, false_negatives.
+- set adapter, no view: norm_a, norm_b, norm_ba and b_is_zero (item BLOCK.PROJECTION), nominal_parameters, blocks.
+and rows of run `base`: tokens.SIDE and words.SIDE of each pair.
+
+Used by: the tables `adapter`, `lengths`, `audit` and `setup`, the training curves, and through the adapter by the
+stages similarity, score, translate and tsne.
 """
 
 from __future__ import annotations
@@ -19,60 +31,59 @@ from tli.io.files import atomic_dir
 from tli.io.rows import Row, write_rows
 from tli.io.structured import nine_digits
 from tli.measure import embeddings
-from tli.measure.views import BASE, Cell, View, main_cell
+from tli.measure.views import BASE, RunId, View, main_run
 from tli.model import card, checkpoint, lora
-from tli.model.batched_lora import stacked
-from tli.training.loop import Step, frozen, rows, train, trained_pairs
+from tli.model.batched_lora import batched_lora
+from tli.training.loop import Step, load_frozen, summary_rows, train, training_pairs
 
 
 def run(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
-    """The `train` stage: the paper's cell, its adapter in PEFT's format, its curves through dvclive.
-
-    Where `adapter.source` is `author`, the author's adapter is taken instead of one trained here.
-    """
-    make = fetch_author if params.adapter.source == "author" else train_here
-    make(pairs_path, quantized, out, rows_path, log, params)
+    """Trains the adapter of the paper's configuration, or fetches the author's (`adapter.source: author`)."""
+    make_adapter = fetch_author if params.adapter.source == "author" else train_here
+    make_adapter(pairs_path, quantized, out, rows_path, log, params)
 
 
 def fetch_author(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
-    """Fetches the author's adapter by its git blob id, checks it, writes it to `out`.
+    """Fetches the author's adapter by its git blob id, checks it and writes it to `out`.
 
-    Its training had no seed, so that only these weights can give the published means after training. There are no
-    losses, so `log` stays without curves.
+    Its training had no seed, so only these weights can reproduce the published means after training. There are no
+    losses, so `log` has no curves.
     """
-    folder, blob, train_ = quantized / "nf4", params.author.adapter, params.train
+    folder, weights, training = quantized / "nf4", params.author.adapter, params.train
     with tempfile.TemporaryDirectory() as temporary:
-        file = fetch_url(f"{params.author.url}/{blob.path}", Path(temporary) / lora.WEIGHTS, git_blob=blob.git_blob)
-        parameters = lora.adopt(file, folder, params.lora, out, card.page(params, None, pairs_path, quantized))
-    view = str(View(str(train_.layer), train_.pooling, "nf4"))
-    found = [Row(*_cell(out, params), "trained", "-", view, "trainable_parameters", parameters)]
-    found += described(out, params)
-    found += lengths(checkpoint.tokenizer(folder), read_pairs(pairs_path))
-    write_rows(rows_path, found)
+        file = fetch_url(
+            f"{params.author.url}/{weights.path}", Path(temporary) / lora.WEIGHTS, git_blob=weights.git_blob
+        )
+        parameters = lora.import_adapter(file, folder, params.lora, out, card.page(params, None, pairs_path, quantized))
+    view = str(View(str(training.layer), training.pooling, "nf4"))
+    all_rows = [Row(*_run_id(out, params), "trained", "-", view, "trainable_parameters", parameters)]
+    all_rows += adapter_rows(out, params)
+    all_rows += length_rows(checkpoint.tokenizer(folder), read_pairs(pairs_path))
+    write_rows(rows_path, all_rows)
     write_curves(log, [])
 
 
 def train_here(pairs_path: Path, quantized: Path, out: Path, rows_path: Path, log: Path, params: Params) -> None:
-    """Trains the paper's cell and writes its adapter, rows and curves."""
+    """Trains the adapter of the paper's configuration, and writes adapter, rows and curves."""
     folder = quantized / "nf4"
-    pairs, tokenizer = trained_pairs(pairs_path), checkpoint.tokenizer(folder)
-    model = frozen(folder, params, pairs)
-    with stacked(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as stack:
-        (trained,) = train(stack, tokenizer, pairs, params.train)
-        said = card.page(params, params.train.seed, pairs_path, quantized)
-        lora.save(stack.tensors(0), params.lora, params.adapted_blocks, out, folder.as_posix(), said)
-    del model, stack  # what follows imports much, and needs neither
-    summary = rows(_cell(out, params), trained, params.train)
-    write_rows(rows_path, [*summary, *described(out, params), *lengths(tokenizer, read_pairs(pairs_path))])
-    write_curves(log, trained.steps)
+    pairs, tokenizer = training_pairs(pairs_path), checkpoint.tokenizer(folder)
+    model = load_frozen(folder, params, pairs)
+    with batched_lora(model, params.lora, params.adapted_blocks, [params.train.seed], params.train.layer) as adapters:
+        (training_log,) = train(adapters, tokenizer, pairs, params.train)
+        model_card = card.page(params, params.train.seed, pairs_path, quantized)
+        lora.save(adapters.tensors(0), params.lora, params.adapted_blocks, out, folder.as_posix(), model_card)
+    del model, adapters  # free their memory before the imports below
+    summary = summary_rows(_run_id(out, params), training_log, params.train)
+    write_rows(rows_path, [*summary, *adapter_rows(out, params), *length_rows(tokenizer, read_pairs(pairs_path))])
+    write_curves(log, training_log.steps)
 
 
-def _cell(adapter: Path, params: Params) -> Cell:
-    return main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
+def _run_id(adapter: Path, params: Params) -> RunId:
+    return main_run(*lora.scaling_and_rank(adapter), params.train.seed)
 
 
 def write_curves(log: Path, steps: Sequence[Step]) -> None:
-    """One curve a field of `Step`, through dvclive, in a new folder `log`; no steps, no curves."""
+    """Writes one curve per field of `Step` with dvclive, to a new folder `log`; without steps there are no curves."""
     from dvclive.live import Live
 
     with (
@@ -85,33 +96,34 @@ def write_curves(log: Path, steps: Sequence[Step]) -> None:
             live.next_step()
 
 
-def described(adapter: Path, params: Params) -> list[Row]:
-    """The adapter in a folder, whoever trained it: norms a block and projection (item `BLOCK.PROJECTION`), and sizes.
+def adapter_rows(adapter: Path, params: Params) -> list[Row]:
+    """Rows of an adapter: norms per block and projection (item `BLOCK.PROJECTION`), and sizes.
 
-    `nominal_parameters` counts what LoRA on every block of the model would have, `blocks` those that this one is on.
+    `nominal_parameters` is the number of parameters of LoRA on every block of the model; `blocks` is the number of
+    blocks that this adapter is on.
     """
-    cell, found = _cell(adapter, params), lora.norms(adapter)
-    result = [
-        Row(*cell, "adapter", f"{block}.{projection}", "-", f"norm_{name}", value)
-        for (block, projection), norm in found.items()
+    run_id, norms = _run_id(adapter, params), lora.norms(adapter)
+    rows = [
+        Row(*run_id, "adapter", f"{block}.{projection}", "-", f"norm_{name}", value)
+        for (block, projection), norm in norms.items()
         for name, value in (("a", norm.a), ("b", norm.b), ("ba", norm.ba))
     ]
-    for (block, projection), norm in found.items():
-        result.append(Row(*cell, "adapter", f"{block}.{projection}", "-", "b_is_zero", int(norm.b_is_zero)))
+    for (block, projection), norm in norms.items():
+        rows.append(Row(*run_id, "adapter", f"{block}.{projection}", "-", "b_is_zero", int(norm.b_is_zero)))
     sizes = {
-        "nominal_parameters": lora.size(params, params.active.model.blocks),
-        "blocks": len({block for block, _ in found}),
+        "nominal_parameters": lora.parameter_count(params, params.active.model.blocks),
+        "blocks": len({block for block, _ in norms}),
     }
-    return result + [Row(*cell, "adapter", "-", "-", name, value) for name, value in sizes.items()]
+    return rows + [Row(*run_id, "adapter", "-", "-", name, value) for name, value in sizes.items()]
 
 
-def lengths(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Row]:
-    """Per pair and side: tokens of its own (without BOS and EOS) and words, for the audit and the length tables."""
-    items, special, result = item_names(pairs), set(tokenizer.all_special_ids), []
+def length_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> list[Row]:
+    """Per pair and side: the number of tokens (without BOS and EOS) and of words, for the audit and length tables."""
+    items, special, rows = item_names(pairs), set(tokenizer.all_special_ids), []
     for side in SIDES:
         forms: list[str] = [getattr(pair, side) for pair in pairs]
         for pair, item, form, ids in zip(pairs, items, forms, embeddings.tokens(tokenizer, forms), strict=True):
-            own = sum(token not in special for token in ids)
-            result.append(Row(*BASE, pair.set, item, "-", f"tokens.{side}", own))
-            result.append(Row(*BASE, pair.set, item, "-", f"words.{side}", len(form.split())))
-    return result
+            count = sum(token not in special for token in ids)
+            rows.append(Row(*BASE, pair.set, item, "-", f"tokens.{side}", count))
+            rows.append(Row(*BASE, pair.set, item, "-", f"words.{side}", len(form.split())))
+    return rows

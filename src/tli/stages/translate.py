@@ -1,8 +1,16 @@
-"""Translation by prompt: asked for a control word in English, how high does the model rate the right answer?
+"""Stage `translate`: word translation by prompt, with the base and with the paper's adapter.
 
-The prompt is a dictionary: lines of trained pairs, or none, then the word. Every English form of the control set is a
-candidate c, rated by the sum of log p(token | all before it) over its tokens, or by their mean. Stage: probe; feeds the
-table of that name.
+The prompt is a dictionary: some trained pairs or none, then a Swahili word of the control set. Every English form of
+the control set is a candidate c:
+
+    score(c) = sum over the tokens t of c of log p(t | prompt and the tokens of c before t), in nats, or the mean over t
+    rank     = 1 + |{wrong c: score(c) >= max over correct c of score(c)}|
+
+Inputs: word pairs, the NF4 checkpoint, the adapter.
+Output: rows of the runs `base` and `main`; sets shots0 and shotsN (N example pairs); no view; measures loglik.FORM,
+rank.sum and rank.mean (item: the Swahili form), candidate_tokens (item: the English form).
+
+Used by: the table `probe`.
 """
 
 from __future__ import annotations
@@ -25,32 +33,35 @@ from tli.io import progress
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.measure.scoring import Request, log_likelihoods, plan, requests
-from tli.measure.views import BASE, Cell, main_cell
+from tli.measure.views import BASE, RunId, main_run
 from tli.model import checkpoint, lora
 
-# One form for every profile: the micro-world's own dictionary lines, `mbwa = mbwa, dog`, the only one that the embedded
-# base has read; other models learn it from the examples. (A line break would be an unknown token to the embedded base.)
+# The same format for all models: a dictionary line of the micro-world, `mbwa = mbwa, dog`. The micro-world's model has
+# read no other format, and other models learn it from the examples. (For that model a line break is an unknown token.)
 ASKED, ANSWER, END = "{swahili} = {swahili},", " {english}", ". "
 
 
 class Query(NamedTuple):
-    """A Swahili word to translate, and the places in the pool of every English form that the list gives for it."""
+    """A Swahili word to translate, and the indices of its correct translations among the candidates."""
 
     swahili: str
-    right: tuple[int, ...]
+    correct: tuple[int, ...]
 
 
-class Asked(NamedTuple):
-    """One prompt put for every query: its examples' number, and a request a query and candidate, in that order."""
+class PromptRequests(NamedTuple):
+    """The requests of one prompt: its number of examples, and one request per query and candidate, in this order."""
 
     shots: int
     requests: list[Request]
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """The `translate` stage: rows of the base and of the paper's cell, without examples and with `probe.shots`.
+    """Writes the rows of the base and of the paper's adapter, without examples and with `probe.shots` examples.
 
-    Where the profile has no benchmarks, for want of a head, nothing is asked and there are no rows.
+    There are no rows if the profile has no benchmarks; its model may have no head.
+
+    Raises:
+        UserError: the checkpoint has no head, a prompt is too long, or there are too few example pairs.
     """
     folder = quantized / "nf4"
     if params.active.benchmarks.source == "none":
@@ -58,92 +69,93 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     checkpoint.require_head(folder)
     tokenizer = checkpoint.tokenizer(folder)
     pairs = read_pairs(pairs_path)
-    candidates = pool(pairs)
-    asked_for = queries(pairs, candidates)
-    drawn = examples(pairs, params.probe)
-    prompts = [ask(tokenizer, shots, asked_for, candidates) for shots in ([], drawn)]
+    candidates = candidate_forms(pairs)
+    word_queries = queries(pairs, candidates)
+    example_pairs = examples(pairs, params.probe)
+    prompts = [prompt_requests(tokenizer, shots, word_queries, candidates) for shots in ([], example_pairs)]
     base = checkpoint.load(folder)
-    fits(prompts, base.config.max_position_embeddings)
+    check_length(prompts, base.config.max_position_embeddings)
     size = params.active.compute.batch_size
-    found = measure(BASE, base, tokenizer, prompts, asked_for, candidates, size)
-    tuned = lora.load(base, adapter)
-    main = main_cell(*lora.scaling_and_rank(adapter), params.train.seed)
-    found += measure(main, tuned, tokenizer, prompts, asked_for, candidates, size)
-    write_rows(out, found)
+    rows = measure(BASE, base, tokenizer, prompts, word_queries, candidates, size)
+    adapted = lora.load(base, adapter)
+    run_id = main_run(*lora.scaling_and_rank(adapter), params.train.seed)
+    rows += measure(run_id, adapted, tokenizer, prompts, word_queries, candidates, size)
+    write_rows(out, rows)
 
 
-def pool(pairs: Sequence[Pair]) -> list[str]:
-    """The distinct English forms of the control pairs, in the list's order."""
-    return _distinct(pair.english for pair in pairs if pair.set == "control")
+def candidate_forms(pairs: Sequence[Pair]) -> list[str]:
+    """The candidates: the distinct English forms of the control pairs, in the order of the list."""
+    return _distinct_forms(pair.english for pair in pairs if pair.set == "control")
 
 
-def _distinct(forms: Iterable[str]) -> list[str]:
-    """Each form once, as it is first written."""
-    found: dict[str, str] = {}
+def _distinct_forms(forms: Iterable[str]) -> list[str]:
+    """Each form once, in its first spelling."""
+    first_spelling: dict[str, str] = {}
     for form in forms:
-        found.setdefault(key(form), form)
-    return [*found.values()]
+        first_spelling.setdefault(key(form), form)
+    return [*first_spelling.values()]
 
 
 def queries(pairs: Sequence[Pair], candidates: Sequence[str]) -> list[Query]:
-    """Each Swahili form of the control pairs once; right is whatever any pair of the list, of either set, gives it."""
-    places = {key(form): place for place, form in enumerate(candidates)}
-    right: dict[str, set[int]] = {}
+    """One query per Swahili form of the control pairs; correct is any translation in the list, of either set."""
+    candidate_index = {key(form): index for index, form in enumerate(candidates)}
+    correct: dict[str, set[int]] = {}
     for pair in pairs:
-        if key(pair.english) in places:
-            right.setdefault(key(pair.swahili), set()).add(places[key(pair.english)])
-    forms = _distinct(pair.swahili for pair in pairs if pair.set == "control")
-    return [Query(form, tuple(sorted(right[key(form)]))) for form in forms]
+        if key(pair.english) in candidate_index:
+            correct.setdefault(key(pair.swahili), set()).add(candidate_index[key(pair.english)])
+    forms = _distinct_forms(pair.swahili for pair in pairs if pair.set == "control")
+    return [Query(form, tuple(sorted(correct[key(form)]))) for form in forms]
 
 
 def examples(pairs: Sequence[Pair], settings: Probe) -> list[Pair]:
-    """`settings.shots` trained pairs, drawn by `settings.seed`, none with a word that is in any control form.
+    """Draws `settings.shots` trained pairs by `settings.seed`, without words of any control form.
 
-    A word of a control pair in the prompt could be copied from there, or rule the answer out. A Swahili form with
-    several translations is no example either.
+    The model could copy a control word from the prompt, or exclude it as an answer. Swahili forms with several
+    translations are excluded too.
 
     Raises:
-        UserError: fewer such pairs than shots.
+        UserError: there are fewer such pairs than shots.
     """
-    control = {word for pair in pairs if pair.set == "control" for form in pair[:2] for word in key(form).split()}
-    count = Counter(key(pair.swahili) for pair in pairs)
-    free = [
+    control_words = {word for pair in pairs if pair.set == "control" for form in pair[:2] for word in key(form).split()}
+    translations = Counter(key(pair.swahili) for pair in pairs)
+    allowed = [
         pair
         for pair in pairs
         if pair.set == "trained"
-        and count[key(pair.swahili)] == 1
-        and not control & {word for form in pair[:2] for word in key(form).split()}
+        and translations[key(pair.swahili)] == 1
+        and not control_words & {word for form in pair[:2] for word in key(form).split()}
     ]
-    if len(free) < settings.shots:
+    if len(allowed) < settings.shots:
         raise UserError(
-            f"params.yaml: probe.shots: expected at most {len(free)}, the trained pairs with one translation and no "
+            f"params.yaml: probe.shots: expected at most {len(allowed)}, the trained pairs with one translation and no "
             f"word of a control pair, got {settings.shots}; set fewer"
         )
-    chosen = np.random.default_rng(settings.seed).choice(len(free), settings.shots, replace=False)
-    return [free[index] for index in chosen]
+    drawn = np.random.default_rng(settings.seed).choice(len(allowed), settings.shots, replace=False)
+    return [allowed[index] for index in drawn]
 
 
 def prompt(shots: Sequence[Pair], swahili: str) -> str:
-    """The examples' lines, then the word whose translation is asked: `paka = paka, cat. mbwa = mbwa,`."""
+    """The examples, then the word to translate: `paka = paka, cat. mbwa = mbwa,`."""
     line = ASKED + ANSWER + END
-    given = "".join(line.format(swahili=pair.swahili, english=pair.english) for pair in shots)
-    return given + ASKED.format(swahili=swahili)
+    examples_text = "".join(line.format(swahili=pair.swahili, english=pair.english) for pair in shots)
+    return examples_text + ASKED.format(swahili=swahili)
 
 
-def ask(
-    tokenizer: PreTrainedTokenizerBase, shots: Sequence[Pair], asked_for: Sequence[Query], candidates: Sequence[str]
-) -> Asked:
-    """Every candidate after the prompt of every query, cut into tokens as the benchmarks' options are."""
-    options = tuple(ANSWER.format(english=form) for form in candidates)
+def prompt_requests(
+    tokenizer: PreTrainedTokenizerBase, shots: Sequence[Pair], word_queries: Sequence[Query], candidates: Sequence[str]
+) -> PromptRequests:
+    """Every candidate after the prompt of every query, tokenised like the choices of a benchmark item."""
+    choices = tuple(ANSWER.format(english=form) for form in candidates)
     items = [
-        Item(one.swahili, "translate", "en", "control", 0, prompt(shots, one.swahili), options) for one in asked_for
+        Item(query.swahili, "translate", "en", "control", 0, prompt(shots, query.swahili), choices)
+        for query in word_queries
     ]
-    return Asked(len(shots), [request for item in items for request in requests(tokenizer, item)])
+    return PromptRequests(len(shots), [request for item in items for request in requests(tokenizer, item)])
 
 
-def fits(prompts: Sequence[Asked], positions: int) -> None:
-    """Raises UserError where a request is longer than the model has positions."""
-    longest = max(len(request.ids) for asked in prompts for request in asked.requests)
+def check_length(prompts: Sequence[PromptRequests], positions: int) -> None:
+    """Raises UserError if a request is longer than the model's maximum number of positions."""
+    longest = max(len(request.ids) for prompt in prompts for request in prompt.requests)
     if longest > positions:
         raise UserError(
             f"params.yaml: probe.shots: expected prompts of at most {positions} tokens (the model's positions), "
@@ -151,51 +163,51 @@ def fits(prompts: Sequence[Asked], positions: int) -> None:
         )
 
 
-def scores(model: nn.Module, asked: Sequence[Request], pad_id: int, batch_size: int) -> list[float]:
-    """log p of each request's scored tokens, in nats: the examples in front of all of them run once (`trie`)."""
-    return log_likelihoods(model, plan(asked, pad_id, batch_size))
+def scores(model: nn.Module, to_score: Sequence[Request], pad_id: int, batch_size: int) -> list[float]:
+    """The log-likelihood of each request, in nats; the examples that all share run once (measure/token_tree.py)."""
+    return log_likelihoods(model, plan(to_score, pad_id, batch_size))
 
 
 def measure(
-    cell: Cell,
+    run_id: RunId,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Asked],
-    asked_for: Sequence[Query],
+    prompts: Sequence[PromptRequests],
+    word_queries: Sequence[Query],
     candidates: Sequence[str],
     batch_size: int,
 ) -> list[Row]:
-    """Per prompt and query: every candidate's log-likelihood and the right one's rank; per candidate: its tokens."""
-    found: list[Row] = []
-    for asked in progress.track(prompts, f"probe {cell.cell}"):
-        shape = len(asked_for), len(candidates)
-        flat = scores(model, asked.requests, tokenizer.pad_token_id, batch_size)
-        tokens = np.array([request.scored for request in asked.requests]).reshape(shape)
-        found += _rows(cell, f"shots{asked.shots}", asked_for, candidates, np.array(flat).reshape(shape), tokens)
-    return found
+    """Per prompt and query: each candidate's log-likelihood and the rank of the correct one; per candidate: tokens."""
+    rows: list[Row] = []
+    for prompt_ in progress.track(prompts, f"translate {run_id.cell}"):
+        shape = len(word_queries), len(candidates)
+        flat = scores(model, prompt_.requests, tokenizer.pad_token_id, batch_size)
+        tokens = np.array([request.scored for request in prompt_.requests]).reshape(shape)
+        rows += _rows(run_id, f"shots{prompt_.shots}", word_queries, candidates, np.array(flat).reshape(shape), tokens)
+    return rows
 
 
 def _rows(
-    cell: Cell,
+    run_id: RunId,
     set_: str,
-    asked_for: Sequence[Query],
+    word_queries: Sequence[Query],
     candidates: Sequence[str],
     scores: Float[ndarray, "query candidate"],
     tokens: Int[ndarray, "query candidate"],
 ) -> Iterator[Row]:
     for form, count in zip(candidates, tokens.max(axis=0), strict=True):
-        yield Row(*cell, set_, form, "-", "candidate_tokens", int(count))
-    for query, own, length in zip(asked_for, scores, tokens, strict=True):
-        for form, value in zip(candidates, own, strict=True):
-            yield Row(*cell, set_, query.swahili, "-", f"loglik.{form}", float(value))
-        yield Row(*cell, set_, query.swahili, "-", "rank.sum", rank(own, query.right))
-        yield Row(*cell, set_, query.swahili, "-", "rank.mean", rank(own / length, query.right))
+        yield Row(*run_id, set_, form, "-", "candidate_tokens", int(count))
+    for query, query_scores, length in zip(word_queries, scores, tokens, strict=True):
+        for form, value in zip(candidates, query_scores, strict=True):
+            yield Row(*run_id, set_, query.swahili, "-", f"loglik.{form}", float(value))
+        yield Row(*run_id, set_, query.swahili, "-", "rank.sum", rank(query_scores, query.correct))
+        yield Row(*run_id, set_, query.swahili, "-", "rank.mean", rank(query_scores / length, query.correct))
 
 
-def rank(scores: Float[ndarray, " candidate"], right: Sequence[int]) -> int:
-    """Place of the best right candidate among the wrong ones, from 1: 1 + |{wrong c: score(c) >= max over right}|.
+def rank(scores: Float[ndarray, " candidate"], correct: Sequence[int]) -> int:
+    """Rank of the best correct candidate: 1 + |{wrong c: score(c) >= max over correct c of score(c)}|.
 
-    Ties count against it.
+    A wrong candidate that ties is ranked first.
     """
-    wrong = np.delete(scores, list(right))
-    return 1 + int(np.sum(wrong >= scores[list(right)].max()))
+    wrong = np.delete(scores, list(correct))
+    return 1 + int(np.sum(wrong >= scores[list(correct)].max()))

@@ -1,1 +1,1 @@
-"""Training adapters: the objective and the loop."""
+"""Training of adapters: the objective and the training loop."""
