@@ -313,7 +313,7 @@ def test_an_experiment_runs_inside(finished: dict[str, str], services: Services)
 
 def test_the_tests_run_inside(services: Services) -> None:
     assert re.search(
-        r"\d+ passed", services("test", "make", "test", "ARGS=-q tests/test_store.py tests/test_repository.py")
+        r"\d+ passed", services("test", "make", "test", "TESTS=tests/unit/test_store.py tests/docs/test_repository.py", "ARGS=-q")
     )
 
 

@@ -32,7 +32,7 @@ from tli.paper.render import Column, Table, shown
 from tli.paper.resample import paired_bootstrap
 from tli.paper.rows import Rows, flat, load_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
