@@ -4,7 +4,8 @@
 #   TORCH        the build of torch: cpu, cuda, or auto (a CPU build  make TORCH=cuda setup
 #                where there is no NVIDIA driver)
 #   TORCH_INDEX  the only package index to take torch from            make TORCH_INDEX=... setup
-#   ARGS         more arguments for pytest (test, bench, *-test)      make test ARGS='-k metrics'
+#   TESTS        the tests that `make test` runs                      make test TESTS=tests/unit/test_metrics.py
+#   ARGS         more arguments for pytest (test*, bench, *-test)     make test ARGS='-k metrics'
 #                or for docker build (image)                          make image ARGS='--build-arg BASE_IMAGE=...'
 #   TARGET       the image: cuda, or cpu, much smaller                make image TARGET=cpu
 PYTHON ?= python3
@@ -12,6 +13,7 @@ VENV ?= .venv
 TORCH ?= auto
 TORCH_INDEX ?=
 ARGS ?=
+TESTS ?= tests/unit tests/docs tests/pipeline
 TARGET ?= cuda
 UV ?= uv
 CPUINFO ?= /proc/cpuinfo
@@ -47,7 +49,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
+.PHONY: help setup repro plots test test-faults test-all compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
@@ -74,9 +76,18 @@ plots: $(RUN_STAMP) ## draw DVC's plots of the last run on one page that needs n
 	@$(enter)
 	dvc plots show
 
-test: $(TEST_STAMP) data ## run the tests
+# Two processes; a module's tests share one, and so do all that need the finished run.
+parallel = python -m pytest -p no:benchmark -n 2 --dist loadgroup
+
+test: $(TEST_STAMP) data ## run the tests of the units, the documents and the pipeline (10 minutes on 2 cores)
 	@$(enter)
-	python -m pytest $(ARGS)
+	$(parallel) $(TESTS) $(ARGS)
+
+test-faults: $(TEST_STAMP) data ## run the tests of bad input, kills, full disks and damaged files (15 minutes)
+	@$(enter)
+	$(parallel) tests/faults $(ARGS)
+
+test-all: test test-faults compare cluster-test image-test ## run every test there is
 
 compare: $(TEST_STAMP) data ## run the micro-world under the processor's own instructions and under AVX2, and compare the two (6 minutes)
 	@$(enter)
@@ -86,7 +97,7 @@ soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and writ
 	@$(enter)
 	mkdir -p build; rm -f build/figures.jsonl
 	export TLI_SOAK=true TLI_FIGURES=$(CURDIR)/build/figures.jsonl
-	python -m pytest $(ARGS)
+	python -m pytest tests/unit tests/docs tests/pipeline tests/faults $(ARGS)
 	tools/sbom
 	tools/reliability build/figures.jsonl
 	python tests/compare.py params.yaml  # as `compare` does, under the default parameters

@@ -29,7 +29,13 @@ settings.load_profile("tli")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under TLI_SOAK (`make soak`) only the tests that count what they try run, those with the fixture `figures`."""
+    """Groups the tests for `-n`: those of one module, and all that need the finished run, share one process.
+
+    Under TLI_SOAK (`make soak`) only the tests that count what they try run, those with the fixture `figures`.
+    """
+    for item in items:
+        group = "finished run" if "done" in getattr(item, "fixturenames", ()) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
     if "TLI_SOAK" in os.environ:
         others = [item for item in items if "figures" not in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=others)

@@ -1,4 +1,4 @@
-"""One parser of tests/test_parsers.py under atheris: python tests/fuzz.py PARSER FOLDER SECONDS.
+"""One parser of tests/unit/test_parsers.py under atheris: python tests/fuzz.py PARSER FOLDER SECONDS.
 
 Atheris (https://github.com/google/atheris) grows inputs from those that reach new lines of `tli` and of the reader of
 YAML, from the good file and its words on. Whatever is neither a value nor a refusal in one line ends the process, with
@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import atheris
+
+sys.path.insert(0, str(Path(__file__).parent / "unit"))
 
 with atheris.instrument_imports(include=["tli", "ruamel"]):
     import test_parsers

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from container import COMPOSE, Build, listing, run
 from ruamel.yaml import YAML
+from test_pipeline import EXAMPLES
 
 from checkout import Checkout
-from test_pipeline import EXAMPLES
 from tiny import ROOT
 from tli.io.files import sha256_of
 
@@ -313,7 +313,8 @@ def test_an_experiment_runs_inside(finished: dict[str, str], services: Services)
 
 def test_the_tests_run_inside(services: Services) -> None:
     assert re.search(
-        r"\d+ passed", services("test", "make", "test", "ARGS=-q tests/test_store.py tests/test_repository.py")
+        r"\d+ passed",
+        services("test", "make", "test", "TESTS=tests/unit/test_store.py tests/docs/test_repository.py", "ARGS=-q"),
     )
 
 

@@ -17,10 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-import torch
-from scipy import stats as scipy_stats
-from torch import nn
-
 import test_align
 import test_backbone
 import test_benchmarks
@@ -32,8 +28,12 @@ import test_stack
 import test_stats
 import test_train
 import test_transfer
-from synthetic import fabricate, verdict_files
+import torch
+from scipy import stats as scipy_stats
 from test_transfer import float32 as float32
+from torch import nn
+
+from synthetic import fabricate, verdict_files
 from tiny import ROOT, WORDS, write_base
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts

@@ -15,7 +15,7 @@ from tli.io.structured import read_json
 from tli.paper import claims, tables
 from tli.paper.rows import Measured, load_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 REPORTED = ROOT / "paper" / "reported.yaml"
 
 

@@ -2,7 +2,7 @@
 
 Here a sample of each task and language, in seconds. Every item, with what is printed about each set:
 
-    TLI_PARITY=all python -m pytest tests/test_parity.py -s
+    TLI_PARITY=all python -m pytest tests/unit/test_parity.py -s
 
 In float32 each option's log-likelihood is within TOLERANCE of the harness's and every prediction is the same; an item
 whose margin is below TOLERANCE is listed, since there the last digits decide. In bfloat16 nothing is held: the drift is

@@ -32,7 +32,7 @@ from tli.paper.render import Column, Table, shown
 from tli.paper.rows import Rows, flat, load_yaml
 from tli.stats.bootstrap import paired_bootstrap
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OF_BASE = {"align": "similarity.tsv", "transfer": "score.tsv"}  # the base's rows, by the stage whose rows follow them
 
 

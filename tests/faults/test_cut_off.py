@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from test_transfer import ITEMS
+
 from tli.config.parameters import Params
 from tli.data.benchmarks.items import write_items
 from tli.data.words.lexicon import Pair

@@ -20,7 +20,7 @@ from tli.io.errors import UserError
 from tli.io.structured import read_json
 from tli.stages import microworld
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY, PAIRS = ROOT / "data/world", ROOT / "data/pairs.tsv"
 
 # Stem, type, class of the subject: past, not past, present, not present, future, not future. Written by hand.

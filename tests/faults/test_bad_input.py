@@ -21,10 +21,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-
-from synthetic import fabricate
 from test_hub import LIES
 from test_transfer import ITEMS
+
+from synthetic import fabricate
 from tiny import ROOT, WORDS
 from tli.cli import main
 from tli.config import parameters

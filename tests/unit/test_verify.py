@@ -24,7 +24,7 @@ from tli.paper.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, Rules
 from tli.paper.rows import Measured, load_yaml
 from tli.paper.tolerances import Tolerances
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = verdict_files(ROOT)
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 COMMITTED = sorted((ROOT / "results").glob("*/measured.json"))

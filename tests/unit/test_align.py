@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_transfer import ITEMS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from test_transfer import ITEMS
 from tiny import ROOT
 from tli.config import parameters
 from tli.config.parameters import Params

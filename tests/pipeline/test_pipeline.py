@@ -19,7 +19,7 @@ from tli.io.files import sha256_of
 def examples() -> dict[str, tuple[str, set[str]]]:
     """Section -> the commands of its first block and the stages that it says run, from docs/change-it.md.
 
-    The section on languages fetches: tests/test_profiles.py runs it.
+    The section on languages fetches: tests/pipeline/test_profiles.py runs it.
     """
     text = (ROOT / "docs" / "change-it.md").read_text(encoding="utf-8")
     found = {}

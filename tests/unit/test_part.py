@@ -16,11 +16,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_hub import LIES
 from transformers import AutoConfig
 
 import hub as loopback
 from hub import Fault, Hub
-from test_hub import LIES
 from tiny import MODEL_TYPES, ROOT, WORDS, write_model
 from tli.config import parameters
 from tli.config.parameters import HubModel

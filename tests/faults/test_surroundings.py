@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from test_faults import descendants, start, until
 
 from checkout import Checkout, clone
 from stages import Stages
-from test_faults import descendants, start, until
 from tli.io import faults
 from tli.io.receipts import revision
 from tli.io.structured import read_json

@@ -21,7 +21,7 @@ from tli.io.structured import read_json, write_json
 from tli.paper import expected, tables, tolerances, verify
 from tli.paper.rows import Measured, Value, load_yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FILES = verdict_files(ROOT)
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 MODEL = parameters.load(SMOKE).model

@@ -19,7 +19,7 @@ from tli.io.structured import read_json
 from tli.model import pretrain
 from tli.stages import microworld
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = SimpleNamespace(
     seed=0,
     blocks=2,

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from test_pipeline import EXAMPLES
+from test_released import choices, pair
 
 import hub as loopback
 from checkout import Checkout, clone
-from test_pipeline import EXAMPLES
-from test_released import choices, pair
 from tiny import ROOT
 from tli.data.words.lexicon import read_pairs
 from tli.io.files import sha256_of

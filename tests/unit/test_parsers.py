@@ -21,8 +21,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
-
 from test_transfer import ITEMS
+
 from tiny import ROOT, WORDS
 from tli.commands import audit
 from tli.config import parameters
