@@ -312,10 +312,8 @@ def test_an_experiment_runs_inside(finished: dict[str, str], services: Services)
 
 
 def test_the_tests_run_inside(services: Services) -> None:
-    assert re.search(
-        r"\d+ passed",
-        services("test", "make", "test", "TESTS=tests/unit/test_store.py tests/docs/test_repository.py", "ARGS=-q"),
-    )
+    tests = "TESTS=tests/unit/test_store.py tests/docs/test_repository.py"
+    assert re.search(r"\d+ passed", services("test", "make", "test", tests, "ARGS=-q"))
 
 
 def test_a_mounted_checkout_is_worked_in(image: str, tmp_path: Path) -> None:
