@@ -6,7 +6,8 @@ Needs torch, transformers and this repository, fetches nothing, takes a few minu
 `tools/performance` takes the JSON beside that of the other benchmarks. The first three lines miss nothing where
 bitsandbytes is not installed: weights are random NF4 codes that `unpack` turns into numbers, as bitsandbytes would
 (tests/unit/test_gpu.py). They time the shape and the operations of the stages, not their own code; with `--tiny`
-they run on any machine. Where the project's own packages and data/ are there, the stages themselves follow (gpu_stages.py).
+they run on any machine. Where the project's own packages and data/ are there, the stages themselves follow
+(gpu_stages.py).
 """
 
 from __future__ import annotations
