@@ -48,13 +48,12 @@ COMMANDS = {
     "similarity": "similarity data/pairs.tsv quantized adapter --out out/similarity.tsv",
     "score": "score items.jsonl quantized adapter --out out/score.tsv",
     "tsne": "tsne data/pairs.tsv quantized adapter --out out/tsne.tsv",
-    "sweep": "sweep-score data/pairs.tsv items.jsonl quantized adapters --rank 2 --out out/rows",
+    "sweep": "sweep-score data/pairs.tsv items.jsonl quantized adapters --rank 16 --out out/rows",
     "verify": "verify --measured measured.json --out out/verify.json",
     "audit": "audit --results results.csv",
     "pilot": "audit --pilot pilot.csv",
     "list": "audit --pairs list.json",
     "export": "export-results main --rows rows.tsv --metrics benchmarks.json --out out/export.json",
-    "performance": "performance bench.json --out out/performance.md",
     "plan": "plan --pairs data/pairs.tsv",
 }
 MODEL = parameters.load(ROOT / "tests" / "smoke" / "params.yaml").model
@@ -244,7 +243,7 @@ CASES: dict[str, Case] = {
     "set: 5,000 digits": Case("check", set_(f"lora.rank={'9' * 5000}"), "--set: expected KEY=VALUE"),
     "set: a section": Case("check", set_("lora=8"), "lora: expected"),
     "command: none of that name": Case("chek", lambda: None, "no such command 'chek'"),
-    "command: no argument": Case("align data/pairs.tsv", lambda: None, "missing argument 'QUANTIZED'"),
+    "command: no argument": Case("similarity data/pairs.tsv", lambda: None, "missing argument 'QUANTIZED'"),
     "command: an argument too many": Case("check --out out/checked now", lambda: None, "unexpected extra argument"),
     "command: an unknown option": Case("check --ouput out/checked", lambda: None, "no such option '--ouput'"),
     "command: an option without value": Case("check --out", lambda: None, "option '--out' requires an argument"),
@@ -324,16 +323,18 @@ CASES: dict[str, Case] = {
         "microworld", edit("data/world/nouns.tsv", "\nperson", "\npersona"), "kind: expected one"
     ),
     "world: a cell too many": Case("microworld", edit("data/world/times.tsv", "\n", "\n\t"), "times.tsv:2: expected"),
-    "corpus: missing": Case("base", remove("world/corpus.txt"), "corpus.txt: no such file"),
-    "corpus: empty": Case("base", write("world/corpus.txt", ""), "corpus.txt: expected"),
+    "corpus: missing": Case("base", remove("microworld/corpus.txt"), "corpus.txt: no such file"),
+    "corpus: empty": Case("base", write("microworld/corpus.txt", ""), "corpus.txt: expected"),
     "corpus: a document past the context": Case(
-        "base", write("world/corpus.txt", "mbwa " * 400 + "\n"), "corpus.txt: a document of|corpus.txt: expected"
+        "base", write("microworld/corpus.txt", "mbwa " * 400 + "\n"), "corpus.txt: a document of|corpus.txt: expected"
     ),
-    "corpus: bytes": Case("base", write("world/corpus.txt", b"mbwa \xff"), "corpus.txt: byte 5 is not UTF-8"),
-    "verbs: missing": Case("base", remove("world/verbs.txt"), "verbs.txt: no such file"),
-    "items: of the world, cut": Case("benchmarks", cut_end := lambda: truncate(Path("world/items.jsonl")), "not JSON"),
+    "corpus: bytes": Case("base", write("microworld/corpus.txt", b"mbwa \xff"), "corpus.txt: byte 5 is not UTF-8"),
+    "verbs: missing": Case("base", remove("microworld/verbs.txt"), "verbs.txt: no such file"),
+    "items: of the world, cut": Case(
+        "benchmarks", cut_end := lambda: truncate(Path("microworld/items.jsonl")), "not JSON"
+    ),
     "items: of the world, empty": Case(
-        "benchmarks", write("world/items.jsonl", ""), "items.jsonl:1: expected one JSON"
+        "benchmarks", write("microworld/items.jsonl", ""), "items.jsonl:1: expected one JSON"
     ),
     # weights that are data, or come in a package
     "weights: not pulled": Case(
@@ -560,9 +561,6 @@ CASES: dict[str, Case] = {
         write("pilot.csv", f"layer,avg_cosine_similarity\n{'9' * 5000},0.5\n"),
         "layer: expected a whole number",
     ),
-    "benchmark: no JSON": Case("performance", write("bench.json", "]"), "bench.json: column 1: not JSON"),
-    "benchmark: a list": Case("performance", write("bench.json", "[]"), "bench.json: expected"),
-    "benchmark: another report": Case("performance", write("bench.json", "{}"), "bench.json: expected"),
     # the environment
     "environment: no such mirror": Case("author", lambda: Path("mirror").write_text("/nowhere"), "TLI_MIRROR"),
     "environment: an address that is none": Case("author", lambda: Path("mirror").write_text("http://[::1"), "http"),

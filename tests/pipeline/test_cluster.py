@@ -158,7 +158,7 @@ def test_what_another_cell_writes_is_read_from_there_and_checked(place: Path, ru
     above, below = prepared(first, second)
     attempt.run(above)
     (above / "1" / "out.txt" / "a").write_text("altered")
-    with pytest.raises(CheckFailed, match=r"not what done\.json says was written"):
+    with pytest.raises(CheckFailed, match=r"differs from the hash in done\.json"):
         attempt.run(below)
 
 

@@ -101,6 +101,14 @@ def test_other_benchmarks_are_one_clear_line(tmp_path: Path) -> None:
         page(tmp_path, report() | {"benchmarks": [{"extra_info": {}}]})
 
 
+@pytest.mark.parametrize(("text", "message"), [("]", "column 1: not JSON"), ("[]", "expected"), ("{}", "expected")])
+def test_a_file_that_is_no_report_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(UserError, match=rf"bench\.json: {message}"):
+        performance.write([tmp_path / "bench.json"], tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+
+
 def test_runs_of_two_machines_make_no_page(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(report()))
     (tmp_path / "b.json").write_text(
