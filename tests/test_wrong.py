@@ -50,10 +50,10 @@ from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
 from tli.paper import accuracy, expected, judge, layers, similarity, tables, verify
 from tli.paper import setup as setup_tables
 from tli.paper.rows import Measured, Rows, load_yaml
-from tli.stages import scan, score, train
+from tli.stages import scan, score
 from tli.stages import similarity as similarity_stage
 from tli.stats import bootstrap, holm, mcnemar, t_tests
-from tli.training import loop
+from tli.training import loop, objective
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
@@ -181,9 +181,9 @@ WRONG = {
         test_train.test_scalings,
         {"scaling": "2r", "rank": 4, "factor": 2.0},
     ),
-    "the loss takes every negative": Wrong(train, "triplet", mean_negative, test_train.test_loss_is_its_definition),
+    "the loss takes every negative": Wrong(objective, "triplet", mean_negative, test_train.test_loss_is_its_definition),
     "shuffled pairs are the pairs": Wrong(
-        train,
+        loop,
         "shuffled",
         lambda _: lambda pairs, seed: [*pairs],
         test_train.test_shuffled_pairs_are_the_same_words_and_no_pair_as_it_was,
@@ -213,7 +213,7 @@ WRONG = {
         test_metrics.test_csls_on_a_worked_example,
     ),
     "the context is scored too": Wrong(
-        score, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
+        scoring, "requests", context_scored_too, test_transfer.test_log_likelihoods_equal_the_harness
     ),
     "cause and effect change places": Wrong(
         prompts,
