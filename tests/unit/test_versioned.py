@@ -223,7 +223,7 @@ def test_weights_made_by_other_settings_are_one_line(
     schedule = key in type(plan).model_fields
     changes = {"pretraining": plan.model_copy(update={key: value})} if schedule else {key: value}
     named = "pretraining" if schedule else key
-    with pytest.raises(UserError, match=rf"params\.yaml: model\.{named}: expected .*, from which .*") as caught:
+    with pytest.raises(UserError, match=rf"params\.yaml: model\.{named}: expected .*, with which .*") as caught:
         run(settings.model_copy(update=changes))
     assert "\n" not in caught.value.message
     assert "model.source to pretrain" in caught.value.message
