@@ -122,7 +122,7 @@ def test_the_index_is_held_against_the_shards(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"y": "model.safetensors", "z": "model.safetensors"}}))
     assert shards.missing_from_index(tmp_path) == (["x"], ["z"])
     for text, line in (
-        ("{", "1: not valid JSON"),
+        ("{", "column 2: not JSON"),
         ("[]", "expected a JSON object"),
         ("{}", "expected a mapping weight_map"),
     ):

@@ -1,1 +1,0 @@
-"""Room three: the measurements and the training."""
