@@ -123,7 +123,7 @@ def test_the_index_is_held_against_the_shards(tmp_path: Path) -> None:
     assert shards.missing_from_index(tmp_path) == (["x"], ["z"])
     for text, line in (
         ("{", "column 2: not JSON"),
-        ("[]", "expected a JSON object"),
+        ("[]", "expected an index of shards"),
         ("{}", "expected a mapping weight_map"),
     ):
         index.write_text(text)
