@@ -24,7 +24,7 @@ STAGES = {
     "scan": ("smollm2", "scan {build}/pairs.tsv {build}/quantized --out {out}/scan.tsv"),
     "score": (
         "microworld",
-        "transfer {build}/benchmarks/items.jsonl {build}/quantized {build}/adapter --out {out}/score.tsv",
+        "score {build}/benchmarks/items.jsonl {build}/quantized {build}/adapter --out {out}/score.tsv",
     ),
 }
 

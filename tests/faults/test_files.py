@@ -198,7 +198,7 @@ def test_what_has_no_copy_is_set_aside_and_made_again(copy: Checkout, figures: C
             flip(each, seed=1)
     result = check()
     assert {*map(str, struck)} < {*told(result)}
-    assert "sets it aside, then `dvc repro` makes it again" in result.stderr
+    assert "sets it aside; then `dvc repro` makes it again" in result.stderr
     result = check("--repair")
     assert "run `dvc repro`" in result.stderr
     assert copy.ran(copy("dvc", "repro")) == {"train", "similarity"}
@@ -372,4 +372,4 @@ def test_a_checkout_that_is_none_is_one_line(small: Path, spoil: Callable[[], ob
 def test_repair_is_no_part_of_the_stage(small: Path) -> None:
     result = check("--out", "out/checked", "--repair")
     assert (result.exit_code, Path("out/checked").exists()) == (2, False)
-    assert result.stderr.startswith("Error: check: --repair: expected no --out beside it")
+    assert result.stderr.startswith("Error: check: --repair: expected no --out, got one")

@@ -74,7 +74,7 @@ def test_every_arm_has_its_ranks_and_seeds_on_every_base(grid: Checkout, chosen:
             assert {path.name for path in rows.iterdir()} - {"base.receipt.json"} >= {"base", *names}
             for name in names:
                 cells = {f"r{rank}-s{seed}" for rank in chosen.arms[name].ranks for seed in chosen.sweep.seeds}
-                for kind in ("align", "transfer"):
+                for kind in ("similarity", "score"):
                     frame = read_rows(rows / name / f"{kind}.tsv")
                     assert set(frame["cell"]) == cells
                     assert set(frame["arm"]) == {name}

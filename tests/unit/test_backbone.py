@@ -90,9 +90,13 @@ def test_tokens_are_the_beginnings_and_stand_where_they_belong(sequences: list[l
 
 @pytest.mark.parametrize("kind", ["nf4", "float32"])
 def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Path, tiny_base: Path, kind: str) -> None:
-    """`run` gives what transformers gives for the whole padded batch: on the tiny model bit for bit in bfloat16."""
-    model = _float32(tiny_base) if kind == "float32" else checkpoint.load(tiny_quantized / "nf4")
-    bound = {"rtol": 1e-5, "atol": 1e-5} if kind == "float32" else {"rtol": 0.0, "atol": 0.0}
+    """`run_by_block` gives transformers' states of the whole padded batch: in bfloat16 bit for bit on the tiny model.
+
+    In float32 the order of sums depends on the number of tokens: differences of up to 4e-5 were seen.
+    """
+    folder = tiny_quantized / "nf4"
+    model = _float32(tiny_base) if kind == "float32" else checkpoint.load(folder, dtype="bfloat16")
+    bound = {"rtol": 1e-4, "atol": 1e-4} if kind == "float32" else {"rtol": 0.0, "atol": 0.0}
 
     @hypothesis_settings(max_examples=25)
     @given(st.lists(st.lists(st.integers(4, 12), min_size=1, max_size=6), min_size=1, max_size=9))

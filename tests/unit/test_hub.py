@@ -122,8 +122,8 @@ def test_the_index_is_held_against_the_shards(tmp_path: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"y": "model.safetensors", "z": "model.safetensors"}}))
     assert shards.missing_from_index(tmp_path) == (["x"], ["z"])
     for text, line in (
-        ("{", "1: not valid JSON"),
-        ("[]", "expected a JSON object"),
+        ("{", "column 2: not JSON"),
+        ("[]", "expected an index of shards"),
         ("{}", "expected a mapping weight_map"),
     ):
         index.write_text(text)
@@ -414,7 +414,7 @@ def shape_of(folder: Path, **changed: Any) -> HubModel:
         ),
         (
             {"tied_embeddings": True},
-            r"model\.tied_embeddings of the profile: expected false, as in .*, got true; set it",
+            r"model\.tied_embeddings of the profile: expected false, as in .*, got true; set the expected value",
         ),
         (
             {"vocab_size": 161},

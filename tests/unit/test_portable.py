@@ -20,7 +20,7 @@ SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from tli import __main__ as cli
+from tli import cli
 
 @cli.main.command()
 def report():

@@ -223,7 +223,7 @@ def test_weights_made_by_other_settings_are_one_line(
     schedule = key in type(plan).model_fields
     changes = {"pretraining": plan.model_copy(update={key: value})} if schedule else {key: value}
     named = "pretraining" if schedule else key
-    with pytest.raises(UserError, match=rf"params\.yaml: model\.{named}: expected .*, from which .*") as caught:
+    with pytest.raises(UserError, match=rf"params\.yaml: model\.{named}: expected .*, with which .*") as caught:
         run(settings.model_copy(update=changes))
     assert "\n" not in caught.value.message
     assert "model.source to pretrain" in caught.value.message
@@ -236,13 +236,15 @@ def test_every_setting_is_compared_or_says_only_where_the_weights_are() -> None:
 
 
 def test_the_committed_weights_fit_the_committed_parameters() -> None:
-    """The default run's, whose recipe names their tensors; and the bases of the full grid that are there."""
-    params = ROOT / "params.yaml"
-    model = parameters.load(params, model="microworld").active.model
+    """Those of the default run and of every base of the full grid; each recipe has its seed."""
+    params = parameters.load(ROOT / "params.yaml", model="microworld")
+    model = params.active.model
     assert isinstance(model, MicroworldModel)
     assert model.source == "versioned"
-    assert (ROOT / model.weights).is_dir()
-    for folder in sorted((ROOT / "data" / "weights").iterdir()):
+    folders = sorted((ROOT / "data" / "weights").iterdir())
+    expected = {Path(model.weights).name, *(f"microworld-s{seed}" for seed in params.sweep.base_seeds)}
+    assert {folder.name for folder in folders} == expected
+    for folder in folders:
         recipe = versioned.read_recipe(folder)
         seed = int(folder.name.partition("-s")[2] or model.seed)
         assert recipe["model"] == versioned.made_by(model.model_copy(update={"seed": seed})), folder.name
