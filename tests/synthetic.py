@@ -44,8 +44,9 @@ def fabricate(
     """
     rng = np.random.default_rng(seed)
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
+    files = {"align": "similarity", "transfer": "score", "probe": "translate", "project": "tsne"}  # by argument
     given = {
-        name: folder / f"{name}.tsv"
+        name: folder / f"{files.get(name, name)}.tsv"
         for name in (
             "pairs",
             "quantize",

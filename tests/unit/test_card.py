@@ -250,7 +250,7 @@ def test_another_word_list_than_the_tables_is_refused(finished: Path) -> None:
 def test_the_author_s_adapter_is_not_exported(finished: Path) -> None:
     done = CliRunner().invoke(main, ["--set", "adapter.source=author", "export"])
     assert done.exit_code == 2
-    assert "has no licence to pass it on" in done.output
+    assert "has no licence that allows copies" in done.output
 
 
 def test_on_a_hub_s_model_the_export_names_repository_and_revision(finished: Path) -> None:

@@ -99,7 +99,7 @@ def next_layer(right: Any) -> Any:
 
 
 def one_block_short(right: Any) -> Any:
-    return lambda model, settings, blocks, seeds, reached: right(model, settings, blocks, seeds, reached - 1)
+    return lambda model, settings, blocks, seeds, last_block: right(model, settings, blocks, seeds, last_block - 1)
 
 
 def unpaired(right: Any) -> Any:
