@@ -62,7 +62,8 @@ def test_other_figures_are_one_line(tmp_path: Path, line: str) -> None:
 
 
 def test_every_promise_of_the_committed_page_is_a_test_in_its_own_words() -> None:
-    rows = re.findall(r"^\| (.*) \| \[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\) \| (.+) \|$", PAGE.read_text("utf-8"), re.M)
+    pattern = r"^\| (.*) \| \[(test_\w+)\]\(\.\./(tests/[\w/]+\.py)\) \| (.+) \|$"
+    rows = re.findall(pattern, PAGE.read_text("utf-8"), re.M)
     assert len(rows) > 10
     for said, name, file in ((said, name, file) for said, name, file, _ in rows):
         module = ast.parse((ROOT / file).read_text(encoding="utf-8"))
