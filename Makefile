@@ -13,7 +13,7 @@ VENV ?= .venv
 TORCH ?= auto
 TORCH_INDEX ?=
 ARGS ?=
-TESTS ?= tests/unit tests/docs tests/pipeline
+TESTS ?= tests/unit tests/docs tests/pipeline/test_pipeline.py
 TARGET ?= cuda
 UV ?= uv
 CPUINFO ?= /proc/cpuinfo
@@ -49,7 +49,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test test-faults test-all compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
+.PHONY: help setup repro plots test test-slow test-all compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
@@ -79,15 +79,15 @@ plots: $(RUN_STAMP) ## draw DVC's plots of the last run on one page that needs n
 # Two processes; a module's tests share one, and so do all that need the finished run.
 parallel = python -m pytest -p no:benchmark -n 2 --dist loadgroup
 
-test: $(TEST_STAMP) data ## run the tests of the units, the documents and the pipeline (10 minutes on 2 cores)
+test: $(TEST_STAMP) data ## run the tests of the units, the documents and the pipeline (10 minutes)
 	@$(enter)
 	$(parallel) $(TESTS) $(ARGS)
 
-test-faults: $(TEST_STAMP) data ## run the tests of bad input, kills, full disks and damaged files (15 minutes)
+test-slow: $(TEST_STAMP) data ## run those of other models and grids, bad input, kills, full disks and damaged files (20 minutes)
 	@$(enter)
-	$(parallel) tests/faults $(ARGS)
+	$(parallel) tests/pipeline tests/faults --ignore tests/pipeline/test_pipeline.py $(ARGS)
 
-test-all: test test-faults compare cluster-test image-test ## run every test there is
+test-all: test test-slow compare cluster-test image-test ## run every test there is
 
 compare: $(TEST_STAMP) data ## run the micro-world under the processor's own instructions and under AVX2, and compare the two (6 minutes)
 	@$(enter)

@@ -352,7 +352,7 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    tests = {"test", "test-faults", "test-all", "compare", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
+    tests = {"test", "test-slow", "test-all", "compare", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
     named = tests | {"setup", "repro", "plots", "sbom", "lint", "image", "clean", "lock"}
     assert named | {"help"} == set(targets)
 
@@ -587,7 +587,7 @@ def test_setup_leaves_a_folder_alone_that_it_did_not_make(tmp_path: Path) -> Non
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-EVERY_TEST = ["test", "test-faults", "compare", "cluster-test", "image-test"]
+EVERY_TEST = ["test", "test-slow", "compare", "cluster-test", "image-test"]
 
 
 def test_ci_runs_lint_and_every_kind_of_test() -> None:
@@ -597,7 +597,7 @@ def test_ci_runs_lint_and_every_kind_of_test() -> None:
     assert [target for _, target in steps] == ["setup", "lint", *EVERY_TEST]
     (rule,) = re.findall(r"^test-all: (.*) ##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert rule.split() == EVERY_TEST
-    assert {target for user, target in steps if user} == {"test", "test-faults", "compare"}, (
+    assert {target for user, target in steps if user} == {"test", "test-slow", "compare"}, (
         "the others can do with root or need it"
     )
 
