@@ -63,10 +63,12 @@ def _settings(params: Params) -> str:
 def _verdicts(verdicts: dict[str, Any]) -> Iterator[tuple[str, str]]:
     counts, claims = verdicts["verdicts"], verdicts["claims"]
     wrong = [key for key, verdict in verdicts["values"].items() if verdict == DIFFERS]
-    changed = [outcome["name"] for outcome in verdicts["conclusions"] if outcome["changed"]]
+    decisive = [outcome for outcome in verdicts["conclusions"] if not outcome["borderline"]]
+    changed = [outcome["name"] for outcome in decisive if outcome["changed"]]
     outside = f"{len(wrong):,} of {counts[AGREES] + counts[DIFFERS]:,} values outside their tolerance"
     yield "verify", f"{outside}{_list(wrong)}; {counts[NONE]:,} without an expectation"
-    yield "", f"{len(changed)} of {len(verdicts['conclusions'])} conclusions changed{_list(changed)}"
+    borderline = len(verdicts["conclusions"]) - len(decisive)
+    yield "", f"{len(changed)} of {len(decisive)} conclusions changed{_list(changed)}; {borderline} borderline"
     yield (
         "claims",
         f"{claims['number']}: " + ", ".join(f"{count} {verdict}" for verdict, count in claims["verdicts"].items()),
