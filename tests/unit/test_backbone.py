@@ -88,15 +88,16 @@ def test_tokens_are_the_beginnings_and_stand_where_they_belong(sequences: list[l
     assert torch.equal(laid[..., 0][real].long(), found.token_at[real])
 
 
-@pytest.mark.parametrize("kind", ["nf4", "float32"])
+@pytest.mark.parametrize("kind", ["bfloat16, NF4", "float32, NF4", "float32"])
 def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Path, tiny_base: Path, kind: str) -> None:
     """`run_by_block` gives transformers' states of the whole padded batch: in bfloat16 bit for bit on the tiny model.
 
-    In float32 the order of sums depends on the number of tokens: differences of up to 4e-5 were seen.
+    In float32 the order of sums depends on the number of tokens. Allowed are eight roundings (2^-20) of the state's
+    length in each of four blocks; transformers' own states are farther from those in float64.
     """
-    folder = tiny_quantized / "nf4"
-    model = _float32(tiny_base) if kind == "float32" else checkpoint.load(folder, dtype="bfloat16")
-    bound = {"rtol": 1e-4, "atol": 1e-4} if kind == "float32" else {"rtol": 0.0, "atol": 0.0}
+    dtype, _, packed = kind.partition(", ")
+    model = checkpoint.load(tiny_quantized / "nf4", dtype=dtype) if packed else _float32(tiny_base)
+    bound = 4 * 2**-20 if dtype == "float32" else 0.0
 
     @hypothesis_settings(max_examples=25)
     @given(st.lists(st.lists(st.integers(4, 12), min_size=1, max_size=6), min_size=1, max_size=9))
@@ -106,7 +107,8 @@ def test_what_words_share_is_run_once_and_no_state_is_another(tiny_quantized: Pa
         with torch.no_grad():
             backbone.forward(model, ids, expected.__setitem__)
         for layer, (states,) in backbone.run_by_block(model, [ids], [real]):
-            torch.testing.assert_close(states[real], expected[layer][real], **bound)
+            difference = (states[real].float() - expected[layer][real].float()).norm(dim=-1)
+            assert (difference <= bound * expected[layer][real].float().norm(dim=-1)).all(), layer
 
     same()
 
