@@ -123,7 +123,7 @@ def main(context: click.Context, changes: tuple[str, ...], model: str | None) ->
     context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
 
 
-def loaded(arm: str | None = None, model: str | None = None) -> parameters.Params:
+def load_params(arm: str | None = None, model: str | None = None) -> parameters.Params:
     """Loads params.yaml with the changes of --set and of the variant `arm`, for `model` or else that of --model."""
     options = click.get_current_context().find_root().obj
     return parameters.load(changes=options["changes"], arm=arm, model=model or options["model"])
@@ -131,9 +131,9 @@ def loaded(arm: str | None = None, model: str | None = None) -> parameters.Param
 
 def every_model() -> list[parameters.Params]:
     """Returns the parameters of each model of the run, or only of that of --model."""
-    first = loaded()
+    first = load_params()
     named = click.get_current_context().find_root().obj["model"]
-    return [first] if named else [loaded(model=model) for model in first.models]
+    return [first] if named else [load_params(model=model) for model in first.models]
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def stage(
         UserError: bad parameters, `out` is locked by another process, or DVC has ended already.
     """
     resume.end_with_dvc()
-    params = loaded(arm)
+    params = load_params(arm)
     threads = str(params.active.compute.threads)
     # Waiting threads spin briefly and then sleep. Without the spinning, two threads are no faster than one; without the
     # sleep, they take the cores from other processes, and every small layer has to wait.
@@ -236,7 +236,7 @@ def check(out: Path | None, repair: bool) -> None:
         return
     from tli.commands import check_files
 
-    loaded()
+    load_params()
     check_files.run(repair)
 
 
@@ -528,7 +528,7 @@ def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -
     from tli.paper import grid
 
     with stage(tables, torch=False) as params:
-        arms = {name: loaded(name) for name in (*params.sweep.arms, *params.sweep.bos_arms)}
+        arms = {name: load_params(name) for name in (*params.sweep.arms, *params.sweep.bos_arms)}
         grid.run(folder, tables, figures_out, measured, params, arms)
 
 
@@ -635,7 +635,7 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
     """Recompute published statistics; audit a word list."""
     from tli.commands import audit as module
 
-    batch_size = loaded().train.batch_size
+    batch_size = load_params().train.batch_size
     module.run(**files, reported=reported, batch_size=batch_size, strict=strict)
 
 
@@ -654,7 +654,7 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
     """
     from tli.commands import export_results as module
 
-    params = loaded()
+    params = load_params()
     metrics = metrics or Path("results") / params.model / "benchmarks.json"
     module.run(rows or module.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
 
@@ -672,7 +672,7 @@ def export(rank: int | None, seed: int | None, out: Path | None) -> None:
     """
     from tli.commands import export_adapter
 
-    params = loaded()
+    params = load_params()
     build, tables = Path("build") / params.model, Path("paper") / "tables" / params.model
     first = params.sweep.seeds[0] if seed is None else seed
     out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
@@ -700,7 +700,7 @@ def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     for params in every_model():
         costs_folder = Path("docs") / "costs" / params.model
         if cluster:
-            arms = {name: loaded(name, params.model) for name in workers.arms(params)}
+            arms = {name: load_params(name, params.model) for name in workers.arms(params)}
             click.echo(workers.page(params, arms, pairs, costs_folder, measured))
         else:
             click.echo(module.page(params, pairs, costs_folder))
@@ -718,7 +718,7 @@ def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
     """
     from tli.cluster import submit as module
 
-    module.run(targets or ("dvc.yaml",), loaded(), dry, detach)
+    module.run(targets or ("dvc.yaml",), load_params(), dry, detach)
 
 
 @main.command()
@@ -730,7 +730,7 @@ def collect(targets: tuple[str, ...]) -> None:
     """
     from tli.cluster import collect as module
 
-    module.run(targets or ("dvc.yaml",), loaded())
+    module.run(targets or ("dvc.yaml",), load_params())
 
 
 @main.command()
