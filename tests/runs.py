@@ -12,7 +12,8 @@ from synthetic import fabricate, verdict_files
 from tiny import ROOT
 from tli.config import parameters
 from tli.config.parameters import Params
-from tli.paper import tables, verify
+from tli.paper import tables
+from tli.verify import run as verify
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 

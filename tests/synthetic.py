@@ -19,7 +19,7 @@ from tli.io.rows import Row, write_rows
 from tli.io.structured import write_json, write_tsv
 from tli.measure import views as reading
 from tli.measure.views import POOLINGS, layers, per_pair
-from tli.paper import verify
+from tli.verify import run as verify
 
 Cell = tuple[str, str, int, str]
 BASE: Cell = ("base", "-", 0, "-")
@@ -34,7 +34,9 @@ def fabricate(
     items: int = 60,
     gain: float = 0.09,
 ) -> dict[str, Any]:
-    """Writes every input of `tables.run` under `folder`; returns them as its keyword arguments, outputs included.
+    """Writes every input of the stage `tables` under `folder`; returns its keyword arguments, outputs included.
+
+    Row files stand in folder/build/MODEL, metrics in folder/results/MODEL, outputs in folder/out.
 
     Args:
         seed: of the invented numbers; another one stands in for another base model.
@@ -44,55 +46,38 @@ def fabricate(
     """
     rng = np.random.default_rng(seed)
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
-    files = {"align": "similarity", "transfer": "score", "probe": "translate", "project": "tsne"}  # by argument
-    given = {
-        name: folder / f"{files.get(name, name)}.tsv"
-        for name in (
-            "pairs",
-            "quantize",
-            "scan",
-            "train",
-            "align",
-            "bfloat16",
-            "transfer",
-            "probe",
-            "project",
-            "baselines",
-        )
-    }
+    build, metrics = folder / "build" / params.model, folder / "results" / params.model
     forms = {"trained": [f"neno{i}" for i in range(pairs[0])], "control": [f"jaribio{i}" for i in range(pairs[1])]}
     lines = [(form, f"word-{form}", "noun", "any", set_) for set_, names in forms.items() for form in names]
-    write_tsv(given["pairs"], ("swahili", "english", "pos", "domain", "set"), lines)
-    write_rows(given["quantize"], _quantize(blocks))
-    write_rows(given["scan"], _scan(rng, params))
-    write_rows(given["train"], [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
-    base_rows, both = folder / "base-rows", ("nf4", "fp4")
-    given["base_rows"] = base_rows
+    write_tsv(build / "pairs.tsv", ("swahili", "english", "pos", "domain", "set"), lines)
+    write_rows(build / "quantize.tsv", _quantize(blocks))
+    write_rows(build / "scan.tsv", _scan(rng, params))
+    write_rows(build / "train.tsv", [*_train(main, params), *_adapter(main, params), *_lengths(forms)])
+    base_rows, both = build / "base-rows", ("nf4", "fp4")
     write_rows(base_rows / "similarity.tsv", _align(rng, BASE, 0.0, forms, params, both))
-    write_rows(given["align"], _align(rng, main, gain, forms, params, both))
-    write_rows(given["bfloat16"], _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
+    write_rows(build / "similarity.tsv", _align(rng, main, gain, forms, params, both))
+    write_rows(build / "bfloat16.tsv", _in_bfloat16({BASE: 0.0, main: gain}, forms, params, seed))
     sets = () if params.active.benchmarks.source == "none" else SETS
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
     write_rows(base_rows / "score.tsv", _scores_of_base(rng, labels))
-    write_rows(given["transfer"], _transfer(rng, main, 1.1, labels))
+    write_rows(build / "score.tsv", _transfer(rng, main, 1.1, labels))
     own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
     cells = (BASE, main)
     asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
-    write_rows(given["probe"], [row for cell in cells for row in _probe(own, cell, asked, params)])
-    write_rows(given["project"], [row for cell in cells for row in _project(own, cell, drawn, params)])
-    write_rows(given["baselines"], [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
+    write_rows(build / "translate.tsv", [row for cell in cells for row in _probe(own, cell, asked, params)])
+    write_rows(build / "tsne.tsv", [row for cell in cells for row in _project(own, cell, drawn, params)])
+    write_rows(build / "benchmarks" / "baselines.tsv", [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
     for rank in params.sweep.ranks:
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
         more = 0.02 * np.log2(2 * rank)
-        rows = folder / "sweep" / "rows" / f"r{rank}"
+        rows = build / "sweep" / "rows" / f"r{rank}"
         write_rows(rows / "similarity.tsv", [r for c in swept for r in _align(rng, c, more, forms, params, ("nf4",))])
         write_rows(rows / "score.tsv", [r for c in swept for r in _transfer(rng, c, 1 + more / 4, labels)])
-        write_rows(folder / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
-    given["items"] = folder / "items.jsonl"
-    write_items(given["items"], _items(labels))
-    metrics: dict[str, dict[str, Any]] = {
-        "pairs_audit": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
-        "world": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
+        write_rows(build / "sweep" / "train" / f"r{rank}.tsv", [r for c in swept for r in _train(c, params)])
+    write_items(build / "benchmarks" / "items.jsonl", _items(labels))
+    counts: dict[str, dict[str, Any]] = {
+        "words": {"pairs": {"all": sum(pairs), "trained": pairs[0], "control": pairs[1]}, "verbs": 7},
+        "microworld": {"words": 1234, "items": {f"{set_}.test": {"n": items, "ceiling": 0.875} for set_ in sets}},
         "base": {
             "tokens_seen": 98765,
             "loss": float(rng.normal(2.0, 0.1)),
@@ -104,15 +89,21 @@ def fabricate(
         | {f"{s}.test.label.{k}": gold.tolist().count(k) for s, gold in labels.items() for k in set(gold.tolist())},
     }
     if isinstance(model := params.active.model, HubModel):
-        metrics["base"] |= {"repository": model.repo, "revision": model.revision}
-    for name, value in metrics.items():
-        given[name] = folder / f"{name}.json"
-        write_json(given[name], value)
-    reported = Path(__file__).resolve().parents[1] / "paper" / "reported.yaml"
-    made = {"tables": "tables", "figures_out": "figures", "plots_out": "plots"}
-    made |= {"headline": "headline.json", "measured": "measured.json"}
-    outputs = {name: folder / "out" / path for name, path in made.items()}
-    return given | outputs | {"sweep": folder / "sweep", "reported": reported, "params": params}
+        counts["base"] |= {"repository": model.repo, "revision": model.revision}
+    for name, value in counts.items():
+        write_json(metrics / f"{name}.json", value)
+    paper, out = Path(__file__).resolve().parents[1] / "paper", folder / "out"
+    return {
+        "build": build,
+        "metrics": metrics,
+        "published": paper / "reported.yaml",
+        "tolerances": paper / "tolerances.yaml",
+        "out": out / "tables.json",
+        "figures_out": out / "figures",
+        "plots_out": out / "plots",
+        "headline": out / "headline.json",
+        "params": params,
+    }
 
 
 def with_blocks(params: Params, blocks: int) -> Params:

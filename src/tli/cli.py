@@ -556,7 +556,7 @@ def verify(
     Exits with 1 if a conclusion changed, if more than 1 % of a kind's values are outside their tolerance, or if a value
     is five times its tolerance away. Compares every model of the run, or the one of --model.
     """
-    from tli.paper import verify as module
+    from tli.verify import run as module
 
     files, failures = module.Files(**paths), []
     for params in every_model():
@@ -584,7 +584,7 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 
     SOURCE contains main.typ, style.typ and references.bib. The paper shows every model of the run, or that of --model.
     """
-    from tli.paper import document
+    from tli.report import document
 
     with stage(out, source / "main.typ", torch=False):
         document.run(source=source, out=out, models=every_model(), **paths)
@@ -601,7 +601,7 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 @out_option
 def report_data(out: Path, **paths: Path) -> None:
     """Collect the report's data of one model as JSON."""
-    from tli.paper import report_data
+    from tli.report import page_data as report_data
 
     with stage(out, paths["verify"], torch=False) as params:
         report_data.run(out=out, params=params, **paths)
@@ -618,7 +618,7 @@ def report(source: Path, out: Path, **paths: Path) -> None:
 
     SOURCE contains report.html.j2, report.css and report.js. The page shows every model of the run, or that of --model.
     """
-    from tli.paper import report as module
+    from tli.report import page as module
 
     with stage(out, source / "report.html.j2", torch=False):
         module.run(source=source, out=out, models=[params.model for params in every_model()], **paths)

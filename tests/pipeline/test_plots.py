@@ -16,7 +16,8 @@ from checkout import Checkout, clone
 from synthetic import fabricate
 from tiny import ROOT
 from tli.config import parameters
-from tli.paper import plots, tables
+from tli.figures import plots
+from tli.paper import tables
 from tli.stages import train
 from tli.training.loop import Step
 

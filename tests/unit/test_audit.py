@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from scipy import optimize
 
 from tiny import ROOT, SHARED
+from tli.analysis.results import load_yaml
 from tli.cli import main
 from tli.commands import audit
-from tli.paper.rows import load_yaml
 from tli.stats import p_values, t_tests
 
 REPORTED = load_yaml(ROOT / "paper" / "reported.yaml")

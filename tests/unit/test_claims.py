@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from synthetic import as_paper, fabricate
+from tli.analysis.results import Measured, load_yaml
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.structured import read_json
-from tli.paper import claims, tables
-from tli.paper.rows import Measured, load_yaml
+from tli.paper import tables
+from tli.verify import claims
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTED = ROOT / "paper" / "reported.yaml"

@@ -17,11 +17,13 @@ import typst
 from runs import SMOKE, finished, smoke_models
 from synthetic import fabricate_grid
 from tiny import ROOT
+from tli.analysis import render
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json
-from tli.paper import document, grid, render
+from tli.paper import grid
+from tli.report import document
 
 SOURCE = ROOT / "paper"
 REPORTED = SOURCE / "reported.yaml"

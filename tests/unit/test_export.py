@@ -13,6 +13,7 @@ from lm_eval.utils import make_table
 import harness
 from synthetic import fabricate
 from tiny import ROOT
+from tli.analysis.results import Rows
 from tli.cli import main
 from tli.commands import export_results
 from tli.config import parameters
@@ -23,7 +24,6 @@ from tli.io.structured import read_json
 from tli.measure import scoring
 from tli.measure.views import BASE
 from tli.model import checkpoint
-from tli.paper.rows import Rows
 
 TASKS = {("xcopa", "sw"): "xcopa_sw", ("xcopa", "en"): "copa", ("xnli", "sw"): "xnli_sw"}
 COUNTS: dict[str, Any] = {

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import ROOT
+from tli.analysis.results import Rows
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair, read_pairs
@@ -29,7 +30,6 @@ from tli.measure import pair_rows
 from tli.measure.views import BASE
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import batched_lora
-from tli.paper.rows import Rows
 from tli.stages import similarity
 from tli.stages import train as train_stage
 from tli.training import loop

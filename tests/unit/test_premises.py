@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tli.analysis.premises import of_items, premise, read_premises
 from tli.data.benchmarks.items import write_items
 from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, QUESTIONS, Source, corrected, render
 from tli.io.errors import UserError
-from tli.paper.premises import of_items, premise, read_premises
 
 PREMISES = ("Mtu alikunywa maji.", "She left, right? Yes, she said", "Because", "猫が寝た。")
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
+from tli.analysis.results import Rows
 from tli.config.parameters import Params, Probe
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
@@ -25,7 +26,6 @@ from tli.measure.scoring import Request
 from tli.measure.views import BASE, main_run
 from tli.model import checkpoint, lora
 from tli.paper import probe as probing
-from tli.paper.rows import Rows
 from tli.stages import translate
 
 

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from tiny import ROOT
+from tli.analysis.results import Rows
 from tli.config.parameters import Params, Project, load
 from tli.data.words.lexicon import Pair, read_pairs
+from tli.figures.drawing import STYLE, svg
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
 from tli.io.structured import write_tsv
 from tli.measure.views import BASE, main_run
 from tli.paper import projection
-from tli.paper.drawing import STYLE, svg
-from tli.paper.rows import Rows
 from tli.stages import tsne
 
 

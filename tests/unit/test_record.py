@@ -15,11 +15,14 @@ from click.testing import CliRunner, Result
 
 from scripts import script
 from synthetic import fabricate, verdict_files
+from tli.analysis import tolerances
+from tli.analysis.results import Measured, Value, load_yaml
 from tli.config import parameters
 from tli.io.errors import CheckFailed
 from tli.io.structured import read_json, write_json
-from tli.paper import expected, tables, tolerances, verify
-from tli.paper.rows import Measured, Value, load_yaml
+from tli.paper import tables
+from tli.verify import expected
+from tli.verify import run as verify
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = verdict_files(ROOT)

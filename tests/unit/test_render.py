@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tli.analysis import render
+from tli.analysis.render import Column, Figure, Page, Table
 from tli.io import structured
 from tli.io.errors import UserError
-from tli.paper import render
-from tli.paper.render import Column, Figure, Page, Table
 
 TABLE = Table(
     "gain",

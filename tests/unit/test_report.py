@@ -18,13 +18,16 @@ import browser
 from runs import SMOKE, finished, smoke_models
 from synthetic import fabricate_grid
 from tiny import ROOT
+from tli.analysis.results import Rows, load_yaml
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks.items import write_items
 from tli.data.benchmarks.prompts import Item
 from tli.io.errors import UserError
-from tli.paper import dag, grid, report, report_data
-from tli.paper.rows import Rows, load_yaml
+from tli.paper import grid
+from tli.report import dag
+from tli.report import page as report
+from tli.report import page_data as report_data
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")  # a folder to keep them in
 LEXICAL, SCORED = "smollm2", "microworld"  # the models of the page, without and with items

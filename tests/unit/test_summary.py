@@ -18,16 +18,18 @@ from statsmodels.stats.multitest import multipletests
 
 from synthetic import fabricate
 from tiny import ROOT
+from tli.analysis import effects, render
+from tli.analysis import outcomes as cells
+from tli.analysis.outcomes import Outcome, Source, Values
+from tli.analysis.premises import read_premises
+from tli.analysis.render import Made
+from tli.analysis.results import Rows, read_sweep
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.rows import read_rows
-from tli.paper import cells, changes, classes, controls, effects, render, summary, verdicts
+from tli.paper import changes, classes, controls, summary, verdicts
 from tli.paper.accuracy import CLASSES
-from tli.paper.cells import Outcome, Source, Values
-from tli.paper.premises import read_premises
-from tli.paper.render import Made
-from tli.paper.rows import Rows, read_sweep
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 LANGUAGES = {"English": "en", "Swahili": "sw"}

@@ -21,15 +21,16 @@ from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from synthetic import as_paper, fabricate, with_blocks
+from tli.analysis import published, render
+from tli.analysis.render import Column, Table, shown
+from tli.analysis.results import Rows, flat, load_yaml
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.rows import read_rows
 from tli.io.structured import read_json
-from tli.paper import published, render, tables
-from tli.paper.render import Column, Table, shown
-from tli.paper.rows import Rows, flat, load_yaml
+from tli.paper import tables
 from tli.stats.bootstrap import paired_bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,6 +14,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
+from tli.analysis.results import Rows
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed
@@ -21,7 +22,6 @@ from tli.io.structured import write_tsv
 from tli.measure import embeddings
 from tli.model import checkpoint, lora
 from tli.model.batched_lora import BatchedLora, batched_lora
-from tli.paper.rows import Rows
 from tli.stages import train
 from tli.training import loop, objective
 

@@ -12,17 +12,20 @@ import pytest
 from click.testing import CliRunner
 
 from synthetic import fabricate, named, verdict_files
+from tli.analysis import tolerances
+from tli.analysis.results import Measured, load_yaml
+from tli.analysis.tolerances import Tolerances
 from tli.cli import main
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.structured import read_json, write_json
-from tli.paper import conclusions, expected, judge, tables, tolerances, verify
-from tli.paper.conclusions import Conclusion
-from tli.paper.expected import Expected
-from tli.paper.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, Rules
-from tli.paper.rows import Measured, load_yaml
-from tli.paper.tolerances import Tolerances
+from tli.paper import tables
+from tli.verify import conclusions, expected, judge
+from tli.verify import run as verify
+from tli.verify.conclusions import Conclusion
+from tli.verify.expected import Expected
+from tli.verify.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, Rules
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = verdict_files(ROOT)

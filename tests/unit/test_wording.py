@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tiny import ROOT
+from tli.analysis.render import Column, Table
 from tli.config import parameters
 from tli.config.parameters import Params
-from tli.paper import wording
-from tli.paper.render import Column, Table
+from tli.report import wording
 
 VIEW = "2.mask.nf4"
 SMALL, LARGE = 1e-9, 0.4

@@ -35,6 +35,8 @@ from torch import nn
 
 from synthetic import fabricate, verdict_files
 from tiny import ROOT, WORDS, write_base
+from tli.analysis import views as similarity
+from tli.analysis.results import Measured, Rows, load_yaml
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.data.benchmarks.items import write_items
@@ -47,13 +49,14 @@ from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
 from tli.measure.views import BASE, View, main_run
 from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
-from tli.paper import accuracy, expected, judge, layers, similarity, tables, verify
+from tli.paper import accuracy, layers, tables
 from tli.paper import setup as setup_tables
-from tli.paper.rows import Measured, Rows, load_yaml
 from tli.stages import scan, score
 from tli.stages import similarity as similarity_stage
 from tli.stats import bootstrap, holm, mcnemar, t_tests
 from tli.training import loop, objective
+from tli.verify import expected, judge
+from tli.verify import run as verify
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import click
 
+from tli.analysis.results import flat, load_yaml
 from tli.data.words import audit, lexicon
 from tli.data.words.author import read_author_list
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import read_text
-from tli.paper.rows import flat, load_yaml
 from tli.stats import t_tests
 from tli.stats.descriptive import spread
 

@@ -10,13 +10,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from tli.analysis import render
+from tli.analysis.render import Table
 from tli.config.parameters import HubModel, Params
 from tli.io.errors import UserError
 from tli.io.files import atomic_dir, read_text, sha256_of, write_manifest, write_text
 from tli.io.structured import read_json
 from tli.model import card, lora
-from tli.paper import render
-from tli.paper.render import Table
 
 TABLES = ("ranks", "xcopa", "xnli")
 

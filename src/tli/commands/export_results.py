@@ -12,13 +12,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from tli.analysis.results import Measured, Rows
+from tli.analysis.scores import CORRECTED, Shown, each, shown
 from tli.config.parameters import HubBenchmarks, HubModel, HubRepo, Params
 from tli.data.benchmarks.released import scored_split
 from tli.io.errors import UserError
 from tli.io.rows import read_rows
 from tli.io.structured import read_json, write_json
-from tli.paper.rows import Measured, Rows
-from tli.paper.scores import CORRECTED, Shown, each, shown
 
 VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import click
 
+from tli.analysis import render
+from tli.analysis.results import Measured
+from tli.analysis.scores import item_name, language_name
+from tli.analysis.views import trained_view
 from tli.config.parameters import Params
 from tli.io import progress
 from tli.io.structured import read_json
-from tli.paper import render
-from tli.paper.document import text
-from tli.paper.judge import AGREES, DIFFERS, NONE
-from tli.paper.rows import Measured
-from tli.paper.scores import item_name, language_name
-from tli.paper.similarity import trained_view
+from tli.report.document import text
+from tli.verify.judge import AGREES, DIFFERS, NONE
 
 WIDTH = 9  # of the first column
 NAMED = 3  # at most so many differing values are named

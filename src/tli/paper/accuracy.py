@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tli.config.parameters import Params
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows
-from tli.paper.scores import (
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows
+from tli.analysis.scores import (
     CORRECTED,
     SCORING,
     TASKS,
@@ -19,7 +18,8 @@ from tli.paper.scores import (
     shown,
     split,
 )
-from tli.paper.similarity import MOMENTS
+from tli.analysis.views import MOMENTS
+from tli.config.parameters import Params
 from tli.stats import proportions
 from tli.stats.descriptive import mean
 

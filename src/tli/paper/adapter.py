@@ -5,10 +5,10 @@ A projection whose B is exactly zero is as it was before training: it never got 
 
 from __future__ import annotations
 
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows
 from tli.config.parameters import Params
 from tli.paper.by_rank import factor
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows
 
 NORMS = ("norm_a", "norm_b", "norm_ba")
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tli.analysis.render import Cell, Column, Made, Table, shown
+from tli.analysis.results import Measured
+from tli.analysis.views import WAYS, interval
 from tli.config.parameters import Params
 from tli.measure.views import View
 from tli.paper.arms import Arm, common_rank, correct, over_bases
-from tli.paper.render import Cell, Column, Made, Table, shown
-from tli.paper.rows import Measured
-from tli.paper.similarity import WAYS, interval
 from tli.stats.descriptive import mean
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tli.analysis.outcomes import Source
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows, cell
+from tli.analysis.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
+from tli.analysis.views import PAIR_SETS, WAYS, interval, trained_view
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper.cells import Source
 from tli.paper.regime import NAMES
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows, cell
-from tli.paper.scores import SCORING, TASKS, accuracy, item_name, language_name, languages, said_of_items
-from tli.paper.similarity import PAIR_SETS, WAYS, interval, trained_view
 from tli.stats import t_tests
 from tli.stats.descriptive import mean, spread
 from tli.stats.equivalence import tost

@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from tli.config.parameters import Params
-from tli.paper.cells import Source, by_item, tidy
-from tli.paper.changes import bootstrap
-from tli.paper.premises import of_items
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows, Sweep, cell
-from tli.paper.scores import (
+from tli.analysis.outcomes import Source, by_item, tidy
+from tli.analysis.premises import of_items
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows, Sweep, cell
+from tli.analysis.scores import (
     SCORING,
     Shown,
     accuracy,
@@ -27,7 +25,9 @@ from tli.paper.scores import (
     shown,
     split,
 )
-from tli.paper.similarity import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
+from tli.analysis.views import PAIR_SETS, VIEW, WAYS, at, grid, points, trained_view
+from tli.config.parameters import Params
+from tli.paper.changes import bootstrap
 from tli.stats import mcnemar, proportions
 from tli.stats.bootstrap import Bootstrap, paired_bootstrap
 from tli.stats.descriptive import mean, spread

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tli.analysis.outcomes import Array, Source, Values, by_item, scope, tidy
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured
+from tli.analysis.scores import SCORING, TASKS, item_name, language_name, languages, said_of_items
 from tli.config.parameters import Params
-from tli.paper.cells import Array, Source, Values, by_item, scope, tidy
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured
-from tli.paper.scores import SCORING, TASKS, item_name, language_name, languages, said_of_items
 from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
 from tli.stats.calibration import Calibration
 from tli.stats.calibration import calibration as calibrated

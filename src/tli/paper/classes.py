@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tli.analysis.outcomes import Source, Values, by_item, scope, tidy
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured
+from tli.analysis.scores import SCORING, item_name, language_name, said_of_items
 from tli.config.parameters import Params
 from tli.paper.accuracy import CLASSES
-from tli.paper.cells import Source, Values, by_item, scope, tidy
 from tli.paper.changes import Task, bootstrap, flipped
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured
-from tli.paper.scores import SCORING, item_name, language_name, said_of_items
 from tli.stats.descriptive import mean, spread
 
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
+from tli.analysis.render import Cell, Column, Made, Table, shown
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import PAIR_SETS, WAYS, interval, left_out, points
 from tli.config.parameters import Params
 from tli.measure.views import View
-from tli.paper.render import Cell, Column, Made, Table, shown
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import PAIR_SETS, WAYS, interval, left_out, points
 from tli.stats import t_tests
 from tli.stats.descriptive import mean
 

@@ -7,11 +7,11 @@ Definitions and sources: measure/similarity.py. Feeds the tables `geometry` and 
 
 from __future__ import annotations
 
+from tli.analysis.render import Cell, Column, Kind, Made, Table
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import MOMENTS, PAIR_SETS, VIEW, WAYS, at
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, layers
-from tli.paper.render import Cell, Column, Kind, Made, Table
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, at
 
 SCORES = {"p1": ("P@1", "p_at_1"), "p5": ("P@5", "p_at_5"), "mrr": ("MRR", "mrr"), "csls": ("CSLS", "csls_at_1")}
 SHOWN: dict[str, tuple[str, Kind]] = {

@@ -11,26 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tli.analysis import effects, premises, render
+from tli.analysis import outcomes as cells
+from tli.analysis.outcomes import Source
+from tli.analysis.results import Measured, Rows, Sweep, cell
 from tli.config.parameters import Params
 from tli.io import progress
 from tli.io.errors import UserError
 from tli.io.structured import write_json
-from tli.paper import (
-    arm_controls,
-    arms,
-    cells,
-    changes,
-    classes,
-    effects,
-    grid_figures,
-    premises,
-    regime,
-    render,
-    summary,
-    verdicts,
-)
-from tli.paper.cells import Source
-from tli.paper.rows import Measured, Rows, Sweep, cell
+from tli.paper import arm_controls, arms, changes, classes, grid_figures, regime, summary, verdicts
 
 KINDS = ("similarity", "score")
 

@@ -13,15 +13,15 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from tli.analysis.render import Figure, shown
+from tli.analysis.results import Rows
+from tli.analysis.scores import item_name, language_name, said_of_items
 from tli.config.parameters import Params
+from tli.figures.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.io.files import atomic_dir, write_text
 from tli.measure.views import POOLINGS, layers
 from tli.paper.arms import Arm, common_rank
-from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.paper.regime import NAMES, means
-from tli.paper.render import Figure, shown
-from tli.paper.rows import Rows
-from tli.paper.scores import item_name, language_name, said_of_items
 from tli.stats import t_tests
 from tli.stats.descriptive import mean
 

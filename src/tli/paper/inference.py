@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tli.analysis.effects import Effect, verdict
+from tli.analysis.outcomes import scope
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured
+from tli.analysis.scores import said_of_items
 from tli.config.parameters import Params
-from tli.paper.cells import scope
-from tli.paper.effects import Effect, verdict
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured
-from tli.paper.scores import said_of_items
 from tli.stats.gee import Odds
 
 SCORES = "scores, NF4"  # the view of an accuracy in a table of several views

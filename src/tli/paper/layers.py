@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tli.analysis import published
+from tli.analysis.render import Cell, Column, Made, Table, shown
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import MOMENTS, PAIR_SETS, VIEW, WAYS, left_out, points
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, layers
-from tli.paper import published
-from tli.paper.render import Cell, Column, Made, Table, shown
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS, PAIR_SETS, VIEW, WAYS, left_out, points
 from tli.stats.descriptive import mean
 
 

@@ -5,10 +5,10 @@ The mean of more token states lies closer to any other mean, so that cosine may 
 
 from __future__ import annotations
 
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import PAIR_SETS, VIEW, at, grid
 from tli.config.parameters import Params
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import PAIR_SETS, VIEW, at, grid
 from tli.stats.descriptive import correlation, mean, spread
 
 SIDES = ("swahili", "english")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import MOMENTS
 from tli.config.parameters import MicroworldModel, Params
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS
 from tli.stats import mcnemar
 from tli.stats.descriptive import mean
 

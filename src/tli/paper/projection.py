@@ -9,12 +9,12 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from tli.analysis.render import Cell, Column, Made, Table, shown
+from tli.analysis.results import Measured, Rows
+from tli.analysis.views import MOMENTS, VIEW, at, trained_view
 from tli.config.parameters import Params
+from tli.figures.drawing import BLUE, GREY, ORANGE, panels
 from tli.measure.views import POOLINGS
-from tli.paper.drawing import BLUE, GREY, ORANGE, panels
-from tli.paper.render import Cell, Column, Made, Table, shown
-from tli.paper.rows import Measured, Rows
-from tli.paper.similarity import MOMENTS, VIEW, at, trained_view
 
 SPACES = {"original": "embeddings", "pca": "PCA", "tsne": "t-SNE"}
 PICTURES = ("tsne", "pca")

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from tli.analysis.outcomes import Source
+from tli.analysis.render import Cell, Column, Made, Table, shown
+from tli.analysis.results import Measured, Rows, cell
+from tli.analysis.views import interval
 from tli.config.parameters import Params
 from tli.measure.views import POOLINGS, layers
-from tli.paper.cells import Source
-from tli.paper.render import Cell, Column, Made, Table, shown
-from tli.paper.rows import Measured, Rows, cell
-from tli.paper.similarity import interval
 from tli.stats import t_tests
 from tli.stats.descriptive import mean, spread
 

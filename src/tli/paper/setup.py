@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured, Rows, Value
+from tli.analysis.scores import TASKS, item_name, language_name, notes, said_of_items
+from tli.analysis.views import PAIR_SETS, left_out, trained_view
 from tli.config.parameters import Params
 from tli.paper.adapter import blocks
 from tli.paper.by_rank import factor
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured, Rows, Value
-from tli.paper.scores import TASKS, item_name, language_name, notes, said_of_items
-from tli.paper.similarity import PAIR_SETS, left_out, trained_view
 
 NO_VIEW = "none (configuration and counts, no similarity)"
 COMPARED = (

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from tli.analysis.effects import Effect, verdict
+from tli.analysis.outcomes import Outcome, scope, tidy
+from tli.analysis.render import Cell, Column, Kind, Made, Table, shown
+from tli.analysis.results import Measured
+from tli.analysis.scores import said_of_items
 from tli.config.parameters import Params
-from tli.paper.cells import Outcome, scope, tidy
-from tli.paper.effects import Effect, verdict
 from tli.paper.inference import count_bases, ends, equivalences, notes_of, odds, percent, said_of_units, share, trends
-from tli.paper.render import Cell, Column, Kind, Made, Table, shown
-from tli.paper.rows import Measured
-from tli.paper.scores import said_of_items
 from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
 
 SHORT = {

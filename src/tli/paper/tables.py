@@ -5,34 +5,31 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tli.analysis import effects, premises, render, scores
+from tli.analysis import outcomes as cells
+from tli.analysis import views as similarity
+from tli.analysis.results import Measured, Rows, Value, flat, load_yaml, read_sweep
 from tli.config.parameters import Params
+from tli.figures import plots
+from tli.figures import write as figures
 from tli.io.files import sha256_of
 from tli.io.structured import read_json, write_json
 from tli.paper import (
     accuracy,
     adapter,
     by_rank,
-    cells,
     changes,
-    claims,
     classes,
     controls,
-    effects,
-    figures,
     geometry,
     layers,
     lengths,
-    plots,
-    premises,
     projection,
-    render,
-    scores,
     setup,
-    similarity,
     summary,
 )
 from tli.paper import probe as probing
-from tli.paper.rows import Measured, Rows, Value, flat, load_yaml, read_sweep
+from tli.verify import claims
 
 
 def run(

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from tli.analysis.effects import Effect, verdict
+from tli.analysis.outcomes import scope, tidy
+from tli.analysis.render import Cell, Column, Made, Table
+from tli.analysis.results import Measured
+from tli.analysis.scores import said_of_items
 from tli.config.parameters import Params
-from tli.paper.cells import scope, tidy
-from tli.paper.effects import Effect, verdict
 from tli.paper.inference import count_bases, ends
-from tli.paper.render import Cell, Column, Made, Table
-from tli.paper.rows import Measured
-from tli.paper.scores import said_of_items
 from tli.paper.summary import SHORT, way
 
 POINTS = "points"

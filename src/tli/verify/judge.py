@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.analysis import published, tolerances
+from tli.analysis.results import Measured, Value, load_yaml
+from tli.analysis.tolerances import Tolerances
 from tli.config.parameters import Params
-from tli.paper import conclusions, expected, published, tolerances
-from tli.paper.conclusions import Conclusion, Outcome
-from tli.paper.expected import Expected
-from tli.paper.rows import Measured, Value, load_yaml
-from tli.paper.tolerances import Tolerances
+from tli.verify import conclusions, expected
+from tli.verify.conclusions import Conclusion, Outcome
+from tli.verify.expected import Expected
 
 AGREES, DIFFERS = "agrees", "differs"
 NOT_JUDGED, NONE = "shown, not judged", "no expectation"

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tli.analysis.published import is_published_model
+from tli.analysis.render import Column, Kind, Table, shown
+from tli.analysis.results import Measured, Value
+from tli.analysis.views import PAIR_SETS, points
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.measure.views import names
-from tli.paper.published import is_published_model
-from tli.paper.render import Column, Kind, Table, shown
-from tli.paper.rows import Measured, Value
-from tli.paper.similarity import PAIR_SETS, points
 from tli.stats import t_tests
 
 HOLDS, FAILS, IMPLEMENTED = "holds", "does not hold", "implemented so"

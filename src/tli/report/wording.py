@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tli.analysis.render import Cell, Kind, Table, shown
+from tli.analysis.views import IN_BFLOAT16, WAYS, points, trained_view
 from tli.config.parameters import Params
-from tli.paper.render import Cell, Kind, Table, shown
-from tli.paper.similarity import IN_BFLOAT16, WAYS, points, trained_view
 
 SETS = {"trained": "trained pairs", "control": "unseen pairs"}
 

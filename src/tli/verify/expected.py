@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tli.analysis.results import Measured, Value, flat
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.structured import brief, read_json
-from tli.paper.rows import Measured, Value, flat
 
 PARAMETERS, BASE, ITEMS = "parameters", "base", "items"
 NAMED_BY_HASH = ("file", "name", "licence")  # of a packaged model, which its sha256 identifies

@@ -10,6 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tli.analysis import published, render
+from tli.analysis.render import Page
+from tli.analysis.results import Rows, flat
+from tli.analysis.scores import CORRECTED, item_name, language_name, said_of_items
+from tli.analysis.views import PAIR_SETS, points, trained_view
 from tli.config.parameters import Params
 from tli.data.benchmarks.items import read_items
 from tli.data.benchmarks.prompts import Item
@@ -17,12 +22,8 @@ from tli.data.words.lexicon import item_names, read_pairs
 from tli.io.files import sha256_of, write_text
 from tli.io.structured import read_json
 from tli.measure.views import per_pair
-from tli.paper import published, render, wording
-from tli.paper.document import text
-from tli.paper.render import Page
-from tli.paper.rows import Rows, flat
-from tli.paper.scores import CORRECTED, item_name, language_name, said_of_items
-from tli.paper.similarity import PAIR_SETS, points, trained_view
+from tli.report import wording
+from tli.report.document import text
 
 MOST_ITEMS = 3000  # of one model in the page, shared evenly by the sets: all of XNLI's languages would take 5 MB
 

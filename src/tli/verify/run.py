@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 
 import click
 
+from tli.analysis import published
+from tli.analysis.render import shown
+from tli.analysis.results import Measured
+from tli.analysis.views import PAIR_SETS
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.files import sha256_of
 from tli.io.structured import read_json, write_json
-from tli.paper import claims, expected, judge, published
-from tli.paper.expected import Expected
-from tli.paper.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, exact
-from tli.paper.render import shown
-from tli.paper.rows import Measured
-from tli.paper.similarity import PAIR_SETS
+from tli.verify import claims, expected, judge
+from tli.verify.expected import Expected
+from tli.verify.judge import AGREES, DIFFERS, NONE, NOT_JUDGED, Judged, exact
 
 LISTED = 20  # reasons to fail that are printed
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.analysis.results import Measured, Value, load_yaml
+from tli.analysis.tolerances import Tolerances
+from tli.analysis.views import points
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.structured import brief
-from tli.paper.rows import Measured, Value, load_yaml
-from tli.paper.similarity import points
-from tli.paper.tolerances import Tolerances
 
 ABOVE, BELOW, WITHIN = "above", "below", "within"
 UNDEFINED, MISSING = "undefined", "not measured"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tli.analysis.outcomes import Array, Outcome, Values
 from tli.config.parameters import Params
-from tli.paper.cells import Array, Outcome, Values
 from tli.stats import equivalence, p_values, t_tests
 from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
 from tli.stats.equivalence import Equivalence

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.analysis.results import Measured, Value, load_yaml
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.files import write_text
 from tli.io.structured import brief
-from tli.paper.rows import Measured, Value, load_yaml
 
 EXACT, SHOWN = "exact", "shown"
 UNITS = (EXACT, SHOWN, "absolute", "relative", "statistic", "items")

@@ -13,16 +13,17 @@ from typing import Any
 from matplotlib import style
 from matplotlib.figure import Figure as Canvas
 
+from tli.analysis import published
+from tli.analysis.render import Figure, shown
+from tli.analysis.results import Rows, Sweep, cell
+from tli.analysis.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
+from tli.analysis.views import PAIR_SETS, WAYS, comparison, grid, label, points
 from tli.config.parameters import Params
+from tli.figures.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
 from tli.io.files import atomic_dir, write_text
 from tli.measure.views import POOLINGS, layers
-from tli.paper import projection, published
+from tli.paper import projection
 from tli.paper.changes import Drawn
-from tli.paper.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, panels, svg
-from tli.paper.render import Figure, shown
-from tli.paper.rows import Rows, Sweep, cell
-from tli.paper.scores import CORRECTED, TASKS, accuracy, item_name, language_name, languages, said_of_items
-from tli.paper.similarity import PAIR_SETS, WAYS, comparison, grid, label, points
 from tli.stats.descriptive import mean
 
 COSINE_AND_HITS = ("cosine_mean", "p_at_1.sw_en")

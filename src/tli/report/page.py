@@ -16,10 +16,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from tli.analysis.results import load_yaml
 from tli.io.files import read_text, write_text
 from tli.io.structured import read_json
-from tli.paper import dag
-from tli.paper.rows import load_yaml
+from tli.report import dag
 
 
 def run(*, source: Path, folder: Path, models: Sequence[str], pipeline: Path, requirements: Path, out: Path) -> None:

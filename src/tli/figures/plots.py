@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tli.analysis.render import Cell, Table
+from tli.analysis.views import trained_view
 from tli.config.parameters import Params
 from tli.io.files import atomic_dir
 from tli.io.structured import write_tsv
-from tli.paper.render import Cell, Table
-from tli.paper.similarity import trained_view
 
 Point = Sequence[Cell]
 WITH = {"mask": "BOS in", "content": "BOS out"}

@@ -11,13 +11,13 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tli.analysis.premises import Premises, of_items
+from tli.analysis.results import Rows, Sweep, cell
+from tli.analysis.scores import SCORING, TASKS, each, item_name, language_name, languages
+from tli.analysis.views import PAIR_SETS, WAYS, trained_view
 from tli.config.parameters import MicroworldModel, Params
 from tli.io.errors import UserError
 from tli.io.structured import nine_digits
-from tli.paper.premises import Premises, of_items
-from tli.paper.rows import Rows, Sweep, cell
-from tli.paper.scores import SCORING, TASKS, each, item_name, language_name, languages
-from tli.paper.similarity import PAIR_SETS, WAYS, trained_view
 from tli.stats.bootstrap import Groups
 from tli.stats.trend import Key
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tli.analysis.render import Cell, Column
+from tli.analysis.results import Measured, Rows
 from tli.config.parameters import Params
-from tli.paper.render import Cell, Column
-from tli.paper.rows import Measured, Rows
 from tli.stats import mcnemar
 from tli.stats.descriptive import mean
 

@@ -16,15 +16,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TextIO, cast
 
+from tli.analysis import published, render
+from tli.analysis.render import Kind, Page, shown, tex_number, tex_text
+from tli.analysis.results import Measured, Value, flat, load_yaml
+from tli.analysis.scores import said_of_items
+from tli.analysis.views import left_out, points
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed
 from tli.io.files import atomic_dir, atomic_write, write_text
 from tli.io.structured import read_json, write_json
-from tli.paper import published, render, wording
-from tli.paper.render import Kind, Page, shown, tex_number, tex_text
-from tli.paper.rows import Measured, Value, flat, load_yaml
-from tli.paper.scores import said_of_items
-from tli.paper.similarity import left_out, points
+from tli.report import wording
 
 SOURCES = ("main.typ", "style.typ", "references.bib")
 

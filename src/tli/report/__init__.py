@@ -1,0 +1,1 @@
+"""The paper (PDF) and the report (HTML), made from the tables."""

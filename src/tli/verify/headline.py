@@ -1,0 +1,29 @@
+"""results/MODEL/headline.json: a few numbers with short names, for `dvc exp show`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tli.analysis.results import Value
+from tli.analysis.table import Table
+from tli.analysis.views import trained_view
+from tli.config.parameters import Params
+
+
+def headline_values(tables: Mapping[str, Table], params: Params) -> dict[str, Value]:
+    """Gain in cosine of trained pairs and of random pairs, P@1 after training, accuracies; four decimals."""
+    view = trained_view(params)
+    keys = {
+        "gain": f"before_after/run,{view},trained/gain",
+        "random": f"gains/run,{view}/random_trained",
+        "p1": f"retrieval/{view},all,sw-en/p1_after",
+    }
+    for task, short in (("xcopa", "copa"), ("xnli", "nli")):
+        keys |= {f"{short}_{code}": f"accuracy_by_rank/{task}.{code},main,{{rank}}/accuracy" for code in ("en", "sw")}
+    values = {key: value for table in tables.values() for key, value in table.values().items()}
+    headline = {}
+    for name, key in keys.items():
+        value = values.get(key.format(rank=params.lora.rank))
+        if value is not None:
+            headline[name] = round(value, 4) if isinstance(value, float) else value
+    return headline
