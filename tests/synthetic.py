@@ -19,7 +19,7 @@ from tli.io.rows import Row, write_rows
 from tli.io.structured import write_json, write_tsv
 from tli.measure import views as reading
 from tli.measure.views import POOLINGS, layers, per_pair
-from tli.verify import run as verify
+from tli.stages import verify
 
 Cell = tuple[str, str, int, str]
 BASE: Cell = ("base", "-", 0, "-")

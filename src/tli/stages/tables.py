@@ -43,10 +43,10 @@ def run(
         headline: JSON file to write: a few numbers for `dvc exp show`.
     """
     results = read_results(build, metrics, published, params)
-    known = load(tolerances)
-    tables = compute_all(results, params, lambda made: known.steps(made, params))
+    steps = load(tolerances).steps(results, params)
+    tables = compute_all(results, params, lambda _: steps)
     made = figures.write(figures_out, results, params)
-    written = render.ModelTables(params.model, {table.name: table for table in tables}, made)
+    written = render.ModelTables(params.model, {table.name: table for table in tables}, made, results.pairs_sha256)
     plots.write(plots_out, written.tables, params)
     write_json(headline, headline_values(written.tables, params))
     render.write_model(out, written)
