@@ -6,7 +6,6 @@ which expects them of a run of the published model on the author's word lists.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,21 +76,6 @@ def difference(reported: Mapping[str, Any], params: Params) -> t_tests.Welch:
     return t_tests.welch_from_summary(first, second, params.stats.confidence)
 
 
-def by_key(reported: Mapping[str, Any], params: Params) -> dict[str, float]:
-    """Published values by the keys of tables.json: the pilot; before, after and gains at both readings of the paper.
-
-    For another model than the published one they are that model's, at the layers whose place is the same.
-    """
-    values = {f"scan/{layer}.mask.nf4/trained": value for layer, value in pilot(reported, params).items()}
-    for view in readings(params).values():
-        for set_ in SETS:
-            for key in ("before", "after", "gain", "gain_sd", "t", "d_z"):
-                values[f"before_after/run,{view},{set_}/{key}"] = reported["before_after"][set_][key]
-        test = difference(reported, params)
-        values |= {f"gains/run,{view}/difference": test.difference, f"gains/run,{view}/t": test.t}
-    return values
-
-
 ARITHMETIC = 0.005
 CLOSE = "by judgement: the same weights on other kernels and library versions"
 WIDE = "training set no seed, and its spread over seeds is not published: by judgement a third of the gain"
@@ -136,8 +120,8 @@ def _parts(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
     recipe = {key: setup.get(key.partition(".")[2]) for key in RECIPE}
     # the public scripts' defaults; which blocks beyond the loss's layer have LoRA changes nothing
     recipe |= {"train.weight_decay": 0.01, "train.mask_duplicates": "false", "train.pairs": "translations"}
-    counted = {f"setup/pairs.{set_}/here": reported["before_after"][set_]["n"] for set_ in SETS}
-    said = {f"setup/{key}/here": setup[key] for key in ("blocks", "nf4.quant_type", "nf4.compute_dtype")}
+    counted = {f"setup.pairs.{set_}": reported["before_after"][set_]["n"] for set_ in SETS}
+    said = {f"setup.{key}": setup[key] for key in ("blocks", "nf4.quant_type", "nf4.compute_dtype")}
     return [
         {"under": whole, "keys": {key: _exactly(value) for key, value in said.items()}},
         {"under": lists, "keys": {key: _exactly(value) for key, value in counted.items()}},
@@ -148,7 +132,7 @@ def _parts(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
     ]
 
 
-WHOLE = ("setup/blocks/here", "setup/peak_layer/here")  # what only a run of every block can read
+WHOLE = ("setup.blocks", "scan.trained.peak_layer.mask.nf4")  # what only a run of every block can read
 
 
 def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str, Any]]:
@@ -156,8 +140,8 @@ def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str,
     held = layers(params.active.model)
 
     def has(key: str) -> bool:
-        layer = re.search(r"\b(\d+|norm)\.(mask|content)\.", key)
-        return key not in WHOLE and (layer is None or layer[1] in held)
+        layer = key.split(".")[-3:][0]
+        return key not in WHOLE and (layer in held or not (layer.isdigit() or layer == "norm"))
 
     return [{**part, "keys": {key: value for key, value in part["keys"].items() if has(key)}} for part in parts]
 
@@ -174,19 +158,19 @@ def _pilot(reported: Mapping[str, Any]) -> dict[str, Any]:
     """Mean cosines by layer. From layer 1 on 1 - cosine is what BOS leaves of the words, and varies in proportion."""
     values: dict[int, float] = reported["pilot"]
     keys = {
-        f"scan/{layer}.mask.nf4/trained": _entry(
+        f"scan.trained.cosine.{layer}.mask.nf4": _entry(
             value,
             round(max((1 - value) / 4, 1e-5), 6) if layer else ARITHMETIC,
             f"{'a quarter of 1 - cosine, 1e-5 at least, ' if layer else ''}{CLOSE}",
         )
         for layer, value in values.items()
     }
-    return keys | {"setup/peak_layer/here": _exactly(max(values, key=lambda layer: values[layer]))}
+    return keys | {"scan.trained.peak_layer.mask.nf4": _exactly(max(values, key=lambda layer: values[layer]))}
 
 
 def _before(reported: Mapping[str, Any]) -> dict[str, Any]:
     sets, view = reported["before_after"], own_view("as_scripted", reported)
-    return {f"before_after/run,{view},{set_}/before": _entry(sets[set_]["before"], ARITHMETIC, CLOSE) for set_ in SETS}
+    return {f"align.{set_}.before.{view}": _entry(sets[set_]["before"], ARITHMETIC, CLOSE) for set_ in SETS}
 
 
 def _after(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -195,12 +179,12 @@ def _after(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     for set_ in SETS:
         one = reported["before_after"][set_]
         for key in ("after", "gain", "gain_sd"):
-            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(one[key], ARITHMETIC, CLOSE)
+            keys[f"align.{set_}.{key}.{view}"] = _entry(one[key], ARITHMETIC, CLOSE)
         share = ARITHMETIC / one["gain"] + ARITHMETIC / one["gain_sd"]
         for key in ("t", "d_z"):
-            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(one[key], one[key] * share, "follows from the gain and its SD")
+            keys[f"align.{set_}.{key}.{view}"] = _entry(one[key], one[key] * share, "follows from the gain and its SD")
     test = difference(reported, params)
-    return keys | {f"gains/run,{view}/difference": _entry(test.difference, ARITHMETIC, CLOSE)}
+    return keys | {f"gains.difference.{view}": _entry(test.difference, ARITHMETIC, CLOSE)}
 
 
 def _after_own(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -209,11 +193,11 @@ def _after_own(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     for set_ in SETS:
         one = reported["before_after"][set_]
         third = one["gain"] / 3
-        keys[f"before_after/run,{view},{set_}/gain"] = _entry(one["gain"], third, WIDE)
-        keys[f"before_after/run,{view},{set_}/after"] = _entry(
+        keys[f"align.{set_}.gain.{view}"] = _entry(one["gain"], third, WIDE)
+        keys[f"align.{set_}.after.{view}"] = _entry(
             one["after"], third + ARITHMETIC, f"{WIDE}, and {ARITHMETIC} {CLOSE}"
         )
     test = difference(reported, params)
     error = (test.difference or 0.0) / (test.t or 1.0)
     why = "two standard errors of the published difference"
-    return keys | {f"gains/run,{view}/difference": _entry(test.difference, 2 * error, why)}
+    return keys | {f"gains.difference.{view}": _entry(test.difference, 2 * error, why)}

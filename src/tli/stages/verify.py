@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from tli.analysis import claims, published
 from tli.analysis.cells import Cells
 from tli.analysis.render import read_model
 from tli.analysis.results import Measured
+from tli.analysis.views import PAIR_SETS
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
@@ -39,6 +40,21 @@ class Files(NamedTuple):
     expected: Path = Path("paper/expected")
     conclusions: Path = Path("paper/conclusions.yaml")
     tolerances: Path = Path("paper/tolerances.yaml")
+
+
+def published_values(reported: Mapping[str, Any], params: Params) -> Measured:
+    """Published values by the keys of tables.json: the pilot; before, after and gains at both readings of the paper.
+
+    For another model than the published one they are that model's, at the layers whose place is the same.
+    """
+    values: Measured = {f"scan/{layer}.mask.nf4/trained": x for layer, x in published.pilot(reported, params).items()}
+    for view in published.readings(params).values():
+        for set_ in PAIR_SETS:
+            for key in ("before", "after", "gain", "gain_sd", "t", "d_z"):
+                values[f"before_after/run,{view},{set_}/{key}"] = reported["before_after"][set_][key]
+        test = published.difference(reported, params)
+        values |= {f"gains/run,{view}/difference": test.difference, f"gains/run,{view}/t": test.t}
+    return values
 
 
 def run(
@@ -62,13 +78,13 @@ def run(
     rules = judge.rules(files.tolerances, files.conclusions, files.reported, params)
     recorded = expected.load(expected.file_of(files.expected, params))
     judged = judge.judge(values, under, recorded, rules, params, strict)
-    published_values: Measured = {**published.by_key(rules.reported, params)}
+    published_here = published_values(rules.reported, params)
     recomputed = claims.recomputed(rules.reported)
     study = claims.study_claims(values, rules.reported, params)
-    listed = [check for check in judged.checks if check.key in published_values or check.verdict == DIFFERS]
+    listed = [check for check in judged.checks if check.key in published_here or check.verdict == DIFFERS]
     if out is not None:
-        write_json(out, _json(judged, listed, published_values, recomputed, study, params))
-    print_values(judged.checks if every else listed, published_values)
+        write_json(out, _json(judged, listed, published_here, recomputed, study, params))
+    print_values(judged.checks if every else listed, published_here)
     print_conclusions(judged)
     print_claims(recomputed, study)
     print_counts(judged, params.model)
@@ -151,7 +167,7 @@ def finish(failures: Sequence[str], where: str) -> None:
 def _json(
     judged: Judged,
     listed: Sequence[judge.Check],
-    published_values: Measured,
+    published_here: Measured,
     recomputed: Sequence[claims.Recomputed],
     study: Sequence[claims.Claim],
     params: Params,
@@ -174,7 +190,7 @@ def _json(
         },
         "values": {check.key: check.verdict for check in listed},
         "shown": [
-            {**check._asdict(), "times": _finite(check.times), "published": published_values.get(check.key)}
+            {**check._asdict(), "times": _finite(check.times), "published": published_here.get(check.key)}
             for check in listed
         ],
         "recomputed": [statistic._asdict() for statistic in recomputed],
