@@ -66,7 +66,8 @@ def fabricate(
     asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
     write_rows(build / "translate.tsv", [row for cell in cells for row in _probe(own, cell, asked, params)])
     write_rows(build / "tsne.tsv", [row for cell in cells for row in _project(own, cell, drawn, params)])
-    write_rows(build / "benchmarks" / "baselines.tsv", [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
+    baselines = [row for name in ("choice-only", "ngram") for row in _baseline(rng, name, labels)]
+    write_rows(build / "benchmarks" / "baselines.tsv", baselines)
     for rank in params.sweep.ranks:
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
         more = 0.02 * np.log2(2 * rank)
