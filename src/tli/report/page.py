@@ -54,7 +54,7 @@ def inline(sentence: str) -> Markup:
     pieces = []
     for index, piece in enumerate(sentence.split("`")):
         safe = str(escape(piece))
-        raised = re.sub(r"([\d.]+)e(-?)(\d+)", lambda m: f"{m[1]} × 10<sup>{'−' * bool(m[2])}{m[3]}</sup>", safe)
+        raised = re.sub(r"([\d.]+)e\+?(-?)0*(\d+)", lambda m: f"{m[1]} × 10<sup>{'−' * bool(m[2])}{m[3]}</sup>", safe)
         pieces.append(f"<code>{safe}</code>" if index % 2 else raised.replace("d_z", "<i>d</i><sub>z</sub>"))
     return Markup("".join(pieces))
 
