@@ -92,8 +92,8 @@ def _minus(text: str) -> str:
     return f"−{text[1:]}" if is_negative(text, "number") else text
 
 
-MACROS = r"""% Every number as a macro, such as \tli{microworld/gains/run,2.mask.nf4/difference}. Made by the stage `paper`.
-% Needs amssymb. A key that does not exist is an error.
+MACROS = r"""% Every number as a macro, such as \tli{smollm2/gains/run,2.mask.nf4/difference}.
+% Made by the stage `paper`. Needs amssymb. A key that does not exist is an error.
 \newcommand{\tli}[1]{\ifcsname tli:#1\endcsname\csname tli:#1\endcsname\else
   \PackageError{tli}{no number #1}{The keys stand in numbers.tex.}\fi}
 \newcommand{\tlinumber}[2]{\expandafter\gdef\csname tli:#1\endcsname{#2}}

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tli.analysis import published
 from tli.analysis.render import read_model
 from tli.analysis.results import Rows, flat
+from tli.analysis.row_file import read_files
 from tli.analysis.scores import CORRECTED, item_name, language_name, said_of_items
 from tli.analysis.table import Table
 from tli.analysis.views import MOMENTS, PAIR_SETS, points, trained_view
@@ -19,7 +18,6 @@ from tli.data.benchmarks.items import read_items
 from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import item_names, read_pairs
 from tli.io.files import sha256_of
-from tli.io.rows import read_rows
 from tli.io.structured import read_json
 from tli.measure.views import per_pair
 from tli.report import wording
@@ -49,7 +47,7 @@ def collect(results: Path, build: Path, params: Params) -> dict[str, Any]:
     """
     tables = read_model(results / "tables.json").tables
     similarity, scores = (
-        _rows(stage, build / "base-rows" / f"{stage}.tsv", build / f"{stage}.tsv") for stage in ("similarity", "score")
+        read_files(build / "base-rows" / file, build / file) for file in ("similarity.tsv", "score.tsv")
     )
     paths = [*(build / file for file in FILES), results / "tables.json", results / "verify.json"]
     return {
@@ -68,12 +66,6 @@ def collect(results: Path, build: Path, params: Params) -> dict[str, Any]:
         "parameters": _parameters(params),
         "hashes": [(path.as_posix(), sha256_of(path)) for path in paths if path.is_file()],
     }
-
-
-def _rows(stage: str, *paths: Path) -> Rows:
-    """The rows of a stage from several files, such as those of the base and of the paper's configuration."""
-    frames = [read_rows(path).rename(columns={"cell": "run"}) for path in paths]
-    return Rows(pd.concat(frames, ignore_index=True), stage)
 
 
 def _parameters(params: Params) -> list[tuple[str, str]]:
