@@ -19,6 +19,7 @@ from tli.io.rows import Row, write_rows
 from tli.io.structured import write_json, write_tsv
 from tli.measure import views as reading
 from tli.measure.views import POOLINGS, layers, per_pair
+from tli.stages import verify
 
 Cell = tuple[str, str, int, str]
 BASE: Cell = ("base", "-", 0, "-")
@@ -115,8 +116,6 @@ def with_blocks(params: Params, blocks: int) -> Params:
 
 def verdict_files(root: Path | None = None) -> verify.Files:
     """The project's files that `verify` reads, in the folder `root`."""
-    from tli.verify import run as verify
-
     root = Path(__file__).resolve().parents[1] if root is None else root
     return verify.Files(*(root / path for path in verify.Files()))
 

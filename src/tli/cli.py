@@ -536,7 +536,7 @@ def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -
 
 
 @main.command()
-@click.option("--measured", type=FILE, help="Measured values.  [default: results/<model>/measured.json]")
+@click.option("--tables", type=FILE, help="Tables of the run.  [default: results/<model>/tables.json]")
 @REPORTED
 @click.option(
     "--expected", type=FILE, default=Path("paper/expected"), show_default=True, help="Folder of the recorded runs."
@@ -552,22 +552,22 @@ def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -
 @click.option("--all", "every", is_flag=True, help="Print all values, not only the published and the differing ones.")
 @click.option("--against", type=FILE, metavar="FOLDER", help="Compare with the run in another checkout.")
 def verify(
-    measured: Path | None, out: Path | None, strict: bool, every: bool, against: Path | None, **paths: Path
+    tables: Path | None, out: Path | None, strict: bool, every: bool, against: Path | None, **paths: Path
 ) -> None:
     """Compare the run with published and recorded values.
 
     Exits with 1 if a conclusion changed, if more than 1 % of a kind's values are outside their tolerance, or if a value
     is five times its tolerance away. Compares every model of the run, or the one of --model.
     """
-    from tli.verify import run as module
+    from tli.stages import verify as module
 
     files, failures = module.Files(**paths), []
     for params in every_model():
         if against is not None:
             failures += module.against(against, files, params, strict, every)
             continue
-        path = measured or Path("results") / params.model / "measured.json"
-        failures += module.run(measured=path, files=files, params=params, out=out, strict=strict, every=every)
+        path = tables or Path("results") / params.model / "tables.json"
+        failures += module.run(tables=path, files=files, params=params, out=out, strict=strict, every=every)
         if out is None:
             failures += module.base_weights(Path("build") / params.model, files, params)
     if out is None or strict:

@@ -13,22 +13,24 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from cells import with_cells
 from scripts import script
 from synthetic import fabricate, verdict_files
 from tli.analysis import tolerances
-from tli.analysis.results import Measured, Value, load_yaml
+from tli.analysis.cells import Cells
+from tli.analysis.render import ModelTables, read_model, write_model
+from tli.analysis.results import load_yaml
+from tli.analysis.table import Cell, Column, Table
 from tli.config import parameters
 from tli.io.errors import CheckFailed
-from tli.io.structured import read_json, write_json
-from tli.paper import tables
+from tli.stages import tables, verify
 from tli.verify import expected
-from tli.verify import run as verify
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = verdict_files(ROOT)
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 MODEL = parameters.load(SMOKE).model
-GAIN = "align.trained.gain.2.mask.nf4"
+GAIN = "before_after/run,2.mask.nf4,trained/gain"
 Make = Callable[..., Path]
 
 
@@ -36,36 +38,44 @@ record, drift = script("record"), script("drift")
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """What a synthetic run measures."""
+def reference(tmp_path_factory: pytest.TempPathFactory) -> ModelTables:
+    """The tables of a synthetic run."""
     made = fabricate(tmp_path_factory.mktemp("run"), parameters.load(SMOKE))
     tables.run(**made)
-    measured: Measured = read_json(made["measured"])
-    return measured
+    return read_model(made["out"])
+
+
+@pytest.fixture(scope="module")
+def gain(reference: ModelTables) -> float:
+    return float(str(Cells(reference.tables).values[GAIN]))
 
 
 @pytest.fixture
-def run(tmp_path: Path, values: Measured) -> Make:
-    """Makes a checkout with a finished run: the synthetic values with `changes`, floats moved by noise of `scale`."""
+def run(tmp_path: Path, reference: ModelTables) -> Make:
+    """Makes a checkout with a finished run: the synthetic tables with `changes`, cosines moved by noise of `scale`."""
 
-    def make(name: str, scale: float = 0.0, changes: dict[str, Value] | None = None, base: bytes = b"base") -> Path:
+    def make(
+        name: str,
+        scale: float = 0.0,
+        changes: dict[str, Cell] | None = None,
+        base: bytes = b"base",
+        more: dict[str, Table] | None = None,
+    ) -> Path:
         rng, root = np.random.default_rng(len(name)), tmp_path / name
         (root / "build" / MODEL / "base").mkdir(parents=True)
         (root / "build" / MODEL / "base" / "model.safetensors").write_bytes(base)
         shutil.copyfile(SMOKE, root / "params.yaml")
         chosen, params = tolerances.load(FILES.tolerances), parameters.load(SMOKE)
-        moved = {
-            key: value + scale * rng.choice([-1, 1]) if may_move(key, value, chosen, params) else value
-            for key, value in values.items()
+        moved: dict[str, Cell] = {
+            key: cell.value + scale * rng.choice([-1, 1])
+            for key, cell in Cells(reference.tables).by_key.items()
+            if isinstance(cell.value, float) and chosen.kind(cell, params).startswith("cosines")
         }
-        write_json(root / "results" / MODEL / "measured.json", moved | (changes or {}))
+        changed = with_cells(reference.tables, moved | (changes or {})) | (more or {})
+        write_model(root / "results" / MODEL / "tables.json", reference._replace(tables=changed))
         return root
 
     return make
-
-
-def may_move(key: str, value: Value, chosen: tolerances.Tolerances, params: parameters.Params) -> bool:
-    return isinstance(value, float) and chosen.kind(key, params).startswith("cosines")
 
 
 @pytest.fixture
@@ -84,7 +94,7 @@ def root(tmp_path: Path) -> Path:
 
 def conclude(folder: Path, margin: float, borderline: str = "false") -> None:
     text = f"margins:\n  m: {{value: {margin!r}, why: a test}}\nconclusions:\n"
-    text += f"  - {{name: the gain, models: [{MODEL}], value: {GAIN}, margin: m, borderline: {borderline}}}\n"
+    text += f'  - {{name: the gain, models: [{MODEL}], value: "{GAIN}", margin: m, borderline: {borderline}}}\n'
     (folder / "paper" / "conclusions.yaml").write_text(text, encoding="utf-8")
 
 
@@ -93,12 +103,12 @@ def call(root: Path, **runs: Path) -> Result:
     return CliRunner().invoke(record.main, [MODEL, *words, "--root", str(root)])
 
 
-def test_it_writes_the_reference_and_the_drift(root: Path, run: Make, values: Measured) -> None:
+def test_it_writes_the_reference_and_the_drift(root: Path, run: Make, reference: ModelTables) -> None:
     done = call(root, own=run("own"), avx2=run("avx2", 3e-4), one_thread=run("one", 1e-4))
     assert done.exit_code == 0, done.output
     recorded = expected.load(root / "paper" / "expected" / f"{MODEL}.json")
     assert recorded is not None
-    assert recorded.values == values
+    assert recorded.cells.values == Cells(reference.tables).values
     assert recorded.settings["lora.rank"] == 16
     assert not any("threads" in name for name in recorded.settings)
     assert recorded.digests["base"] == expected.weights(root.parent / "own" / "build" / MODEL / "base")
@@ -113,8 +123,8 @@ def test_it_writes_the_reference_and_the_drift(root: Path, run: Make, values: Me
     files = verify.Files(*(root / path for path in verify.Files()))
     for folder in ("own", "avx2", "one"):
         params = parameters.load(SMOKE)
-        measured = root.parent / folder / "results" / MODEL / "measured.json"
-        assert verify.run(measured=measured, files=files, params=params, strict=True) == [], "each recorded run passes"
+        written = root.parent / folder / "results" / MODEL / "tables.json"
+        assert verify.run(tables=written, files=files, params=params, strict=True) == [], "each recorded run passes"
 
 
 def test_recording_again_gives_the_same_files(root: Path, run: Make) -> None:
@@ -138,33 +148,42 @@ def test_it_says_whether_the_tolerances_without_a_run_pass_on_it(root: Path, run
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"setup.blocks": 5}, "setup.blocks: expected 4 in every run, got 5 in avx2"),
+        ({"setup/blocks/here": 5}, "setup/blocks/here: expected 4 in every run, got 5 in avx2"),
         ({GAIN: None}, f"{GAIN}: expected "),
-        ({"setup.new": "word"}, "setup.new: expected it in every run, got it in only one"),
     ],
 )
-def test_a_value_that_must_be_equal_is_refused(root: Path, run: Make, changes: dict[str, Value], message: str) -> None:
+def test_a_value_that_must_be_equal_is_refused(root: Path, run: Make, changes: dict[str, Cell], message: str) -> None:
     done = call(root, own=run("own"), avx2=run("avx2", changes=changes))
     assert done.exit_code == 1
     assert message in done.output
     assert not [*(root / "paper" / "expected").iterdir()], "nothing is written"
 
 
-def test_a_conclusion_that_is_not_safe_is_refused_unless_it_is_marked(root: Path, run: Make, values: Measured) -> None:
+def test_a_value_that_one_run_lacks_is_refused(root: Path, run: Make) -> None:
+    columns = (Column("id", "id", id=True), Column("here", "here", "number"))
+    table = Table("new", "A table", "", columns, [{"id": "a", "here": 1.0}], view="none")
+    own, more = run("own"), run("avx2", more={"new": table})
+    for runs in ({"own": own, "avx2": more}, {"avx2": more, "own": own}):
+        done = call(root, **runs)
+        assert done.exit_code == 1
+        assert "new/a/here: expected it in every run, got it in only one" in done.output
+
+
+def test_a_conclusion_that_is_not_safe_is_refused_unless_it_is_marked(root: Path, run: Make, gain: float) -> None:
     """The gain lies 5e-5 below the margin and the floor of its tolerance is 1e-4."""
     runs = {"own": run("own"), "avx2": run("avx2")}
-    conclude(root, float(str(values[GAIN])) + 5e-5)
+    conclude(root, gain + 5e-5)
     done = call(root, **runs)
     assert done.exit_code == 1
     assert "conclusion `the gain`: within " in done.output
     assert "with a tolerance of 0.0001; mark it borderline" in done.output
     assert not [*(root / "paper" / "expected").iterdir()]
-    conclude(root, float(str(values[GAIN])) + 5e-5, f"[{MODEL}]")
+    conclude(root, gain + 5e-5, f"[{MODEL}]")
     assert call(root, **runs).exit_code == 0
 
 
-def test_runs_that_disagree_on_a_conclusion_are_refused(root: Path, run: Make, values: Measured) -> None:
-    runs = {"own": run("own"), "avx2": run("avx2", changes={GAIN: -float(str(values[GAIN]))})}
+def test_runs_that_disagree_on_a_conclusion_are_refused(root: Path, run: Make, gain: float) -> None:
+    runs = {"own": run("own"), "avx2": run("avx2", changes={GAIN: -gain})}
     done = call(root, **runs)
     assert done.exit_code == 1
     assert "conclusion `the gain`: above " in done.output

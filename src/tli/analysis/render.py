@@ -27,18 +27,20 @@ class Figure(NamedTuple):
 
 
 class ModelTables(NamedTuple):
-    """The tables and figures of one model, as results/MODEL/tables.json holds them."""
+    """The tables and figures of one model, as results/MODEL/tables.json holds them, and the hash of its word list."""
 
     model: str
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
+    pairs_sha256: str = ""
 
 
 def write_model(path: Path, written: ModelTables) -> None:
     """Writes results/MODEL/tables.json."""
     tables = [to_json(table) for table in written.tables.values()]
     figures = [figure._asdict() for figure in written.figures]
-    write_json(path, {"model": written.model, "tables": tables, "figures": figures})
+    head = {"model": written.model, "pairs_sha256": written.pairs_sha256}
+    write_json(path, {**head, "tables": tables, "figures": figures})
 
 
 def read_model(path: Path) -> ModelTables:
@@ -51,7 +53,8 @@ def read_model(path: Path) -> ModelTables:
     try:
         tables = [from_json(table) for table in written["tables"]]
         figures = [Figure(**figure) for figure in written["figures"]]
-        return ModelTables(written["model"], {table.name: table for table in tables}, figures)
+        by_name = {table.name: table for table in tables}
+        return ModelTables(written["model"], by_name, figures, written["pairs_sha256"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: expected tables as `dvc repro` writes them, got {error!r}; run `dvc repro`") from None
 

@@ -1,38 +1,50 @@
-"""paper/tolerances.yaml: how far a value may lie from the recorded one on another processor (stage: verify).
+"""paper/tolerances.yaml: how far a value may lie from the recorded one on another processor (stages: tables, verify).
 
-Every key of measured.json belongs to one measure, by the first part of the file: what it is, the unit of its drift and
-a floor. A kind is a measure before or after training, at early layers (up to the one after `train.layer`) or deep ones:
+Every cell of tables.json belongs to one measure, which gives the unit of its drift and a floor: by the kind of its
+column, or by a pattern of its key where the kind of the column does not decide. A kind of value is a measure before or
+after training, at early layers (up to the one after `train.layer`) or deep ones:
 
     tolerance = max(2 x largest drift seen, floor) x unit of the value
 
-where drift is |value of a run - value of the reference run| / unit. tools/record writes the second part, the drifts.
+where drift is |value of a run - value of the reference run| / unit. tools/record writes the drifts. Twice the largest
+drift also decides how many decimals of a value are printed.
 """
 
 from __future__ import annotations
 
-import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_args
 
-from tli.analysis.results import Measured, Value, load_yaml
+from tli.analysis.cells import Counts, TableCell
+from tli.analysis.results import Results, load_yaml
+from tli.analysis.table import Column, Kind, Row, Steps, Table
 from tli.config.parameters import Params
 from tli.io.errors import UserError
-from tli.io.files import write_text
 from tli.io.structured import brief
 
 EXACT, SHOWN = "exact", "shown"
 UNITS = (EXACT, SHOWN, "absolute", "relative", "statistic", "items")
+MOMENT = re.compile(r"(.*_)?before(_.*)?|start")  # columns of the base model
 
 Drifts = dict[str, dict[str, dict[str, float]]]  # kind -> model -> run -> largest drift
 
 
 class Measure(NamedTuple):
-    """Keys that drift alike: the pattern of the whole key, the unit of their drift, the floor in that unit."""
+    """Cells that drift alike.
+
+    Attributes:
+        columns: the kinds of their columns.
+        keys: patterns of the whole keys of further cells; they decide before the kind of the column does.
+        unit: the unit of their drift.
+        floor: the smallest tolerance, in that unit.
+    """
 
     name: str
-    keys: re.Pattern[str]
+    columns: tuple[str, ...]
+    keys: tuple[re.Pattern[str], ...]
     unit: str
     floor: float
 
@@ -43,47 +55,68 @@ class Tolerances:
     def __init__(self, measures: Mapping[str, Measure], drifts: Drifts) -> None:
         self.measures = dict(measures)
         self.drifts = drifts
+        self._by_column = {kind: measure for measure in self.measures.values() for kind in measure.columns}
 
-    def measure(self, key: str) -> Measure:
-        """The measure of a key.
+    def measure(self, cell: TableCell) -> Measure:
+        """The measure of a cell.
 
         Raises:
-            UserError: none or several measures match.
+            UserError: the patterns of several measures match.
         """
-        matches = [measure for measure in self.measures.values() if measure.keys.fullmatch(key)]
-        if len(matches) != 1:
-            names = ", ".join(measure.name for measure in matches) or "none"
+        key = cell.key
+        matches = [m for m in self.measures.values() if any(pattern.fullmatch(key) for pattern in m.keys)]
+        if len(matches) > 1:
+            names = ", ".join(measure.name for measure in matches)
             raise UserError(
                 f"paper/tolerances.yaml: measures: expected one measure for the key {key}, got {names}; "
                 "correct the patterns"
             )
-        return matches[0]
+        return matches[0] if matches else self._by_column[cell.column.kind]
 
-    def kind(self, key: str, params: Params) -> str:
-        """The kind of a key: `cosines, after training, deep`; of exact and shown values the measure alone."""
-        measure = self.measure(key)
-        if measure.unit in (EXACT, SHOWN):
-            return measure.name
-        return f"{measure.name}, {moment(key)} training, {depth(key, params)}"
+    def kind(self, cell: TableCell, params: Params) -> str:
+        """The kind of a cell: `cosines, after training, deep`; of exact and shown values the measure alone."""
+        return kind_of(self.measure(cell), cell, params)
+
+    def largest_drift(self, kind: str) -> float:
+        """The largest drift recorded of a kind, in its unit; 0 where none is recorded."""
+        return max((drift for by_run in self.drifts.get(kind, {}).values() for drift in by_run.values()), default=0.0)
 
     def drift_limit(self, kind: str) -> float:
         """max(2 x largest drift, floor) of a kind, in its unit."""
-        floor = self.measures[kind.partition(",")[0]].floor
-        by_model = self.drifts.get(kind, {})
-        return max([floor, *(2 * drift for by_run in by_model.values() for drift in by_run.values())])
+        return max(self.measures[kind.partition(",")[0]].floor, 2 * self.largest_drift(kind))
 
-    def tolerance(self, key: str, value: Value, values: Measured, params: Params) -> float | None:
-        """How far from the recorded `value` another run may lie; 0 where it must be equal, None where it is not judged.
+    def tolerance(self, cell: TableCell, counts: Counts, params: Params) -> float | None:
+        """How far from a recorded cell another run may lie; 0 where it must be equal, None where it is not judged.
 
         Args:
-            values: the recorded run, which says how many items a score is a mean of.
+            counts: how many items a score of the recorded run is a mean of.
         """
-        unit = self.measure(key).unit
-        if unit == SHOWN:
+        measure, value = self.measure(cell), cell.value
+        if measure.unit == SHOWN:
             return None
-        if unit == EXACT or isinstance(value, str) or value is None:
+        if measure.unit == EXACT or isinstance(value, str) or value is None:
             return 0.0
-        return self.drift_limit(self.kind(key, params)) * size(key, value, unit, values, params)
+        return self.drift_limit(kind_of(measure, cell, params)) * size(cell, measure, counts, params)
+
+    def steps(self, results: Results, params: Params) -> Steps:
+        """A function of a table's cell: twice the largest drift of its kind, in the unit of the value.
+
+        It decides the printed decimals. It is None where no drift is recorded, or where the value cannot drift. A value
+        that is shown but not judged has the drift of the other values in columns of its kind.
+        """
+        counts = Counts.of_results(results, params)
+
+        def step(table: Table, row: Row, column: Column) -> float | None:
+            cell = TableCell(table, row, column)
+            measure = self.measure(cell)
+            if measure.unit == SHOWN:
+                measure = self._by_column[column.kind]
+            if measure.unit in (EXACT, SHOWN) or not isinstance(cell.value, int | float):
+                return None
+            drift = self.largest_drift(kind_of(measure, cell, params))
+            return 2 * drift * size(cell, measure, counts, params) if drift else None
+
+        return step
 
     def without(self, run: str) -> Tolerances:
         """The same without the drifts of one run."""
@@ -101,21 +134,30 @@ def load(path: Path) -> Tolerances:
     """Reads tolerances.yaml.
 
     Raises:
-        UserError: a pattern or a unit that does not exist, or a drift of a measure that the file does not have.
+        UserError: a pattern or a unit that does not exist, a kind of column that not exactly one measure lists, or a
+            drift of a measure that the file does not have.
     """
     raw = load_yaml(path)
     measures = {}
     for name, entry in (raw.get("measures") or {}).items():
-        unit, floor = entry.get("unit"), entry.get("floor", 0)
+        unit, floor, columns = entry.get("unit"), entry.get("floor", 0), entry.get("columns") or []
         if unit not in UNITS or not isinstance(floor, int | float):
             raise UserError(
                 f"{path}: measures.{name}: expected a unit of {', '.join(UNITS)} and a number as floor, "
                 f"got {brief(unit)} and {brief(floor)}; correct the entry"
             )
         try:
-            measures[name] = Measure(name, re.compile(str(entry.get("keys"))), unit, float(floor))
+            keys = [re.compile(str(pattern)) for pattern in entry.get("keys") or []]
         except re.error as error:
             raise UserError(f"{path}: measures.{name}.keys: no regular expression: {error}; correct it") from None
+        measures[name] = Measure(name, tuple(columns), tuple(keys), unit, float(floor))
+    listed, kinds = Counter(kind for measure in measures.values() for kind in measure.columns), get_args(Kind)
+    for kind in [*kinds, *listed]:
+        if kind not in kinds or listed[kind] != 1:
+            raise UserError(
+                f"{path}: measures: expected each kind of column ({', '.join(kinds)}) in the `columns` of one measure, "
+                f"got {kind} in {listed[kind]}; correct the columns"
+            )
     drifts: Drifts = {kind: entry.get("drift") or {} for kind, entry in (raw.get("kinds") or {}).items()}
     for kind in drifts:
         if kind.partition(",")[0] not in measures:
@@ -123,132 +165,38 @@ def load(path: Path) -> Tolerances:
     return Tolerances(measures, drifts)
 
 
-def moment(key: str) -> str:
+def kind_of(measure: Measure, cell: TableCell, params: Params) -> str:
+    if measure.unit in (EXACT, SHOWN):
+        return measure.name
+    return f"{measure.name}, {moment(cell)} training, {depth(cell, params)}"
+
+
+def moment(cell: TableCell) -> str:
     """Whether a value is of the base model (`before` training) or depends on an adapter (`after`)."""
-    return "before" if re.match(r"(scan|baseline)\.|.*(\.|_)before\.|.*\.base\.", key) else "after"
+    name, row, key = cell.table.name, cell.row, cell.column.key
+    of_base = name == "scan" or row.get("run") == "base" or row.get("rank") == 0
+    return "before" if of_base or (name == "baselines" and key != "main") or MOMENT.fullmatch(key) else "after"
 
 
-def depth(key: str, params: Params) -> str:
-    """`early` up to the layer after the one that the loss reads; `deep` beyond, and for what every block changes."""
-    if key.startswith("setup.train."):
+def depth(cell: TableCell, params: Params) -> str:
+    """`early` up to the layer after the one that the loss reads; `deep` beyond, and for what every block changes.
+
+    Losses (in the setup table) and weights of the adapter are early: only blocks up to `train.layer` decide them.
+    """
+    if cell.table.name in ("setup", "adapter"):
         return "early"
-    layer = re.search(r"\.(\d+|norm)(\.(mask|content)\.(nf4|fp4))?$", key)
-    if layer is None or layer[1] == "norm" or re.match(r"class\.|sweep\.r\d+\.class_change\.", key):
-        return "deep"
-    return "early" if int(layer[1]) <= params.train.layer + 1 else "deep"
+    layer = str(cell.row.get("view", cell.table.view)).partition(".")[0]
+    return "early" if layer.isdigit() and int(layer) <= params.train.layer + 1 else "deep"
 
 
-def size(key: str, value: float, unit: str, values: Measured, params: Params) -> float:
-    """What a drift of 1 is in the value of a key.
+def size(cell: TableCell, measure: Measure, counts: Counts, params: Params) -> float:
+    """What a drift of 1 is in the value of a cell.
 
     absolute: 1. relative: |value|. statistic: |value|, at least 1: a t near 0 moves as far as one of 1. items: what one
-    item is worth.
+    item of the value's set is worth.
     """
-    if unit == "relative":
-        return max(abs(value), 1e-12)
-    if unit == "statistic":
-        return max(abs(value), 1.0)
-    return item_value(key, values, params) if unit == "items" else 1.0
-
-
-def item_value(key: str, values: Measured, params: Params) -> float:
-    """What one item is worth: 1 / n of a share, 100 / n points of an accuracy, 1 of a count.
-
-    Raises:
-        UserError: the run does not say how many items there are.
-    """
-    task = re.search(r"\.(xcopa|xnli)(?:\.([a-z]{2}))?(?:\.|$)", key)
-    if task is None:
-        return 1 / _words(key, values, params)
-    if key.endswith((".won", ".lost")):
-        return 1.0
-    label = re.search(r"^class\..*\.(\d+)$|^sweep\.r\d+\.class_change\..*\.(\d+)$", key)
-    ending = f"label.{label[1] or label[2]}" if label else "items"
-    return 100 / _items(task[1], task[2], ending, values, params)
-
-
-def _words(key: str, values: Measured, params: Params) -> int:
-    """The number of words that a retrieval score is a mean over."""
-    if key.startswith("projection."):
-        return params.project.pairs
-    sets = ("control",) if re.search(r"\.control\.|^probe\.", key) else ("trained", "control")
-    sets = ("trained",) if ".trained." in key else sets
-    return sum(_count(f"setup.pairs.{name}", values) for name in sets)
-
-
-def _items(task: str, language: str | None, ending: str, values: Measured, params: Params) -> int:
-    """The number of scored items of a task in a language, of its smallest set without one."""
-    splits = ("validation", "dev", "test") if params.transfer.split == "validation" else ("test", "validation", "dev")
-    start = f"items.{task}." if language is None else f"items.{task}.{language}."
-    for split in splits:
-        keys = [key for key in values if key.startswith(start) and key.endswith(f".{split}.{ending}")]
-        if keys:
-            return min(_count(key, values) for key in keys)
-    return _count(f"{start}{splits[0]}.{ending}", values)
-
-
-def _count(key: str, values: Measured) -> int:
-    count = values.get(key)
-    if not isinstance(count, int | float) or count < 1:
-        raise UserError(f"tolerances: expected a count under {key}, got {brief(count)}; run `dvc repro`")
-    return int(count)
-
-
-def drift(key: str, value: Value, reference: Value, measure: Measure, values: Measured, params: Params) -> float:
-    """|value - reference| in the unit of the measure; infinite where one of the two is no number and they differ."""
-    if value == reference:
-        return 0.0
-    if isinstance(value, int | float) and isinstance(reference, int | float):
-        return abs(value - reference) / size(key, reference, measure.unit, values, params)
-    return math.inf
-
-
-def largest(
-    runs: Mapping[str, Measured], reference: Measured, chosen: Tolerances, params: Params
-) -> dict[str, dict[str, float]]:
-    """Kind -> run -> the largest drift of its values from the reference run; only kinds that have a unit of drift."""
-    drifts: dict[str, dict[str, float]] = {}
-    for key, value in reference.items():
-        measure = chosen.measure(key)
-        if measure.unit in (EXACT, SHOWN):
-            continue
-        by_run = drifts.setdefault(chosen.kind(key, params), dict.fromkeys(runs, 0.0))
-        for name, values in runs.items():
-            by_run[name] = max(by_run[name], drift(key, values.get(key), value, measure, reference, params))
-    return drifts
-
-
-HEAD = """\
-# How far a value may lie from paper/expected/<model>.json on another processor: max(2 x largest drift seen, floor).
-# measures: edited by hand. keys: pattern of the whole key. unit of drift: exact (equal or not) | shown (not judged) |
-# absolute | relative (share of the value) | statistic (share of the value, at least of 1) | items (of the value's set).
-# kinds: written by tools/record. The largest drift of each run from the reference run, by model, in the same unit.
-"""
-
-
-def write(path: Path, chosen: Tolerances) -> None:
-    """Writes tolerances.yaml, one line a measure and one a kind."""
-    raw = load_yaml(path)
-    lines = ["measures:"]
-    for name, entry in raw["measures"].items():
-        floor = f", floor: {_yaml(entry['floor'])}" if "floor" in entry else ""
-        keys = str(entry["keys"]).replace("'", "''")
-        lines.append(f"  {name}: {{unit: {entry['unit']}{floor}, keys: '{keys}'}}")
-    lines.append("kinds:" if chosen.drifts else "kinds: {}")
-    for kind, by_model in sorted(chosen.drifts.items()):
-        models = ", ".join(
-            f"{model}: {{{', '.join(f'{run}: {_yaml(value)}' for run, value in by_run.items())}}}"
-            for model, by_run in by_model.items()
-        )
-        lines.append(f'  "{kind}": {{tolerance: {_yaml(chosen.drift_limit(kind))}, drift: {{{models}}}}}')
-    write_text(path, HEAD + "\n".join(lines) + "\n")
-
-
-def _yaml(value: Any) -> str:
-    """A number with two significant digits, rounded up so that a run lies within its own drift."""
-    if not value:
-        return "0"
-    digits = 1 - math.floor(math.log10(abs(value)))
-    rounded = math.ceil(round(value * 10**digits, 6)) / 10**digits
-    text = f"{rounded:.2g}"
-    return text if "e" not in text or "." in text else text.replace("e", ".0e")
+    if measure.unit == "items":
+        return counts.worth(cell.table, cell.row, cell.column, params)
+    if measure.unit in ("relative", "statistic"):
+        return max(abs(float(cell.value or 0)), 1.0 if measure.unit == "statistic" else 1e-12)
+    return 1.0

@@ -116,7 +116,7 @@ def run(
     results = read_results(build, metrics, published, params)
     tables = compute_all(results, params, load(tolerances).steps(results, params))
     made = figures.write(figures_out, results, params)
-    written = render.ModelTables(params.model, {table.name: table for table in tables}, made)
+    written = render.ModelTables(params.model, {table.name: table for table in tables}, made, results.pairs_sha256)
     plots.write(plots_out, written.tables, params)
     write_json(headline, headline_values(written.tables, params))
     render.write_model(out, written)

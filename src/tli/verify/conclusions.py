@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tli.analysis.cells import Cells
 from tli.analysis.results import Measured, Value, load_yaml
 from tli.analysis.tolerances import Tolerances
 from tli.analysis.views import points
@@ -19,7 +20,7 @@ from tli.io.structured import brief
 
 ABOVE, BELOW, WITHIN = "above", "below", "within"
 UNDEFINED, MISSING = "undefined", "not measured"
-PEAK = "scan.trained.peak_layer.mask.nf4"
+PEAK = "setup/peak_layer/here"
 
 
 class Conclusion(NamedTuple):
@@ -139,16 +140,17 @@ def distance(conclusion: Conclusion, value: float) -> float:
     return min(abs(value - conclusion.margin), abs(value + conclusion.margin))
 
 
-def tolerance(conclusion: Conclusion, values: Measured, tolerances: Tolerances, params: Params) -> float:
+def tolerance(conclusion: Conclusion, cells: Cells, tolerances: Tolerances, params: Params) -> float:
     """How far the value of a conclusion may move: the tolerances of its keys together.
 
     Raises:
         UserError: a key that is not measured or not judged.
     """
-    total = 0.0
+    total, values = 0.0, cells.values
     for pattern in conclusion.keys:
         key = resolve(pattern, values, params)
-        width = tolerances.tolerance(key, values[key], values, params) if key in values else None
+        known = key in cells.by_key
+        width = tolerances.tolerance(cells.by_key[key], cells.counts, params) if known else None
         if width is None:
             raise UserError(
                 f"paper/conclusions.yaml: {conclusion.name}: expected a value that is measured and judged, got {key}; "

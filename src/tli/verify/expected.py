@@ -1,38 +1,52 @@
 """paper/expected/<model>.json: the recorded run of a model that later runs are compared with (stage: verify).
 
-A copy of the recorded run's measured.json with the settings that it was made under, and digests of its parameters, base
-weights and items. Only tools/record writes it. Under other settings a value has no expectation.
+A copy of the tables of the recorded run's tables.json, one line a row and without their words, with the settings that it
+was made under, and digests of its parameters, base weights and items. Only tools/record writes it. Under other settings a
+value has no expectation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from tli.analysis.cells import Cells
+from tli.analysis.render import read_model
 from tli.analysis.results import Measured, Value, flat
+from tli.analysis.table import Column, Table
 from tli.config.parameters import Params
 from tli.io.errors import UserError
-from tli.io.files import sha256_of
-from tli.io.structured import brief, read_json
+from tli.io.files import sha256_of, write_text
+from tli.io.structured import brief, read_json, rounded
 
 PARAMETERS, BASE, ITEMS = "parameters", "base", "items"
+PAIRS = "inputs.pairs"  # the setting that holds the SHA-256 of the word list
 NAMED_BY_HASH = ("file", "name", "licence")  # of a packaged model, which its sha256 identifies
+KEYS = ("model", "settings", "digests", "tables")
 
 
-class Expected(NamedTuple):
+@dataclass(frozen=True)
+class Expected:
     """The recorded run of one model."""
 
     model: str
     settings: Measured
     digests: Mapping[str, str | None]
-    values: Measured
+    tables: Mapping[str, Table]
+
+    @cached_property
+    def cells(self) -> Cells:
+        """Every cell of its tables."""
+        return Cells(self.tables)
 
 
-def settings(params: Params, measured: Measured) -> Measured:
-    """What a value may depend on, flat: params.yaml without threads, intervals and other models; hashes of inputs.
+def settings(params: Params, pairs_sha256: str) -> Measured:
+    """What a value may depend on, flat: params.yaml without threads, intervals and other models; the word list's hash.
 
     How files are fetched and where the sweep runs change no value, nor does what only the full grid reads. The author's
     files count only where a source says that they are used. Where a packaged model's file lies does not matter.
@@ -45,8 +59,7 @@ def settings(params: Params, measured: Measured) -> Measured:
     used = {"trained", "control"} if params.pairs.source == "author" else set()
     used |= {"adapter"} if params.adapter.source == "author" else set()
     author = {"author": params.author.model_dump(mode="json", include=used)} if used else {}
-    hashes = {key: value for key, value in measured.items() if key.startswith("inputs.")}
-    return flat(shared | of_model | author) | hashes
+    return flat(shared | of_model | author) | {PAIRS: pairs_sha256}
 
 
 def difference(recorded: Measured, now: Measured) -> str:
@@ -76,17 +89,49 @@ def load(path: Path) -> Expected | None:
     if not path.is_file():
         return None
     raw = read_json(path)
-    if not isinstance(raw, dict) or raw.keys() != set(Expected._fields):
-        raise UserError(
-            f"{path}: expected the keys {', '.join(Expected._fields)}, got {brief(raw)}; restore it from git"
-        )
-    expected = Expected(**raw)
-    if expected.digests.get(PARAMETERS) != digest(expected.settings):
+    if not isinstance(raw, dict) or raw.keys() != set(KEYS):
+        raise UserError(f"{path}: expected the keys {', '.join(KEYS)}, got {brief(raw)}; restore it from git")
+    try:
+        tables = [_table(table) for table in raw["tables"]]
+        expected = Expected(raw["model"], raw["settings"], raw["digests"], {table.name: table for table in tables})
+        recorded_digest = expected.digests.get(PARAMETERS)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: expected a run as tools/record writes it, got {error!r}; restore it from git") from None
+    if recorded_digest != digest(expected.settings):
         raise UserError(
             f"{path}: digests.parameters: expected {digest(expected.settings)[:12]}…, the hash of its settings, got "
-            f"{brief(expected.digests.get(PARAMETERS))}; restore the file from git or run tools/record"
+            f"{brief(recorded_digest)}; restore the file from git or run tools/record"
         )
     return expected
+
+
+def _table(written: Mapping[str, Any]) -> Table:
+    """A table of the file; it has no title, caption or notes."""
+    columns = [Column(key, key, kind, id_) for key, kind, id_ in written["columns"]]
+    rows = [
+        {column.key: cell for column, cell in zip(columns, row, strict=True) if cell is not None}
+        for row in written["rows"]
+    ]
+    return Table(name=written["name"], title="", caption="", columns=columns, rows=rows, view=written["view"])
+
+
+def write(path: Path, expected: Expected) -> None:
+    """Writes a recorded run, with one line for each row of a table, so that a diff shows what changed."""
+    head = {"model": expected.model, "settings": expected.settings, "digests": expected.digests}
+    start = json.dumps(rounded(head), indent=2, ensure_ascii=False).removesuffix("\n}")
+    tables = ",\n".join("\n".join(_lines(table)) for table in expected.tables.values())
+    write_text(path, f'{start},\n  "tables": [\n{tables}\n  ]\n}}\n')
+
+
+def _lines(table: Table) -> Iterator[str]:
+    columns = [[column.key, column.kind, column.id] for column in table.columns]
+    start = json.dumps({"name": table.name, "view": table.view, "columns": columns}, ensure_ascii=False)
+    yield f'    {start.removesuffix("}")}, "rows": ['
+    rows = [
+        json.dumps(rounded([row.get(column.key) for column in table.columns]), ensure_ascii=False) for row in table.rows
+    ]
+    yield ",\n".join(f"      {row}" for row in rows)
+    yield "    ]}"
 
 
 def of_run(folder: Path, params: Params) -> Expected:
@@ -95,15 +140,15 @@ def of_run(folder: Path, params: Params) -> Expected:
     Raises:
         UserError: the folder holds no finished run of the model.
     """
-    measured: Measured = read_json(folder / "results" / params.model / "measured.json", "measured values by key")
-    under, build = settings(params, measured), folder / "build" / params.model
+    run = read_model(folder / "results" / params.model / "tables.json")
+    under, build = settings(params, run.pairs_sha256), folder / "build" / params.model
     items = build / "benchmarks" / "items.jsonl"
     digests = {
         PARAMETERS: digest(under),
         BASE: weights(build / "base"),
         ITEMS: sha256_of(items) if items.is_file() else None,
     }
-    return Expected(params.model, under, digests, measured)
+    return Expected(params.model, under, digests, run.tables)
 
 
 def weights(base: Path) -> str:

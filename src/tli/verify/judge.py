@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tli.analysis import published, tolerances
+from tli.analysis.cells import Cells
 from tli.analysis.results import Measured, Value, load_yaml
 from tli.analysis.tolerances import Tolerances
 from tli.config.parameters import Params
@@ -78,45 +79,54 @@ def rules(tolerance_file: Path, conclusion_file: Path, reported: Path, params: P
     return Rules(tolerances.load(tolerance_file), conclusions.load(conclusion_file, params), load_yaml(reported))
 
 
-def judge(values: Measured, recorded: Expected | None, chosen: Rules, params: Params, strict: bool = False) -> Judged:
+def judge(
+    values: Measured,
+    under: Measured,
+    recorded: Expected | None,
+    chosen: Rules,
+    params: Params,
+    strict: bool = False,
+) -> Judged:
     """Every measured and every expected value with its verdict, in the order of `values`, and every conclusion.
 
     A recorded run is expected where all its settings are this run's; what was published where the settings that it was
     published for are. A value with neither has no expectation and decides nothing.
 
     Args:
+        values: key -> value of every cell of the run's tables.
+        under: the settings of the run (`expected.settings`).
         recorded: the run to compare with; None where none is recorded.
         strict: every value outside its tolerance is a failure.
     """
-    now = expected.settings(params, values)
-    other = "none is recorded" if recorded is None else expected.difference(recorded.settings, now)
-    reference = recorded.values if recorded is not None and not other else {}
+    other = "none is recorded" if recorded is None else expected.difference(recorded.settings, under)
+    reference = recorded.cells if recorded is not None and not other else Cells({})
     parts = published.expectations(chosen.reported, params)
-    keys = dict.fromkeys([*values, *reference, *(key for part in parts for key in part["keys"])])
+    keys = dict.fromkeys([*values, *reference.by_key, *(key for part in parts for key in part["keys"])])
     checks = []
     for key in keys:
-        if key in reference:
+        if key in reference.by_key:
             checks.append(_recorded(key, values, reference, chosen.tolerances, params))
         else:
-            checks.append(_published(key, values, parts, now, other or "not in the recorded run"))
-    outcomes = conclusions.compare(chosen.conclusions, reference, values, params) if reference else []
+            checks.append(_published(key, values, parts, under, other or "not in the recorded run"))
+    compared = chosen.conclusions if reference.by_key else []
+    outcomes = conclusions.compare(compared, reference.values, values, params)
     kinds = _kinds(checks)
     return Judged(checks, outcomes, kinds, other, [*_failures(checks, outcomes, kinds, strict)])
 
 
-def _recorded(key: str, values: Measured, reference: Measured, chosen: Tolerances, params: Params) -> Check:
+def _recorded(key: str, values: Measured, reference: Cells, chosen: Tolerances, params: Params) -> Check:
     """A value beside that of the recorded run."""
-    want, value = reference[key], values.get(key)
-    tolerance, kind = chosen.tolerance(key, want, reference, params), chosen.kind(key, params)
+    cell, value = reference.by_key[key], values.get(key)
+    want, tolerance, kind = cell.value, chosen.tolerance(cell, reference.counts, params), chosen.kind(cell, params)
     if tolerance is None:
         return Check(key, want, value, None, NOT_JUDGED, kind, kind)
     return _check(key, want, value, tolerance, kind, kind, key in values)
 
 
-def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], now: Measured, other: str) -> Check:
+def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], under: Measured, other: str) -> Check:
     """A value beside the published one whose conditions this run fulfils best."""
     unmet = [
-        (part, [name for name, value in part["under"].items() if now.get(name) != value])
+        (part, [name for name, value in part["under"].items() if under.get(name) != value])
         for part in parts
         if key in part["keys"]
     ]
@@ -125,7 +135,7 @@ def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], n
     part, names = min(unmet, key=lambda pair: len(pair[1]))
     entry = part["keys"][key]
     if names:
-        why = f"{names[0]} is {now.get(names[0], '-')}, published for {part['under'][names[0]]}"
+        why = f"{names[0]} is {under.get(names[0], '-')}, published for {part['under'][names[0]]}"
         return Check(key, entry["value"], values.get(key), entry["tolerance"], NONE, why)
     tolerance = entry["tolerance"] or 0.0
     return _check(key, entry["value"], values.get(key), tolerance, OF_PUBLISHED, entry["why"], key in values)
