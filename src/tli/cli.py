@@ -484,25 +484,19 @@ def path_option(name: str, text: str) -> Callable[[F], F]:
 
 
 @main.command()
-@path_option("build", "Folder build/MODEL, with the rows of every stage.")
+@click.argument("build", type=FILE)
 @path_option("metrics", "Folder results/MODEL, with the metrics of the stages.")
-@click.option(
-    "--reported",
-    "published",
-    type=FILE,
-    default=Path("paper/reported.yaml"),
-    show_default=True,
-    help="Published values.",
-)
-@click.option(
-    "--tolerances", type=FILE, default=Path("paper/tolerances.yaml"), show_default=True, help="Drift by kind of value."
-)
+@path_option("published", "paper/reported.yaml.")
+@path_option("tolerances", "paper/tolerances.yaml, which decides the printed decimals.")
 @path_option("figures-out", "Folder of figures to write.")
 @path_option("plots-out", "Folder of curves to write, for `dvc plots`.")
 @path_option("headline", "JSON file to write: a few important numbers.")
 @out_option
 def tables(out: Path, **paths: Path) -> None:
-    """Compute all tables and figures of a model from its rows."""
+    """Compute all tables and figures of a model.
+
+    BUILD is the folder build/MODEL, with the rows of every stage.
+    """
     from tli.stages import tables as module
 
     with stage(out, torch=False) as params:
@@ -599,15 +593,20 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 
 
 @main.command("report-data")
-@path_option("results", "Folder results/MODEL, with tables.json and verify.json.")
-@path_option("build", "Folder build/MODEL, with word list, items and rows.")
+@path_option("tables", "tables.json of the model.")
+@path_option("verify", "verify.json of the model.")
+@path_option("pairs", "The checked word list.")
+@path_option("items", "The rendered benchmark items.")
+@path_option("base-rows", "Folder of the stage base-rows.")
+@path_option("similarity", "Rows of the stage similarity.")
+@path_option("score", "Rows of the stage score.")
 @out_option
-def report_data(results: Path, build: Path, out: Path) -> None:
+def report_data(out: Path, **paths: Path) -> None:
     """Collect the report's data of one model as JSON."""
     from tli.stages import report_data as module
 
-    with stage(out, results / "tables.json", results / "verify.json", torch=False) as params:
-        module.run(results=results, build=build, out=out, params=params)
+    with stage(out, paths["tables"], paths["verify"], torch=False) as params:
+        module.run(out=out, params=params, **paths)
 
 
 @main.command()

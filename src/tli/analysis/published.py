@@ -73,7 +73,7 @@ def said_of_fp4(params: Params) -> str:
 def difference(reported: Mapping[str, Any], params: Params) -> t_tests.Welch:
     """Trained against control gain from the published summaries."""
     given = [reported["before_after"][set_] for set_ in SETS]
-    first, second = ((one["n"], one["gain"], one["gain_sd"]) for one in given)
+    first, second = ((part["n"], part["gain"], part["gain_sd"]) for part in given)
     return t_tests.welch_from_summary(first, second, params.stats.confidence)
 
 
@@ -178,13 +178,13 @@ def _after(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """With the author's adapter: only arithmetic differs."""
     view, keys = own_view("as_scripted", reported), {}
     for set_ in SETS:
-        one = reported["before_after"][set_]
+        summary = reported["before_after"][set_]
         for key in ("after", "gain", "gain_sd"):
-            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(one[key], ARITHMETIC, CLOSE)
-        share = ARITHMETIC / one["gain"] + ARITHMETIC / one["gain_sd"]
+            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(summary[key], ARITHMETIC, CLOSE)
+        share = ARITHMETIC / summary["gain"] + ARITHMETIC / summary["gain_sd"]
         for key in ("t", "d_z"):
             keys[f"before_after/run,{view},{set_}/{key}"] = _entry(
-                one[key], one[key] * share, "follows from the gain and its SD"
+                summary[key], summary[key] * share, "follows from the gain and its SD"
             )
     test = difference(reported, params)
     return keys | {f"gains/run,{view}/difference": _entry(test.difference, ARITHMETIC, CLOSE)}
@@ -194,11 +194,11 @@ def _after_own(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """With an adapter trained here: the size of the gain, not its digits; no t, whose SD is that of one run."""
     view, keys = own_view("as_scripted", reported), {}
     for set_ in SETS:
-        one = reported["before_after"][set_]
-        third = one["gain"] / 3
-        keys[f"before_after/run,{view},{set_}/gain"] = _entry(one["gain"], third, WIDE)
+        summary = reported["before_after"][set_]
+        third = summary["gain"] / 3
+        keys[f"before_after/run,{view},{set_}/gain"] = _entry(summary["gain"], third, WIDE)
         keys[f"before_after/run,{view},{set_}/after"] = _entry(
-            one["after"], third + ARITHMETIC, f"{WIDE}, and {ARITHMETIC} {CLOSE}"
+            summary["after"], third + ARITHMETIC, f"{WIDE}, and {ARITHMETIC} {CLOSE}"
         )
     test = difference(reported, params)
     error = (test.difference or 0.0) / (test.t or 1.0)

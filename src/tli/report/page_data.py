@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tli.analysis import published
 from tli.analysis.render import read_model
@@ -25,46 +25,57 @@ from tli.report.cells import displayed
 from tli.report.numbers import plain
 
 MOST_ITEMS = 3000  # of one model in the page, shared evenly by the sets: all of XNLI's languages would take 5 MB
-FILES = (  # in the build folder; the page lists their hashes
-    "pairs.tsv",
-    "benchmarks/items.jsonl",
-    "base-rows/similarity.tsv",
-    "base-rows/score.tsv",
-    "similarity.tsv",
-    "score.tsv",
-)
 
 
-def collect(results: Path, build: Path, params: Params) -> dict[str, Any]:
+class Sources(NamedTuple):
+    """The files of one model that the page shows; it lists their hashes.
+
+    Attributes:
+        tables: tables.json.
+        verify: verify.json.
+        pairs: the checked word list.
+        items: the rendered benchmark items.
+        similarity: the similarity rows of the base, and those of the paper's configuration.
+        score: the scores of the base, and those of the paper's configuration.
+    """
+
+    tables: Path
+    verify: Path
+    pairs: Path
+    items: Path
+    similarity: tuple[Path, Path]
+    score: tuple[Path, Path]
+
+    @property
+    def hashes(self) -> list[tuple[str, str]]:
+        """Path -> SHA-256 of every file that exists."""
+        paths = [self.tables, self.verify, self.pairs, self.items, *self.similarity, *self.score]
+        return [(path.as_posix(), sha256_of(path)) for path in paths if path.is_file()]
+
+
+def collect(sources: Sources, params: Params) -> dict[str, Any]:
     """Everything that the page shows of one model.
-
-    Args:
-        results: results/MODEL, with tables.json and verify.json.
-        build: build/MODEL.
 
     Raises:
         UserError: a file is missing or broken.
     """
-    tables = read_model(results / "tables.json").tables
-    similarity, scores = (
-        read_files(build / "base-rows" / file, build / file) for file in ("similarity.tsv", "score.tsv")
-    )
-    paths = [*(build / file for file in FILES), results / "tables.json", results / "verify.json"]
+    tables = read_model(sources.tables).tables
+    similarity, scores = read_files(*sources.similarity), read_files(*sources.score)
     return {
         "model": params.model,
         "title": params.active.model.title,
         "of_items": said_of_items(params),
         "of_published": published.whose(params),
-        "sentences": wording.all_sentences(tables, read_json(results / "verify.json", "verdicts"), params),
+        "sentences": wording.all_sentences(tables, read_json(sources.verify, "verdicts"), params),
         "tables": {name: displayed(table) for name, table in tables.items()},
         "plots": {
             "scan": scan(tables.get("scan")),
-            "pairs": word_pairs(build / "pairs.tsv", similarity, params),
+            "pairs": word_pairs(sources.pairs, similarity, params),
             "curves": curves(tables.get("changes")),
-            "items": benchmark(build / "benchmarks" / "items.jsonl", scores, params),
+            "items": benchmark(sources.items, scores, params),
         },
         "parameters": _parameters(params),
-        "hashes": [(path.as_posix(), sha256_of(path)) for path in paths if path.is_file()],
+        "hashes": sources.hashes,
     }
 
 

@@ -13,16 +13,40 @@ from tli.io.files import write_text
 from tli.report import page_data
 
 
-def run(*, results: Path, build: Path, out: Path, params: Params) -> None:
+def run(
+    *,
+    tables: Path,
+    verify: Path,
+    pairs: Path,
+    items: Path,
+    base_rows: Path,
+    similarity: Path,
+    score: Path,
+    out: Path,
+    params: Params,
+) -> None:
     """Writes the data.
 
     Args:
-        results: results/MODEL, with tables.json and verify.json.
-        build: build/MODEL, with the word list, the items, and the rows of the base and of the paper's configuration.
+        tables: tables.json of the model.
+        verify: verify.json of the model.
+        pairs: the checked word list.
+        items: the rendered benchmark items.
+        base_rows: folder of the stage base-rows.
+        similarity: rows of the stage similarity.
+        score: rows of the stage score.
         out: the JSON file to write.
 
     Raises:
         UserError: a file is missing or broken.
     """
-    data = page_data.collect(results, build, params)
+    sources = page_data.Sources(
+        tables=tables,
+        verify=verify,
+        pairs=pairs,
+        items=items,
+        similarity=(base_rows / "similarity.tsv", similarity),
+        score=(base_rows / "score.tsv", score),
+    )
+    data = page_data.collect(sources, params)
     write_text(out, json.dumps(data, ensure_ascii=False, separators=(",", ":")) + "\n")
