@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tli.analysis import tolerances
 from tli.analysis.cells import Cells, Counts, TableCell
 from tli.analysis.render import ModelTables, read_model, write_model
 from tli.analysis.results import Measured, Results, load_yaml, read_results
-from tli.analysis.table import Cell, to_json
+from tli.analysis.table import Cell
 from tli.analysis.tolerances import Tolerances
 from tli.cli import main
 from tli.config import parameters
@@ -897,12 +899,42 @@ def test_a_recorded_run_is_of_the_committed_parameters_and_tables(path: Path) ->
     params = parameters.load(ROOT / "params.yaml", model=path.stem)
     now = expected.settings(params, str(recorded.settings[expected.PAIRS]))
     assert expected.difference(recorded.settings, now) == ""
-    show = ["git", "show", f"HEAD:results/{path.stem}/tables.json"]
-    committed = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=False)
-    if committed.returncode == 0:  # a copy without git has nothing to compare with
-        tables = {table["name"]: table for table in json.loads(committed.stdout)["tables"]}
-        assert [*recorded.tables] == [*tables]
-        for name, table in recorded.tables.items():
-            assert to_json(table)["rows"] == tables[name]["rows"]
-            columns = [(column["key"], column["kind"], column["id"]) for column in tables[name]["columns"]]
-            assert [(column.key, column.kind, column.id) for column in table.columns] == columns
+    for name, table in recorded.tables.items():
+        show = ["git", "show", f"HEAD:paper/tables/{name}.csv"]
+        committed = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=False)
+        if committed.returncode == 0:  # a copy without git has nothing to compare with
+            shown = [row for row in csv.DictReader(committed.stdout.splitlines()) if row["model"] == path.stem]
+            assert len(shown) == len(table.rows), name
+            for row, line in zip(table.rows, shown, strict=True):
+                for column in table.columns:
+                    assert reads(line[column.key], row.get(column.key)), (name, table.row_name(row), column.key)
+
+
+def reads(text: str, value: Cell) -> bool:
+    """Whether a cell of a .csv is this value, up to its last digit."""
+    if value is None:
+        return text == "-"
+    if isinstance(value, str):
+        return text.replace(",", "") == value.replace(",", "")
+    if text.startswith("<"):
+        return value < float(text.removeprefix("<"))
+    last_digit = float(Decimal(1).scaleb(int(Decimal(text).as_tuple().exponent)))
+    return abs(float(text) - value) <= 0.5 * last_digit + 1e-9 * abs(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("0.12", 0.1249, True),
+        ("0.12", 0.126, False),
+        ("1.3e+03", 1340.0, True),
+        ("1235", 1234.6, True),
+        ("<1e-4", 1e-9, True),
+        ("<1e-4", 0.01, False),
+        ("-", None, True),
+        ("0.0", None, False),
+        ("0 to 30 norm", "0 to 30, norm", True),
+    ],
+)
+def test_a_cell_reads_as_its_value(text: str, value: Cell, same: bool) -> None:
+    assert reads(text, value) is same
