@@ -105,7 +105,7 @@ def judged(under: Measured, recorded: Expected, rules: Rules, smoke: Params) -> 
     """Judges values against the recorded run; `changes` are keyword arguments of judge.judge."""
 
     def call(values: Measured, **changes: Any) -> Judged:
-        arguments = {"under": under, "recorded": recorded, "chosen": rules, "params": smoke} | changes
+        arguments = {"settings": under, "recorded": recorded, "chosen": rules, "params": smoke} | changes
         return judge.judge(values, **arguments)
 
     return call
@@ -141,7 +141,7 @@ def test_every_pattern_has_a_cell(cells: Cells, floors: Tolerances) -> None:
 
 def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Tolerances, smoke: Params) -> None:
     again = floors.measures["cosines"]._replace(name="again", columns=())
-    with pytest.raises(UserError, match="expected one measure for the key geometry/.*, got cosines, again"):
+    with pytest.raises(UserError, match=r"expected one measure for the key geometry/.*, got cosines, again"):
         Tolerances(floors.measures | {"again": again}, {}).kind(cells.by_key[CKA], smoke)
 
 
@@ -198,9 +198,7 @@ def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Toleran
         ("claims/1/here", "extremes and p"),
     ],
 )
-def test_the_kind_says_moment_and_depth(
-    key: str, kind: str, cells: Cells, floors: Tolerances, smoke: Params
-) -> None:
+def test_the_kind_says_moment_and_depth(key: str, kind: str, cells: Cells, floors: Tolerances, smoke: Params) -> None:
     """The loss reads layer 2, so that layers 0 to 3 are early."""
     assert floors.kind(cells.by_key[key], smoke) == kind
 
@@ -463,7 +461,7 @@ def test_other_settings_leave_every_value_without_an_expectation(
     smoke: Params,
 ) -> None:
     params = change(smoke, section, **updates)
-    other = judged(values, under=expected.settings(params, run.pairs_sha256), params=params)
+    other = judged(values, settings=expected.settings(params, run.pairs_sha256), params=params)
     assert other.other_setting == setting
     assert (set(verdicts(other).values()) == {NONE}) is bool(setting)
     assert not other.failures
@@ -481,10 +479,8 @@ def test_a_packaged_model_is_known_by_its_hash(real: Params) -> None:
     assert expected.difference(settings[0], settings[2]).startswith("model.sha256 is 000000000000…")
 
 
-def test_another_word_list_has_no_expectation(
-    judged: Callable[..., Judged], values: Measured, smoke: Params
-) -> None:
-    other = judged(values, under=expected.settings(smoke, 64 * "0"))
+def test_another_word_list_has_no_expectation(judged: Callable[..., Judged], values: Measured, smoke: Params) -> None:
+    other = judged(values, settings=expected.settings(smoke, 64 * "0"))
     assert other.other_setting.startswith("inputs.pairs is 000000000000…, recorded under ")
 
 
@@ -540,7 +536,8 @@ def test_a_conclusion_that_changes_fails(judged: Callable[..., Judged], values: 
     first, *_ = judged(moved).failures
     assert first.startswith(f"conclusion `{outcome.name}`: expected {outcome.expected_state}")
     marked = [
-        conclusion._replace(borderline=conclusion.keys[0].startswith("before_after/")) for conclusion in rules.conclusions
+        conclusion._replace(borderline=conclusion.keys[0].startswith("before_after/"))
+        for conclusion in rules.conclusions
     ]
     again = judged(moved, chosen=rules._replace(conclusions=marked))
     assert not any(failure.startswith("conclusion") for failure in again.failures)
@@ -669,9 +666,7 @@ def test_a_run_of_the_published_model_is_judged(published_run: Params) -> None:
     moved = measured | {AFTER: 0.43, BEFORE: 0.33, SECOND: 0.9999}
     for params, wrong in ((published_run, set()), (author, {AFTER})):
         differs = {key for key, verdict in compared(moved, params).items() if verdict == DIFFERS}
-        assert differs == {BEFORE, SECOND} | wrong, (
-            "a training of ours may differ by its seed"
-        )
+        assert differs == {BEFORE, SECOND} | wrong, "a training of ours may differ by its seed"
     less = {key: value for key, value in measured.items() if key != BEFORE}
     assert compared(less, author)[BEFORE] == DIFFERS, "what is expected must be measured"
 
