@@ -1,4 +1,4 @@
-"""The paper: no number in its source, every number from a file, with and without transfer and full grid, same bytes."""
+"""The paper: no number in its source, every number from a file, with and without scores and sweep, the same bytes."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ import matplotlib.pyplot as plt
 import pytest
 import typst
 
-from runs import SMOKE, finished, smoke_models
-from synthetic import fabricate_grid
+from runs import finished, smoke_models
 from tiny import ROOT
-from tli.analysis import render
+from tli.analysis.render import read_model
+from tli.analysis.results import load_yaml
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import CheckFailed, UserError
 from tli.io.structured import read_json, write_json
-from tli.paper import grid
-from tli.report import document
+from tli.report import document, numbers
+from tli.report.cells import texts_by_key
+from tli.stages import pages, paper
 
 SOURCE = ROOT / "paper"
 REPORTED = SOURCE / "reported.yaml"
-ABSENT = {
-    "transfer": "has no benchmark items in this run",
-    "sweep": "has no sweep over ranks",
-    "grid": "The full grid was not run",
-}
+ABSENT = {"scores": "has no benchmark items in this run", "sweep": "has no sweep over ranks"}
+GAIN = "before_after/run,2.mask.nf4,trained/gain"
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +38,26 @@ def models() -> tuple[Params, Params]:
 
 
 def paths(root: Path, models: Sequence[Params]) -> dict[str, Any]:
-    """The arguments of `document.run` for a run under `root`."""
-    given = {"source": SOURCE, "tables": root / "paper" / "tables", "figures": root / "paper" / "figures"}
-    given |= {"results": root / "results", "reported": REPORTED, "numbers": root / "numbers"}
-    return given | {"out": root / "artifact.pdf", "models": models}
+    """The arguments of the stage `paper` for a run under `root`."""
+    return {
+        "source": SOURCE,
+        "results": root / "results",
+        "figures": root / "paper" / "figures",
+        "reported": REPORTED,
+        "numbers": root / "numbers",
+        "out": root / "artifact.pdf",
+        "models": models,
+    }
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory, models: tuple[Params, Params]) -> dict[str, Any]:
-    """Arguments and the outputs of a run of both models without the full grid; read only."""
+    """The arguments of the stage, and its outputs, for a run of both models; read only."""
     root = tmp_path_factory.mktemp("paper")
     finished(root, *models)
-    made = paths(root, models)
-    document.run(**made)
-    return made
+    arguments = paths(root, models)
+    paper.run(**arguments)
+    return arguments
 
 
 def elsewhere(given: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -70,18 +74,16 @@ def content(given: dict[str, Any]) -> dict[str, Any]:
 def absent(given: dict[str, Any], data: dict[str, Any], folder: Path) -> str:
     """What the document says it does not have, of the data at hand; compiles all of it."""
     write_json(folder / "document.json", data)
-    names = [model["name"] for model in data["models"]]
-    names += [f"{model['name']}-full" for model in data["models"] if model["full"]]
-    pictures = {f"figures/{name}": given["figures"] / name for name in names}
     (folder / "all").mkdir()
-    root = document.gather(folder / "all", SOURCE, folder / "document.json", pictures)
+    figures = {model["name"]: given["figures"] / model["name"] for model in data["models"]}
+    root = document.gather(folder / "all", SOURCE, folder / "document.json", figures)
     return typst.query(root / "main.typ", "<absent>", root=root, ignore_system_fonts=True)
 
 
 MOST_PAGES = 18
 # What main.typ may say in digits: indices and constants of its equations, names of data types.
 ALLOWED = {"$ cal(L) = 1 / B sum_(i = 1)^B max (0, m + max_(j != i) s_(i j) - s_(i i)). $", "$log_2 r$", "FP4"}
-ALLOWED |= {"bfloat16", "SHA-256"}
+ALLOWED |= {"SHA-256"}
 
 
 def test_the_source_states_no_number() -> None:
@@ -93,7 +95,7 @@ def test_the_source_states_no_number() -> None:
     text = re.sub(r'#?\b(n|has|says)\("[^"]*"(, "[^"]*")*\)', "", text)  # keys
     text = re.sub(r"@[a-z]+\d{4}[a-z]+", "", text)  # works by their key in references.bib
     text = re.sub(r"columns: \([^)]*\)|width: \d+%", "", text)  # columns of a table by key, how wide a figure is
-    text = re.sub(r"#set page\(columns: 1\)|\.slice\(1\)|models\.len\(\) == 1", "", text)
+    text = re.sub(r"#set page\(columns: 1\)|\.slice\(1\)|\.slice\(0, rows\)|models\.len\(\) == 1", "", text)
     assert re.findall(r".*\d.*", text) == []
 
 
@@ -108,7 +110,7 @@ def test_every_work_is_cited_and_has_a_place_to_be_found() -> None:
 
 def test_the_same_inputs_give_the_same_bytes_and_no_date(given: dict[str, Any], tmp_path: Path) -> None:
     again = elsewhere(given, tmp_path)
-    document.run(**again)
+    paper.run(**again)
     made = given["out"].read_bytes()
     assert made.startswith(b"%PDF-")
     assert b"CreationDate" not in made
@@ -117,101 +119,125 @@ def test_the_same_inputs_give_the_same_bytes_and_no_date(given: dict[str, Any], 
         assert (again["numbers"] / name).read_bytes() == (given["numbers"] / name).read_bytes()
 
 
-def test_numbers_are_those_of_the_files(given: dict[str, Any]) -> None:
-    numbers = content(given)["numbers"]
-    gains = []
+def test_every_cell_of_a_table_is_a_number_of_the_text_as_the_table_shows_it(given: dict[str, Any]) -> None:
+    values = content(given)["numbers"]
     for params in given["models"]:
-        measured = read_json(given["results"] / params.model / "measured.json")
-        assert {f"{params.model}.run.{key}" for key in measured} <= numbers.keys()
-        gain = measured["align.trained.gain.2.mask.nf4"]
-        gains.append(numbers[f"{params.model}.run.align.trained.gain.2.mask.nf4"])
-        assert gains[-1] == f"{gain:+.4f}".replace("-", "−")
-    assert gains[0] != gains[1]
-    assert numbers["params.lora.rank"] == "16"
-    assert numbers["params.train.lr"] == "0.0002"
-    assert numbers["smollm2.params.model.sha256"] == given["models"][0].active.model.sha256
-    assert numbers["published.before_after.trained.before"] == "0.3211"
-    assert numbers["published.last_but_one"] == "31"
-    assert numbers["study.number"] == "18"
+        tables = read_model(given["results"] / params.model / "tables.json").tables
+        keys = [key for table in tables.values() for key in table.values()]
+        assert {f"{params.model}/{key}" for key in keys} <= values.keys()
+        for key, text in texts_by_key(tables).items():
+            assert values[f"{params.model}/{key}"] == text
+        gains = tables["before_after"]
+        (at,) = (index for index, row in enumerate(gains.rows) if gains.row_name(row) == "run,2.mask.nf4,trained")
+        shown = gains.text[at][[column.key for column in gains.columns].index("gain")]
+        assert values[f"{params.model}/{GAIN}"] == shown
+        assert float(shown.replace("−", "-")) == pytest.approx(gains.rows[at]["gain"], abs=0.01)
+
+
+def test_other_numbers_are_those_of_the_files(given: dict[str, Any]) -> None:
+    values = content(given)["numbers"]
+    assert values["params.lora.rank"] == "16"
+    assert values["params.train.lr"] == "0.0002"
+    assert values["smollm2/params.model.sha256"] == given["models"][0].active.model.sha256
+    assert values["smollm2/verify.claims.number"] == values["study.number"] == "18"
+
+
+def test_published_values_are_rounded_as_the_tables_do() -> None:
+    values = numbers.of_published(load_yaml(REPORTED))
+    assert values["published.before_after.trained.before"] == "0.3211"
+    assert values["published.before_after.trained.gain"] == "+0.0902"
+    assert values["published.before_after.trained.p"] == "1.3320e-240"
+    assert values["published.before_after.control.t"] == "18.45"
+    assert values["published.pilot.2"] == "0.999980"
+    assert values["published.pilot_last_but_one"] == values["published.pilot.31"] == "0.9876"
+    assert values["published.half_units.t"] == "5e-6"
+    assert values["published.last_but_one"] == "31"
 
 
 def test_a_setting_that_differs_between_models_stands_under_each(given: dict[str, Any]) -> None:
     """`train.layer: last` is another number for another depth."""
-    runs = [document.read(given["tables"], given["results"], params) for params in given["models"]]
+    runs = [document.read(given["results"], params) for params in given["models"]]
     deeper = runs[0].params.train.model_copy(update={"layer": 30})
     runs[0] = runs[0]._replace(params=runs[0].params.model_copy(update={"train": deeper}))
-    numbers = document.all_numbers(runs, document.load_yaml(REPORTED))
-    assert "params.train.layer" not in numbers
-    assert (numbers["smollm2.params.train.layer"], numbers["microworld.params.train.layer"]) == ("30", "2")
-    assert numbers["params.train.margin"] == "0.4"
+    values = numbers.all_numbers(runs, load_yaml(REPORTED))
+    assert "params.train.layer" not in values
+    assert (values["smollm2/params.train.layer"], values["microworld/params.train.layer"]) == ("30", "2")
+    assert values["params.train.margin"] == "0.4"
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_model_alone_makes_a_document(given: dict[str, Any], number: int, tmp_path: Path) -> None:
     """Of a run of one model nothing of another is read."""
     params = given["models"][number]
-    for kind in ("tables", "figures", "results"):
-        shutil.copytree(given[kind] / params.model, tmp_path / kind / params.model)
-    folders = {kind: tmp_path / kind for kind in ("tables", "figures", "results")}
-    document.run(**elsewhere(given, tmp_path) | folders | {"models": [params]})
+    folders = {kind: tmp_path / kind for kind in ("figures", "results")}
+    for kind, folder in folders.items():
+        shutil.copytree(given[kind] / params.model, folder / params.model)
+    paper.run(**elsewhere(given, tmp_path) | folders | {"models": [params]})
     assert [model["name"] for model in content(elsewhere(given, tmp_path))["models"]] == [params.model]
 
 
 def test_a_model_without_tables_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
     missing = given["models"][0].model_copy(update={"model": "lugha_llama"})
-    with pytest.raises(UserError, match=r"tables/lugha_llama/tables.json: no such file"):
-        document.run(**elsewhere(given, tmp_path) | {"models": [*given["models"], missing]})
+    with pytest.raises(UserError, match=r"results/lugha_llama/tables.json: no such file"):
+        paper.run(**elsewhere(given, tmp_path) | {"models": [*given["models"], missing]})
     assert not (tmp_path / "artifact.pdf").exists()
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "shown"),
+    ("value", "text"),
     [
-        ("run.align.trained.gain.2.mask.nf4", -0.09, "−0.0900"),
-        ("run.align.trained.p.2.mask.nf4", 3.16e-241, "3.16e-241"),
-        ("run.align.trained.t.2.mask.nf4", -37.451, "−37.45"),
-        ("run.transfer.xcopa.sw.main.change", -2.0, "−2.0"),
-        ("run.transfer.xcopa.sw.main.accuracy", 79.25, "79.2"),
-        ("run.rank.change.xnli.sw", 1.25, "+1.2"),
-        ("run.rank.change.cosine.trained.2.mask.nf4", 0.5, "+0.5000"),
-        ("run.retrieval.all.before.p1_sw_en.2.mask.nf4", 0.1079, "0.108"),
-        ("run.scan.all.cosine.1.mask.nf4", 0.99998, "0.999980"),
-        ("run.setup.parameters", 2623616, "2,623,616"),
-        ("params.stats.margins.cosine", 0.045, "0.045"),
-        ("run.anything", None, "-"),
+        (0.045, "0.045"),
+        (2e-4, "0.0002"),
+        (5e-8, "5e-8"),
+        (1e20, "1e20"),
+        (-2.5, "−2.5"),
+        (1 / 3, "0.333333333"),
+        (2623616, "2,623,616"),
+        (-3, "−3"),
+        ("q_proj, v_proj", "q_proj, v_proj"),
+        (None, "-"),
     ],
 )
-def test_a_number_is_rounded_by_its_key(key: str, value: Any, shown: str) -> None:
-    assert document.text(key, value) == shown
+def test_a_number_outside_the_tables_is_as_it_was_written(value: Any, text: str) -> None:
+    assert numbers.plain(value) == text
 
 
 @pytest.mark.parametrize(("gain", "direction"), [(0.09, "rises"), (-0.2, "falls")])
 def test_the_text_follows_the_sign(gain: float, direction: str, models: tuple[Params, Params], tmp_path: Path) -> None:
     finished(tmp_path, models[1], gain=gain)
-    made = paths(tmp_path, models[1:])
-    document.run(**made)
-    sentences = content(made)["models"][0]["said"]
+    arguments = paths(tmp_path, models[1:])
+    paper.run(**arguments)
+    sentences = content(arguments)["models"][0]["sentences"]
     other = {"rises": "falls", "falls": "rises"}[direction]
     assert direction in sentences["in_short"]
     assert other not in sentences["in_short"]
     assert f"{other} at 0" in sentences["views"]
 
 
-def test_what_a_model_lacks_is_said_in_one_sentence(given: dict[str, Any], tmp_path: Path) -> None:
-    """Without items no section on transfer, without a sweep none on rank; the other model keeps its own."""
+def test_one_sentence_says_what_a_model_lacks(given: dict[str, Any], tmp_path: Path) -> None:
+    """Without items no section on scores, without a sweep none on rank; the other model keeps its own."""
     data = content(given)
     whole = absent(given, data, tmp_path)
-    assert ABSENT["grid"] in whole
-    assert whole.count(ABSENT["transfer"]) == 1
+    assert whole.count(ABSENT["scores"]) == 1
     assert ABSENT["sweep"] not in whole
     tables = {model["name"]: model["tables"] for model in data["models"]}
-    scored = {"robustness", "xcopa", "xnli", "changes", "gap", "calibration", "odds", "classes", "baselines", "items"}
+    scored = {
+        "robustness",
+        "accuracy_by_rank",
+        "changes",
+        "gap",
+        "calibration",
+        "odds",
+        "classes",
+        "baselines",
+        "items",
+    }
     assert scored <= tables["microworld"].keys()
     assert not scored & tables["smollm2"].keys()
     for name in scored:
         del tables["microworld"][name]
     (tmp_path / "less").mkdir()
-    assert absent(given, data, tmp_path / "less").count(ABSENT["transfer"]) == 2
+    assert absent(given, data, tmp_path / "less").count(ABSENT["scores"]) == 2
     for name in ("ranks", "robustness_alignment", "trends", "equivalence"):
         del tables["microworld"][name]
     (tmp_path / "least").mkdir()
@@ -224,62 +250,31 @@ def test_every_other_model_of_params_makes_a_document(given: dict[str, Any], nam
     profile = parameters.load(ROOT / "params.yaml", model=name).active
     params = given["models"][1].model_copy(update={"model": name, "models": (name,), "profiles": {name: profile}})
     finished(tmp_path, params)
-    made = paths(tmp_path, [params])
-    document.run(**made)
-    (model,) = content(made)["models"]
+    arguments = paths(tmp_path, [params])
+    paper.run(**arguments)
+    (model,) = content(arguments)["models"]
     assert model["source"] == "hub"
     assert model["published_model"] == (name != "qwen3")
     assert ("robustness" in model["tables"]) == ("as_described" in model["views"]) == (name != "lugha_llama_early")
     assert ("first 2 of 32 blocks" in model["left_out"]) == (name == "lugha_llama_early")
 
 
-def test_the_full_grid_is_quoted_where_it_was_run(given: dict[str, Any], tmp_path: Path) -> None:
-    microworld = given["models"][1]
-    arms = {
-        name: parameters.load(SMOKE, arm=name, model="microworld")
-        for name in (*microworld.sweep.arms, *microworld.sweep.bos_arms)
-    }
-    rows = fabricate_grid(tmp_path / "rows", microworld, arms)
-    for kind in ("tables", "figures"):
-        shutil.copytree(given[kind], tmp_path / kind)
-    full = [tmp_path / kind / "microworld-full" for kind in ("tables", "figures")]
-    grid.run(rows, *full, tmp_path / "full.json", microworld, arms)
-    made = elsewhere(given, tmp_path) | {kind: tmp_path / kind for kind in ("tables", "figures")}
-    document.run(**made)
-    assert made["out"].read_bytes() != given["out"].read_bytes()
-    data = content(made)
-    quoted = {model["name"]: model["full"] for model in data["models"]}
-    assert quoted["smollm2"] is None
-    assert quoted["microworld"]["tables"].keys() == render.read(full[0]).tables.keys()
-    assert quoted["microworld"]["bases"].startswith("2 bases")
-    assert quoted["microworld"]["revision"] == ""
-    assert ABSENT["grid"] not in absent(made, data, tmp_path)
-
-
-def test_tables_of_an_earlier_revision_are_named_as_such() -> None:
-    """The committed full grid says where it comes from; the document passes it on."""
-    page = render.read(ROOT / "paper" / "tables" / "microworld-full")
-    text = (ROOT / "paper" / "tables" / "microworld-full" / "README.md").read_text(encoding="utf-8")
-    assert (f"From an earlier revision ({page.revision})" in text) == ("earlier revision" in text)
-    assert "come from an earlier revision" in (SOURCE / "main.typ").read_text(encoding="utf-8")
-
-
 def test_a_key_that_no_file_has_is_one_line(given: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(SOURCE, tmp_path / "paper", ignore=shutil.ignore_patterns("tables", "figures", "numbers"))
     with (tmp_path / "paper" / "main.typ").open("a", encoding="utf-8") as file:
-        file.write('\n#n("run.loss_of_nothing")\n')
-    made = elsewhere(given, tmp_path) | {"source": tmp_path / "paper"}
-    with pytest.raises(CheckFailed, match=r"\w+\.typ:\d+: dictionary does not contain key .*; mend the source"):
-        document.run(**made)
-    assert not made["out"].exists()
+        file.write('\n#n("setup/nothing/here")\n')
+    arguments = elsewhere(given, tmp_path) | {"source": tmp_path / "paper"}
+    with pytest.raises(CheckFailed, match=r"\w+\.typ:\d+: dictionary does not contain key .*; correct the source"):
+        paper.run(**arguments)
+    assert not arguments["out"].exists()
 
 
 LATEX = r"""\documentclass{article}
 \usepackage[T1]{fontenc}\usepackage[utf8]{inputenc}\usepackage{booktabs,amssymb,graphicx}
 \input{numbers}
 \begin{document}
-Rank \tli{params.lora.rank}: \tli{smollm2.run.align.trained.gain.2.mask.nf4}.
-p \tli{microworld.run.align.trained.p.2.mask.nf4}.
+Rank \tli{params.lora.rank}: \tli{smollm2/before_after/run,2.mask.nf4,trained/gain}.
+p \tli{microworld/before_after/run,2.mask.nf4,trained/p}.
 TABLES
 \end{document}
 """
@@ -288,7 +283,8 @@ TABLES
 def test_the_tables_and_the_numbers_compile_in_latex(given: dict[str, Any], tmp_path: Path) -> None:
     if shutil.which("pdflatex") is None:
         pytest.skip("no LaTeX on this machine: pdflatex is not in PATH")
-    tables = given["tables"] / "microworld"
+    tables = tmp_path / "tables"
+    pages.run(results=given["results"], figures=given["figures"], out=tables, models=given["models"])
     names = sorted(path.stem for path in tables.glob("*.tex"))
     for path in (*tables.glob("*.tex"), given["numbers"] / "numbers.tex"):
         shutil.copyfile(path, tmp_path / path.name)
@@ -305,26 +301,29 @@ def test_the_tables_and_the_numbers_compile_in_latex(given: dict[str, Any], tmp_
 
 
 @pytest.fixture(scope="module")
-def committed() -> list[document.Run]:
-    """The committed run of every model of params.yaml."""
+def last_run() -> list[numbers.ModelRun]:
+    """The last run in this checkout, of every model of params.yaml."""
     first = parameters.load(ROOT / "params.yaml")
+    for model in first.models:
+        if not (ROOT / "results" / model / "tables.json").is_file():
+            pytest.skip(f"results/{model}/tables.json: no such file; run `dvc repro`")
     each = [parameters.load(ROOT / "params.yaml", model=model) for model in first.models]
-    return [document.read(ROOT / "paper" / "tables", ROOT / "results", params) for params in each]
+    return [document.read(ROOT / "results", params) for params in each]
 
 
-def test_the_committed_run_makes_a_paper_in_two_columns(committed: list[document.Run], tmp_path: Path) -> None:
+def test_the_run_makes_a_paper_in_two_columns(last_run: list[numbers.ModelRun], tmp_path: Path) -> None:
     """On most pages text stands left and right of the middle, and next to nothing in it: figures across both aside."""
-    write_json(tmp_path / "document.json", document.content(committed, document.load_yaml(REPORTED)))
+    write_json(tmp_path / "document.json", document.content(last_run, load_yaml(REPORTED)))
     (tmp_path / "all").mkdir()
-    pictures = document.pictures(ROOT / "paper" / "figures", committed)
-    root = document.gather(tmp_path / "all", SOURCE, tmp_path / "document.json", pictures)
-    made = typst.compile(root / "main.typ", root=root, ignore_system_fonts=True, format="png", ppi=50)
-    pages = [plt.imread(io.BytesIO(page), format="png")[..., :3].min(axis=-1) for page in made]
-    assert 6 <= len(pages) <= MOST_PAGES
+    figures = {run.params.model: ROOT / "paper" / "figures" / run.params.model for run in last_run}
+    root = document.gather(tmp_path / "all", SOURCE, tmp_path / "document.json", figures)
+    images = typst.compile(root / "main.typ", root=root, ignore_system_fonts=True, format="png", ppi=50)
+    rasters = [plt.imread(io.BytesIO(image), format="png")[..., :3].min(axis=-1) for image in images]
+    assert 6 <= len(rasters) <= MOST_PAGES
     in_columns = 0
-    for page in pages:
+    for page in rasters:
         middle, ink = page.shape[1] // 2, page < 0.75
         left, gutter, right = ink[:, : middle - 8], ink[:, middle - 1 : middle + 2], ink[:, middle + 8 :]
         lines = left.any(axis=1) & right.any(axis=1)
         in_columns += bool(lines.mean() > 0.3 and (lines & ~gutter.any(axis=1)).sum() > 0.6 * lines.sum())
-    assert in_columns > len(pages) / 2
+    assert in_columns > len(rasters) / 2

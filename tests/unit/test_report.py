@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -15,19 +14,17 @@ from typing import Any
 import pytest
 
 import browser
-from runs import SMOKE, finished, smoke_models
-from synthetic import fabricate_grid
+from runs import finished, smoke_models
 from tiny import ROOT
+from tli.analysis.render import read_model
 from tli.analysis.results import Rows, load_yaml
-from tli.config import parameters
+from tli.analysis.row_file import read_files
 from tli.config.parameters import Params
 from tli.data.benchmarks.items import write_items
 from tli.data.benchmarks.prompts import Item
 from tli.io.errors import UserError
-from tli.paper import grid
 from tli.report import dag
-from tli.report import page as report
-from tli.report import page_data as report_data
+from tli.stages import report, report_data
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")  # a folder to keep them in
 LEXICAL, SCORED = "smollm2", "microworld"  # the models of the page, without and with items
@@ -39,7 +36,7 @@ def models() -> tuple[Params, Params]:
 
 
 def items(rows: Rows) -> list[Item]:
-    """Texts for the invented scores: an item for each, the right option named so."""
+    """Texts for the invented scores: an item for each, the right choice named so."""
     made = []
     for set_ in rows.sets("label"):
         task, language = set_.split(".")
@@ -49,11 +46,25 @@ def items(rows: Rows) -> list[Item]:
     return made
 
 
-def data_of(root: Path, made: dict[str, Any], params: Params) -> dict[str, Any]:
+def data_of(root: Path, run: dict[str, Any], params: Params) -> dict[str, Any]:
     """The arguments of `report_data.run` for a model of the run under `root`."""
-    given = {name: made[name] for name in ("pairs", "items", "base_rows", "align", "transfer", "verify")}
-    out = root / "build" / "report" / f"{params.model}.json"
-    return given | {"tables": root / "paper" / "tables", "out": out, "params": params}
+    build = run["build"]
+    return {
+        "tables": run["out"],
+        "verify": run["verify"],
+        "pairs": build / "pairs.tsv",
+        "items": build / "benchmarks" / "items.jsonl",
+        "base_rows": build / "base-rows",
+        "similarity": build / "similarity.tsv",
+        "score": build / "score.tsv",
+        "out": root / "build" / "report" / f"{params.model}.json",
+        "params": params,
+    }
+
+
+def scores_of(arguments: dict[str, Any]) -> Rows:
+    """The scores of the base and of the paper's configuration."""
+    return read_files(arguments["base_rows"] / "score.tsv", arguments["score"])
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +74,7 @@ def gathered(tmp_path_factory: pytest.TempPathFactory, models: tuple[Params, Par
     runs = finished(root, *models)
     given = {params.model: data_of(root, runs[params.model], params) for params in models}
     for arguments in given.values():
-        scored = Rows(arguments["base_rows"] / "score.tsv", arguments["transfer"])
-        write_items(arguments["items"], items(scored))
+        write_items(arguments["items"], items(scores_of(arguments)))
         report_data.run(**arguments)
     return given
 
@@ -157,16 +167,34 @@ def test_the_data_are_the_rows(given: dict[str, Any], gathered: dict[str, dict[s
     data = inside(given["out"])
     assert [*data] == [LEXICAL, SCORED]
     for model, arguments in gathered.items():
-        align = Rows(arguments["base_rows"] / "similarity.tsv", arguments["align"])
+        similarity = read_files(arguments["base_rows"] / "similarity.tsv", arguments["similarity"])
         at = data[model]["pairs"]["views"].index("2.content.fp4")
         for swahili, _, set_, before, after in data[model]["pairs"]["rows"]:
-            for cell, values in (("base", before), ("main", after)):
-                assert values[at] == round(align.one(cell, set_, "2.content.fp4", "cosine", swahili), 4)
+            for run, values in (("base", before), ("main", after)):
+                assert values[at] == round(similarity.one(run, set_, "2.content.fp4", "cosine", swahili), 4)
     assert data[LEXICAL]["items"] == []
     (swahili_nli,) = (set_ for set_ in data[SCORED]["items"] if set_["name"] == "XNLI-form, Swahili")
-    chosen = [*Rows(gathered[SCORED]["transfer"]).each("main", "xnli.sw", "-", "pred").values()]
+    chosen = [*scores_of(gathered[SCORED]).each("main", "xnli.sw", "-", "pred").values()]
     assert [row[6] for row in swahili_nli["rows"]] == chosen
     assert {row[1][row[2]].split()[0] for row in swahili_nli["rows"]} == {"right"}
+
+
+def test_the_curves_are_the_table_of_changes(given: dict[str, Any], gathered: dict[str, dict[str, Any]]) -> None:
+    data = inside(given["out"])
+    changes = read_model(gathered[SCORED]["tables"]).tables["changes"]
+    for name, points in data[SCORED]["curves"].items():
+        task, language = name.split(", ")
+        rows = changes.matching(task=task, language=language)
+        assert points == [[row.get(key) for key in ("rank", "change", "low", "high")] for row in rows]
+    assert len(data[SCORED]["curves"]) == 4
+    assert data[LEXICAL]["curves"] == {}
+
+
+def test_every_table_names_its_module_and_stages(given: dict[str, Any], gathered: dict[str, dict[str, Any]]) -> None:
+    text = given["out"].read_text(encoding="utf-8")
+    names = {name for arguments in gathered.values() for name in read_model(arguments["tables"]).tables}
+    assert {name for name in names if f"<code>src/tli/tables/{name}.py</code>" in text} == names
+    assert "rows of the stages <code>base-rows</code>, <code>similarity</code>" in text
 
 
 def test_each_model_has_its_views_and_the_first_of_the_run_comes_first(given: dict[str, Any], tmp_path: Path) -> None:
@@ -190,25 +218,6 @@ def test_a_model_whose_data_are_missing_is_one_line(given: dict[str, Any], tmp_p
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_full_grid_s_arms_join_the_curves(
-    given: dict[str, Any], gathered: dict[str, dict[str, Any]], models: tuple[Params, Params], tmp_path: Path
-) -> None:
-    params = models[1]
-    arms = {
-        name: parameters.load(SMOKE, arm=name, model=SCORED) for name in (*params.sweep.arms, *params.sweep.bos_arms)
-    }
-    rows = fabricate_grid(tmp_path / "rows", params, arms)
-    tables = tmp_path / "tables"
-    shutil.copytree(gathered[SCORED]["tables"], tables)
-    grid.run(rows, tables / f"{SCORED}-full", tmp_path / "figures", tmp_path / "full.json", params, arms)
-    report_data.run(**gathered[SCORED] | {"tables": tables, "out": tmp_path / f"{SCORED}.json"})
-    report.run(**given | {"folder": tmp_path, "models": [SCORED], "out": tmp_path / "full.html"})
-    curves = inside(tmp_path / "full.html")[SCORED]["curves"]
-    for arms_of in curves.values():
-        assert {"sweep, this base", "2r, over bases", "bos, over bases"} <= arms_of.keys()
-    assert curves.keys() == inside(given["out"])[SCORED]["curves"].keys()
-
-
 def test_a_base_without_items_says_so_and_has_no_empty_views(given: dict[str, Any]) -> None:
     text = given["out"].read_text(encoding="utf-8")
     first, second = text.split('data-model="')[1:]
@@ -218,17 +227,17 @@ def test_a_base_without_items_says_so_and_has_no_empty_views(given: dict[str, An
 
 def test_the_drawing_has_every_stage_and_no_edge_that_another_way_implies() -> None:
     pipeline = load_yaml(ROOT / "dvc.yaml")
-    found = {stage.name: stage for stage in dag.stages(pipeline)}
-    assert found.keys() == pipeline["stages"].keys()
-    assert found["microworld"].after == ("check",)
-    assert found["similarity"].after == ("train",)
-    assert found["sweep-train"].after == ("quantize",), "base, before it, has the words"
-    assert found["verify"].after == ("tables",)
-    assert found["paper"].after == found["report-data"].after == ("verify",)
-    assert found["report"].after == ("report-data",)
-    drawn = dag.draw([*found.values()])
-    assert drawn.count("<rect") == len(found)
-    assert drawn.count("<path") == sum(len(stage.after) for stage in found.values())
+    stages = {stage.name: stage for stage in dag.stages(pipeline)}
+    assert stages.keys() == pipeline["stages"].keys()
+    assert stages["microworld"].after == ("check",)
+    assert stages["similarity"].after == ("train",)
+    assert stages["sweep-train"].after == ("quantize",), "base, before it, has the words"
+    assert stages["verify"].after == ("tables",)
+    assert stages["paper"].after == stages["report-data"].after == ("verify",)
+    assert stages["report"].after == ("report-data",)
+    drawing = dag.draw([*stages.values()])
+    assert drawing.count("<rect") == len(stages)
+    assert drawing.count("<path") == sum(len(stage.after) for stage in stages.values())
 
 
 # In the browser.
@@ -315,11 +324,11 @@ def test_nothing_can_leave_the_page(tab: browser.Tab) -> None:
 def test_search_finds_a_word_in_either_language(tab: browser.Tab, model: str) -> None:
     for word in ("NENO3", "word-neno3"):
         put(tab, f"pair-search-{model}", word)
-        assert tab.run(text_of(f"pair-said-{model}")).startswith("1 of 12 pairs")
+        assert tab.run(text_of(f"pair-text-{model}")).startswith("1 of 12 pairs")
         assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .hit').length") == 1
-        assert "neno3 / word-neno3" in tab.run(text_of(f"pair-found-{model}"))
+        assert "neno3 / word-neno3" in tab.run(text_of(f"pair-matches-{model}"))
     put(tab, f"pair-search-{model}", "no such word")
-    assert tab.run(text_of(f"pair-said-{model}")).startswith("0 of 12 pairs")
+    assert tab.run(text_of(f"pair-text-{model}")).startswith("0 of 12 pairs")
     put(tab, f"pair-search-{model}", "")
     tab.run(f"document.getElementById('pair-control-{model}').click()")
     assert tab.run(f"document.querySelectorAll('#pair-plot-{model} .dot').length") == 8
@@ -340,10 +349,10 @@ def test_toggles_change_the_plots(tab: browser.Tab, model: str) -> None:
     put(tab, f"pair-view-{model}", "1", "change")
     assert tab.run(dots) != before
     if model == SCORED:
-        first = tab.run(text_of(f"curve-said-{model}"))
+        first = tab.run(text_of(f"curve-text-{model}"))
         names = tab.run(f"[...document.querySelectorAll('#curve-outcome-{model} option')].map((one) => one.value)")
         put(tab, f"curve-outcome-{model}", names[-1], "change")
-        assert tab.run(text_of(f"curve-said-{model}")) != first
+        assert tab.run(text_of(f"curve-text-{model}")) != first
 
 
 def test_the_arrow_keys_read_a_layer(tab: browser.Tab, model: str) -> None:
@@ -351,18 +360,18 @@ def test_the_arrow_keys_read_a_layer(tab: browser.Tab, model: str) -> None:
     lines = []
     for _ in range(2):
         tab.run(f"{at}.dispatchEvent(new KeyboardEvent('keydown', {{key: 'ArrowRight'}}))")
-        lines.append(tab.run(text_of(f"scan-said-{model}")))
+        lines.append(tab.run(text_of(f"scan-text-{model}")))
     assert [line.split(",")[0] for line in lines] == ["Layer 0", "Layer 1"]
     assert "translations 0." in lines[1]
 
 
 def test_the_explorer_keeps_the_flipped_items(tab: browser.Tab, gathered: dict[str, dict[str, Any]]) -> None:
     put(tab, "model", SCORED, "change")
-    transfer = Rows(gathered[SCORED]["base_rows"] / "score.tsv", gathered[SCORED]["transfer"])
-    before, after = (transfer.each(cell, "xcopa.en", "-", "pred") for cell in ("base", "main"))
+    scores = scores_of(gathered[SCORED])
+    before, after = (scores.each(run, "xcopa.en", "-", "pred") for run in ("base", "main"))
     flipped = sum(before[item] != after[item] for item in before)
     put(tab, f"item-filter-{SCORED}", "flipped", "change")
-    assert tab.run(text_of(f"item-said-{SCORED}")).startswith(f"{flipped} of 20 items")
+    assert tab.run(text_of(f"item-text-{SCORED}")).startswith(f"{flipped} of 20 items")
     assert tab.run(f"document.querySelectorAll('#item-list-{SCORED} .flip').length") == min(flipped, 10)
     put(tab, f"item-filter-{SCORED}", "all", "change")
     put(tab, f"item-search-{SCORED}", "xcopa.en.test.0007")
