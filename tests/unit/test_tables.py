@@ -85,8 +85,6 @@ def test_a_table_module_keeps_to_its_contract(name: str, smoke: Params) -> None:
         "sweep-train",
         "sweep-score",
     }
-    lines = len(Path(str(module.__file__)).read_text(encoding="utf-8").splitlines())
-    assert lines <= 170, f"{name}: {lines} lines"
 
 
 def test_every_number_has_one_key(written: render.ModelTables) -> None:
@@ -301,7 +299,9 @@ def test_formats() -> None:
         (12.3456, "t", 0.8, "12"),
         (0.912345, "cosine", None, "0.9123"),
         (61.25, "percent", 2.5, "61"),
-        (123.456, "magnitude", 6.0, "1.2e+02"),
+        (123.456, "magnitude", 6.0, "120"),
+        (73.2, "number", 25.0, "73"),
+        (123456.7, "number", None, "1.235e+05"),
     ],
 )
 def test_decimals_are_those_that_processors_agree_on(value: float, kind: Any, step: float | None, text: str) -> None:

@@ -210,7 +210,7 @@ def write_pages(folder: Path, intro: Sequence[str], models: Sequence[ModelTables
         write_text(made / "README.md", readme(intro, tables, models, figures))
 
 
-MOST_ROWS = 100  # of a table that README.md shows; longer ones are linked
+MOST_ROWS = 40  # of a table that README.md shows; longer ones are linked
 
 
 def readme(intro: Sequence[str], tables: Sequence[Table], models: Sequence[ModelTables], figures: str) -> str:

@@ -77,9 +77,15 @@ class Tolerances:
         """The kind of a cell: `cosines, after training, deep`; of exact and shown values the measure alone."""
         return kind_of(self.measure(cell), cell, params)
 
-    def largest_drift(self, kind: str) -> float:
-        """The largest drift recorded of a kind, in its unit; 0 where none is recorded."""
-        return max((drift for by_run in self.drifts.get(kind, {}).values() for drift in by_run.values()), default=0.0)
+    def largest_drift(self, kind: str, model: str = "") -> float:
+        """The largest drift recorded of a kind, in its unit; 0 where none is recorded.
+
+        Args:
+            model: only this model's, where one is recorded.
+        """
+        by_model = self.drifts.get(kind, {})
+        chosen = [by_model[model]] if model in by_model else by_model.values()
+        return max((drift for by_run in chosen for drift in by_run.values()), default=0.0)
 
     def drift_limit(self, kind: str) -> float:
         """max(2 x largest drift, floor) of a kind, in its unit."""
@@ -101,8 +107,9 @@ class Tolerances:
     def steps(self, results: Results, params: Params) -> Steps:
         """A function of a table's cell: twice the largest drift of its kind, in the unit of the value.
 
-        It decides the printed decimals. It is None where no drift is recorded, or where the value cannot drift. A value
-        that is shown but not judged has the drift of the other values in columns of its kind.
+        It decides the printed decimals. The drift is the model's own where one is recorded, else that of any model. It
+        is None where no drift is recorded, or where the value cannot drift. A value that is shown but not judged has
+        the drift of the other values in columns of its kind.
         """
         counts = Counts.of_results(results, params)
 
@@ -113,7 +120,7 @@ class Tolerances:
                 measure = self._by_column[column.kind]
             if measure.unit in (EXACT, SHOWN) or not isinstance(cell.value, int | float):
                 return None
-            drift = self.largest_drift(kind_of(measure, cell, params))
+            drift = self.largest_drift(kind_of(measure, cell, params), params.model)
             return 2 * drift * size(cell, measure, counts, params) if drift else None
 
         return step
