@@ -187,7 +187,7 @@ def shown(value: Cell, kind: Kind, step: float | None = None) -> str:
     if not math.isfinite(value):
         raise ValueError(f"a table's value must be finite, got {value}")
     if kind == "p":
-        return f"{value:.2g}" if value >= 0.1 else f"{value:.4f}" if value >= LEAST_P else "<1e-4"
+        return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}" if value >= LEAST_P else "<1e-4"
     if kind in ("count", "flips") or isinstance(value, int):
         return f"{value:,.0f}".replace("-0", "0") if abs(value) < 0.5 else f"{value:,.0f}"
     steady = math.inf if not step else -math.ceil(math.log10(step) - 1e-9)
