@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from synthetic import as_paper, fabricate
-from tli import tables
+from tli.stages import tables
 from tli.analysis import claims, published
 from tli.analysis.claims import Values
 from tli.analysis.premises import Premises
@@ -141,7 +141,7 @@ def test_the_table_reads_the_cells_of_the_tables_before_it(smoke: Params) -> Non
     results = Results(NO_ROWS, {}, load_yaml(REPORTED), NO_PREMISES)
     results.tables |= {table.name: table for table in as_tables(values)}
     assert {key: value for key, value in results.values.items() if value is not None} == values
-    table = tables.compute("claims", results, smoke, lambda _: lambda *_: None)
+    table = tables.compute("claims", results, smoke, lambda *_: None)
     assert [row["id"] for row in table.rows] == [*range(1, 19)]
     assert [row["source"] for row in table.rows].count("✓") == 13
     assert {row["id"]: row["verdict"] for row in table.rows} == {
@@ -181,7 +181,7 @@ def test_every_value_that_claims_look_up_is_measured_by_a_run(
     made = fabricate(tmp_path_factory.mktemp("run"), smoke)
     results = read_results(made["build"], made["metrics"], made["published"], smoke)
     for name in ("setup", "scan", "before_after", "gains", "audit", "claims"):
-        tables.compute(name, results, smoke, lambda _: lambda *_: None)
+        tables.compute(name, results, smoke, lambda *_: None)
     places = claims.places(results.values, smoke)
     keys = {
         key.format_map(places) for entry in results.published["claims"] for key in entry.get("look_up", {}).values()

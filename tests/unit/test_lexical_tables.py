@@ -14,7 +14,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from synthetic import as_paper, fabricate, named, with_blocks
-from tli import tables
+from tli.stages import tables
 from tli.analysis import published
 from tli.analysis.lora_factor import factor
 from tli.analysis.massive import massive_activation
@@ -62,7 +62,7 @@ def read(made: Mapping[str, Any]) -> Results:
 
 
 def compute(name: str, results: Results, params: Params) -> Table:
-    return tables.compute(name, results, params, lambda _: lambda table, row, column: None)
+    return tables.compute(name, results, params, lambda *_: None)
 
 
 def similarity(made: Mapping[str, Any]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from tiny import ROOT
-from tli import tables
+from tli.stages import tables
 from tli.analysis.results import COLUMNS, Results, Rows
 from tli.config.parameters import Params, Project, load
 from tli.data.words.lexicon import Pair, read_pairs
@@ -208,7 +208,7 @@ def test_the_figure_is_the_same_to_the_byte_and_describes_its_rows(tmp_path: Pat
 
 def test_the_table_has_the_distance_ratio_in_every_space(tmp_path: Path, params: Params) -> None:
     measured = fabricated(tmp_path, params, 0.0, views(params))
-    table = tables.compute("projection", measured, params, lambda _: lambda table, row, column: None)
+    table = tables.compute("projection", measured, params, lambda *_: None)
     assert [row["space"] for row in table.rows] == 2 * ["embeddings", "PCA", "t-SNE"]
     assert {row["ratio_before"] for row in table.rows} == {0.5}
     assert table.values()["projection/2.content.nf4,embeddings/p1_after"] == 0.4

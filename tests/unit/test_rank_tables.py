@@ -17,7 +17,7 @@ from statsmodels.stats.multitest import multipletests
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli import tables
+from tli.stages import tables
 from tli.analysis import outcomes, render, robustness
 from tli.analysis.effects import TESTS, Effect, effects, verdict
 from tli.analysis.outcomes import Outcome, Values
@@ -47,7 +47,7 @@ def read(made: dict[str, Any], params: Params) -> Results:
 
 
 def compute(name: str, results: Results, params: Params) -> Table:
-    return tables.compute(name, results, params, lambda _: lambda *_: None)
+    return tables.compute(name, results, params, lambda *_: None)
 
 
 def changed(results: Results, change: Callable[[Any], Any]) -> Results:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import synthetic
 from tiny import ROOT, SHARED
-from tli import tables
+from tli.stages import tables
 from tli.analysis import render
 from tli.analysis.results import read_results
 from tli.analysis.table import Table
@@ -380,7 +380,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def compute(made: dict[str, Any], *names: str) -> dict[str, Table]:
     results = read_results(made["build"], made["metrics"], made["published"], made["params"])
-    return {name: tables.compute(name, results, made["params"], lambda _: lambda *_: None) for name in names}
+    return {name: tables.compute(name, results, made["params"], lambda *_: None) for name in names}
 
 
 def test_every_language_reaches_the_tables_under_its_split(made: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli import tables
+from tli.stages import tables
 from tli.analysis import render
 from tli.analysis.results import Results, read_results, run_name
 from tli.analysis.scores import CLASSES, TASKS
@@ -38,7 +38,7 @@ def read(made: dict[str, Any], params: Params) -> Results:
 
 
 def compute(name: str, results: Results, params: Params) -> Table:
-    return tables.compute(name, results, params, lambda _: lambda *_: None)
+    return tables.compute(name, results, params, lambda *_: None)
 
 
 def text(table: Table) -> str:

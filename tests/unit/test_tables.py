@@ -113,7 +113,8 @@ def test_models_stand_side_by_side(made: dict[str, Any], smoke: Params, tmp_path
     del other.tables["odds"]  # type: ignore[attr-defined]
     for one in (first, other):
         render.write_model(tmp_path / "results" / one.model / "tables.json", one)
-    models = [smoke.model_copy(update={"model": one.model}) for one in (first, other)]
+    profiles = {**smoke.profiles, "other": smoke.active}
+    models = [smoke.model_copy(update={"model": one.model, "profiles": profiles}) for one in (first, other)]
     pages.run(results=tmp_path / "results", figures=tmp_path / "figures", out=tmp_path / "tables", models=models)
     joined = {table.name: table for table in render.side_by_side([first, other])}
     assert [row["model"] for row in joined["scan"].rows] == [first.model] * 12 + ["other"] * 12

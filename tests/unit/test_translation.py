@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
-from tli import tables
+from tli.stages import tables
 from tli.analysis.results import COLUMNS, Results
 from tli.analysis.table import Table
 from tli.config.parameters import Params, Probe
@@ -134,7 +134,7 @@ def results(path: Path) -> Results:
 
 
 def table(path: Path, params: Params) -> Table:
-    return tables.compute("translation", results(path), params, lambda _: lambda *_: None)
+    return tables.compute("translation", results(path), params, lambda *_: None)
 
 
 @pytest.fixture(scope="module")

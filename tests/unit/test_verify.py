@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tli.analysis import tolerances
 from tli.analysis.cells import Cells, Counts, TableCell
 from tli.analysis.render import ModelTables, read_model, write_model
 from tli.analysis.results import Measured, Results, load_yaml, read_results
-from tli.analysis.table import Cell, to_json
+from tli.analysis.table import Cell
 from tli.analysis.tolerances import Tolerances
 from tli.cli import main
 from tli.config import parameters
@@ -105,7 +107,7 @@ def judged(under: Measured, recorded: Expected, rules: Rules, smoke: Params) -> 
     """Judges values against the recorded run; `changes` are keyword arguments of judge.judge."""
 
     def call(values: Measured, **changes: Any) -> Judged:
-        arguments = {"under": under, "recorded": recorded, "chosen": rules, "params": smoke} | changes
+        arguments = {"settings": under, "recorded": recorded, "chosen": rules, "params": smoke} | changes
         return judge.judge(values, **arguments)
 
     return call
@@ -141,7 +143,7 @@ def test_every_pattern_has_a_cell(cells: Cells, floors: Tolerances) -> None:
 
 def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Tolerances, smoke: Params) -> None:
     again = floors.measures["cosines"]._replace(name="again", columns=())
-    with pytest.raises(UserError, match="expected one measure for the key geometry/.*, got cosines, again"):
+    with pytest.raises(UserError, match=r"expected one measure for the key geometry/.*, got cosines, again"):
         Tolerances(floors.measures | {"again": again}, {}).kind(cells.by_key[CKA], smoke)
 
 
@@ -198,9 +200,7 @@ def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Toleran
         ("claims/1/here", "extremes and p"),
     ],
 )
-def test_the_kind_says_moment_and_depth(
-    key: str, kind: str, cells: Cells, floors: Tolerances, smoke: Params
-) -> None:
+def test_the_kind_says_moment_and_depth(key: str, kind: str, cells: Cells, floors: Tolerances, smoke: Params) -> None:
     """The loss reads layer 2, so that layers 0 to 3 are early."""
     assert floors.kind(cells.by_key[key], smoke) == kind
 
@@ -463,7 +463,7 @@ def test_other_settings_leave_every_value_without_an_expectation(
     smoke: Params,
 ) -> None:
     params = change(smoke, section, **updates)
-    other = judged(values, under=expected.settings(params, run.pairs_sha256), params=params)
+    other = judged(values, settings=expected.settings(params, run.pairs_sha256), params=params)
     assert other.other_setting == setting
     assert (set(verdicts(other).values()) == {NONE}) is bool(setting)
     assert not other.failures
@@ -481,10 +481,8 @@ def test_a_packaged_model_is_known_by_its_hash(real: Params) -> None:
     assert expected.difference(settings[0], settings[2]).startswith("model.sha256 is 000000000000…")
 
 
-def test_another_word_list_has_no_expectation(
-    judged: Callable[..., Judged], values: Measured, smoke: Params
-) -> None:
-    other = judged(values, under=expected.settings(smoke, 64 * "0"))
+def test_another_word_list_has_no_expectation(judged: Callable[..., Judged], values: Measured, smoke: Params) -> None:
+    other = judged(values, settings=expected.settings(smoke, 64 * "0"))
     assert other.other_setting.startswith("inputs.pairs is 000000000000…, recorded under ")
 
 
@@ -540,7 +538,8 @@ def test_a_conclusion_that_changes_fails(judged: Callable[..., Judged], values: 
     first, *_ = judged(moved).failures
     assert first.startswith(f"conclusion `{outcome.name}`: expected {outcome.expected_state}")
     marked = [
-        conclusion._replace(borderline=conclusion.keys[0].startswith("before_after/")) for conclusion in rules.conclusions
+        conclusion._replace(borderline=conclusion.keys[0].startswith("before_after/"))
+        for conclusion in rules.conclusions
     ]
     again = judged(moved, chosen=rules._replace(conclusions=marked))
     assert not any(failure.startswith("conclusion") for failure in again.failures)
@@ -669,9 +668,7 @@ def test_a_run_of_the_published_model_is_judged(published_run: Params) -> None:
     moved = measured | {AFTER: 0.43, BEFORE: 0.33, SECOND: 0.9999}
     for params, wrong in ((published_run, set()), (author, {AFTER})):
         differs = {key for key, verdict in compared(moved, params).items() if verdict == DIFFERS}
-        assert differs == {BEFORE, SECOND} | wrong, (
-            "a training of ours may differ by its seed"
-        )
+        assert differs == {BEFORE, SECOND} | wrong, "a training of ours may differ by its seed"
     less = {key: value for key, value in measured.items() if key != BEFORE}
     assert compared(less, author)[BEFORE] == DIFFERS, "what is expected must be measured"
 
@@ -902,12 +899,42 @@ def test_a_recorded_run_is_of_the_committed_parameters_and_tables(path: Path) ->
     params = parameters.load(ROOT / "params.yaml", model=path.stem)
     now = expected.settings(params, str(recorded.settings[expected.PAIRS]))
     assert expected.difference(recorded.settings, now) == ""
-    show = ["git", "show", f"HEAD:results/{path.stem}/tables.json"]
-    committed = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=False)
-    if committed.returncode == 0:  # a copy without git has nothing to compare with
-        tables = {table["name"]: table for table in json.loads(committed.stdout)["tables"]}
-        assert [*recorded.tables] == [*tables]
-        for name, table in recorded.tables.items():
-            assert to_json(table)["rows"] == tables[name]["rows"]
-            columns = [(column["key"], column["kind"], column["id"]) for column in tables[name]["columns"]]
-            assert [(column.key, column.kind, column.id) for column in table.columns] == columns
+    for name, table in recorded.tables.items():
+        show = ["git", "show", f"HEAD:paper/tables/{name}.csv"]
+        committed = subprocess.run(show, cwd=ROOT, capture_output=True, text=True, check=False)
+        if committed.returncode == 0:  # a copy without git has nothing to compare with
+            shown = [row for row in csv.DictReader(committed.stdout.splitlines()) if row["model"] == path.stem]
+            assert len(shown) == len(table.rows), name
+            for row, line in zip(table.rows, shown, strict=True):
+                for column in table.columns:
+                    assert reads(line[column.key], row.get(column.key)), (name, table.row_name(row), column.key)
+
+
+def reads(text: str, value: Cell) -> bool:
+    """Whether a cell of a .csv is this value, up to its last digit."""
+    if value is None:
+        return text == "-"
+    if isinstance(value, str):
+        return text.replace(",", "") == value.replace(",", "")
+    if text.startswith("<"):
+        return value < float(text.removeprefix("<"))
+    last_digit = float(Decimal(1).scaleb(int(Decimal(text).as_tuple().exponent)))
+    return abs(float(text) - value) <= 0.5 * last_digit + 1e-9 * abs(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "same"),
+    [
+        ("0.12", 0.1249, True),
+        ("0.12", 0.126, False),
+        ("1.3e+03", 1340.0, True),
+        ("1235", 1234.6, True),
+        ("<1e-4", 1e-9, True),
+        ("<1e-4", 0.01, False),
+        ("-", None, True),
+        ("0.0", None, False),
+        ("0 to 30 norm", "0 to 30, norm", True),
+    ],
+)
+def test_a_cell_reads_as_its_value(text: str, value: Cell, same: bool) -> None:
+    assert reads(text, value) is same

@@ -16,6 +16,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import test_align
 import test_backbone
@@ -35,28 +36,28 @@ from torch import nn
 
 from synthetic import fabricate, verdict_files
 from tiny import ROOT, WORDS, write_base
-from tli.analysis import views as similarity
-from tli.analysis.results import Measured, Rows, load_yaml
+from tli.analysis.cells import Cells
+from tli.analysis.render import read_model
+from tli.analysis.results import COLUMNS, Measured, Results, load_yaml
+from tli.analysis.table import Column, Table
+from tli.analysis.views import grid
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.data.benchmarks.items import write_items
 from tli.data.benchmarks.prompts import Source
 from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed
-from tli.io.rows import Row, write_rows
-from tli.io.structured import read_json, write_tsv
+from tli.io.rows import Row, read_rows, write_rows
+from tli.io.structured import write_tsv
 from tli.measure import embeddings, pair_rows, scoring
 from tli.measure import similarity as metrics
 from tli.measure.views import BASE, View, main_run
 from tli.model import backbone, batched_lora, checkpoint, four_bit, lora
-from tli.paper import accuracy, layers, tables
-from tli.paper import setup as setup_tables
-from tli.stages import scan, score
+from tli.stages import scan, score, tables, verify
 from tli.stages import similarity as similarity_stage
 from tli.stats import bootstrap, holm, mcnemar, t_tests
 from tli.training import loop, objective
 from tli.verify import expected, judge
-from tli.verify import run as verify
 
 FILES = verdict_files(ROOT)
 Put = Callable[[ModuleType, str, Any], None]
@@ -316,13 +317,42 @@ SEEN: dict[str, tuple[str, str]] = {
     "the t-test is unpaired": ("tables", ""),
     "SD has n for n - 1": ("tables", ""),
     "McNemar counts what did not flip": ("tables", ""),
-    "p is not corrected within its family": ("tables", "corrected p stand in tables and are no measured value"),
-    "items of one premise are drawn apart": ("tables", "intervals stand in tables and are no measured value"),
+    "p is not corrected within its family": ("tables", "p and the verdicts that follow from it are shown, not judged"),
+    "items of one premise are drawn apart": ("tables", ""),
 }
+Tables = Mapping[str, Table]
 
 
-def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, reported: Mapping[str, Any]) -> Measured:
-    """What the lexical tables say of a base that is quantised, trained on twelve pairs, scanned and aligned."""
+def computed(rows: Mapping[str, Sequence[Path]], metrics_: Measured, params: Params, *names: str) -> dict[str, Table]:
+    """The tables of these names.
+
+    Args:
+        rows: stage -> its row files.
+        metrics_: the metrics of the stage `benchmarks`.
+    """
+    parts = [
+        read_rows(path)
+        .rename(columns={"cell": "run", "arm": "variant"})
+        .assign(model=params.model, base=0, stage=stage)[list(COLUMNS)]
+        for stage, paths in rows.items()
+        for path in paths
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    results = Results(frame, {"benchmarks": metrics_}, load_yaml(FILES.reported), {})
+    return {name: tables.compute(name, results, params, lambda *_: None) for name in names}
+
+
+def counted(pairs: Sequence[Pair]) -> dict[str, Table]:
+    """The numbers of pairs, as the setup table has them."""
+    columns = (Column("setting", "setting", id=True), Column("here", "this run", "number"))
+    rows = [
+        {"setting": f"pairs.{set_}", "here": sum(pair.set == set_ for pair in pairs)} for set_ in ("trained", "control")
+    ]
+    return {"setup": Table("setup", "Setup", "", columns, rows, view="none")}
+
+
+def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params) -> dict[str, Table]:
+    """Tables about word pairs of a base that is quantised, trained on twelve pairs, and measured before and after."""
     for kind, settings in (("nf4", params.quantize.nf4), ("fp4", params.quantize.fp4)):
         four_bit.write_checkpoint(base, out / "quantized" / kind, kind, settings, params.active.compute.dtype)
     write_tsv(out / "pairs.tsv", Pair._fields, pairs)
@@ -340,25 +370,15 @@ def lexical(base: Path, out: Path, pairs: Sequence[Pair], params: Params, report
         of_base += pair_rows.measure(BASE, pairs, model, tokenizer, params, kind)
     write_rows(out / "base.tsv", of_base)
     write_rows(out / "bfloat16.tsv", [])
-    scanned, aligned = Rows(out / "scan.tsv"), Rows(out / "base.tsv", out / "similarity.tsv")
-    measured: Measured = counted(pairs)
-    for made in (
-        layers.scan_table(scanned, reported, params),
-        layers.norms(aligned, params),
-        similarity.before_after(aligned, Rows(out / "bfloat16.tsv"), reported, params),
-        similarity.gains(aligned, reported, params),
-        similarity.retrieval(aligned, params),
-    ):
-        measured |= made.measured
-    return measured
+    rows = {
+        "scan": [out / "scan.tsv"],
+        "similarity": [out / "base.tsv", out / "similarity.tsv"],
+        "bfloat16": [out / "bfloat16.tsv"],
+    }
+    return counted(pairs) | computed(rows, {}, params, "scan", "norms", "before_after", "gains", "retrieval")
 
 
-def counted(pairs: Sequence[Pair]) -> Measured:
-    """The numbers of pairs, as the setup table has them."""
-    return {f"setup.pairs.{set_}": sum(pair.set == set_ for pair in pairs) for set_ in ("trained", "control")}
-
-
-def questions(prepared: Path, out: Path, params: Params) -> Measured:
+def questions(prepared: Path, out: Path, params: Params) -> dict[str, Table]:
     """Accuracy by class on forty XCOPA items in the words of the tiny model, which `prepared` holds with an adapter."""
     draw = random.Random(0)
     words = [english for _, english in WORDS]
@@ -375,11 +395,10 @@ def questions(prepared: Path, out: Path, params: Params) -> Measured:
     write_rows(out / "base.tsv", scoring.measure(BASE, exam, checkpoint.load(folder)))
     counts: Measured = {"xcopa.en.scored": "test", "xcopa.en.test.items": 40}
     counts |= {f"xcopa.en.test.label.{label}": 20 for label in (0, 1)}
-    accuracies = accuracy.per_class(Rows(out / "base.tsv", out / "score.tsv"), counts, params).measured
-    return accuracies | setup_tables.items(counts, params).measured
+    return computed({"score": [out / "base.tsv", out / "score.tsv"]}, counts, params, "classes", "items")
 
 
-def searched(out: Path, params: Params) -> Measured:
+def searched(out: Path, params: Params) -> dict[str, Table]:
     """Retrieval among 200 words in 16 dimensions: ten of them near all others, and forty that share their forms."""
     rng = np.random.default_rng(0)
     pairs = [Pair(f"neno{n}", f"word{n}", "noun", "any", "control" if n >= 150 else "trained") for n in range(200)]
@@ -387,7 +406,7 @@ def searched(out: Path, params: Params) -> Measured:
     english = swahili + rng.normal(size=(200, 16))
     english[:10] = english.mean(axis=0) + 0.3 * rng.normal(size=(10, 16))  # near all others, so that CSLS matters
     english[20:40] = english[40:60]  # one form for two words: ties
-    views = [View(*view.split(".")) for view in similarity.grid(params, "nf4", "fp4")]
+    views = [View(*view.split(".")) for view in grid(params, "nf4", "fp4")]
     rows: list[Row] = []
     for cell, moved in (
         (BASE, english),
@@ -399,31 +418,30 @@ def searched(out: Path, params: Params) -> Measured:
         ]
         rows += pair_rows.aggregate_rows(cell, pairs, *both, views, params.measure.random_seeds)
     write_rows(out / "similarity.tsv", rows)
-    return counted(pairs) | similarity.retrieval(Rows(out / "similarity.tsv"), params).measured
+    return counted(pairs) | computed({"similarity": [out / "similarity.tsv"]}, {}, params, "retrieval")
 
 
-Measure = Callable[[str, Path], Measured]
+Measure = Callable[[str, Path], Tables]
 
 
 @pytest.fixture(scope="module")
 def measure(tmp_path_factory: pytest.TempPathFactory, pairs: list[Pair], params: Params) -> Measure:
     """Measures by the code as it is, wrong or right, what a run of that name gives; writes into an empty folder."""
-    folder, reported = tmp_path_factory.mktemp("right"), load_yaml(FILES.reported)
+    folder = tmp_path_factory.mktemp("right")
     write_base(folder / "base", blocks=4, hidden_size=64, intermediate_size=96, kv_heads=2)
     rows, prepared = fabricate(folder / "rows", params), folder / "prepared"
-    lexical(folder / "base", prepared, pairs, params, reported)
+    lexical(folder / "base", prepared, pairs, params)
 
-    def run_of(name: str, out: Path) -> Measured:
+    def run_of(name: str, out: Path) -> Tables:
         out.mkdir(parents=True, exist_ok=True)
         if name == "words":
-            return lexical(folder / "base", out, pairs, params, reported)
+            return lexical(folder / "base", out, pairs, params)
         if name == "items":
             return questions(prepared, out, params)
         if name == "retrieval":
             return searched(out, params)
-        tables.run(**rows | {"measured": out / "measured.json"})
-        measured: Measured = read_json(out / "measured.json")
-        return measured
+        tables.run(**rows | {"out": out / "tables.json"})
+        return read_model(out / "tables.json").tables
 
     return run_of
 
@@ -434,12 +452,16 @@ def judged(
 ) -> Callable[[str, Path], judge.Judged]:
     """Judges a run against the same one by the right code, recorded at the first call, by the committed rules."""
     rules = judge.rules(FILES.tolerances, FILES.conclusions, FILES.reported, params)
+    under = expected.settings(params, "")
     recorded = {
-        name: expected.Expected(params.model, expected.settings(params, values), {}, values)
+        name: expected.Expected(params.model, under, {}, measure(name, tmp_path_factory.mktemp("recorded") / name))
         for name in ("words", "items", "retrieval", "tables")
-        for values in [measure(name, tmp_path_factory.mktemp("recorded") / name)]
     }
-    return lambda name, out: judge.judge(measure(name, out), recorded[name], rules, params)
+
+    def call(name: str, out: Path) -> judge.Judged:
+        return judge.judge(Cells(measure(name, out)).values, under, recorded[name], rules, params)
+
+    return call
 
 
 def test_every_wrong_implementation_is_seen_or_its_test_is_named() -> None:

@@ -78,7 +78,9 @@ class Counts(NamedTuple):
     def _items(self, set_: str, params: Params) -> int:
         """The number of scored items of a set, or of the smallest set of a task."""
         released = set_.replace("-corrected", "")
-        splits = ("validation", "dev", "test") if params.transfer.split == "validation" else ("test", "validation", "dev")
+        splits = (
+            ("validation", "dev", "test") if params.transfer.split == "validation" else ("test", "validation", "dev")
+        )
         for split in splits:
             numbers = [
                 _count(number, f"items/{name},{split}/items")

@@ -1,8 +1,8 @@
 """Stage `verify`: compare a run's tables.json with the recorded run and with the published values.
 
 For every cell: published | expected | measured | tolerance | verdict; then the conclusions and the study's claims. The
-stage writes its verdicts and never fails for one. The command without `--out`, with which `make repro` ends, fails by the
-rule of tli.verify.judge.
+stage writes its verdicts and never fails for one. The command without `--out`, with which `make repro` ends, fails by
+the rule of tli.verify.judge.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def run(
     Raises:
         UserError: a file is missing or not of its form (exit 2).
     """
-    values, under = _read(tables, params)
+    values, settings = _read(tables, params)
     rules = judge.rules(files.tolerances, files.conclusions, files.reported, params)
     recorded = expected.load(expected.file_of(files.expected, params))
-    judged = judge.judge(values, under, recorded, rules, params, strict)
+    judged = judge.judge(values, settings, recorded, rules, params, strict)
     published_here = published_values(rules.reported, params)
     recomputed = claims.recomputed(rules.reported)
     study = claims.study_claims(values, rules.reported, params)
@@ -120,15 +120,15 @@ def against(folder: Path, files: Files, params: Params, strict: bool = False, ev
         UserError: the other run has other settings; the line names the first that differs.
     """
     tables = Path("results") / params.model / "tables.json"
-    values, under = _read(tables, params)
+    values, settings = _read(tables, params)
     other = read_model(folder / tables)
     other_params = parameters.load(folder / "params.yaml", model=params.model)
     other_settings = expected.settings(other_params, other.pairs_sha256)
-    if setting := expected.difference(other_settings, under):
+    if setting := expected.difference(other_settings, settings):
         raise UserError(f"verify --against {folder}: {params.model}: {setting}; compare runs of the same settings")
     rules = judge.rules(files.tolerances, files.conclusions, files.reported, params)
     judged = judge.judge(
-        values, under, Expected(params.model, other_settings, {}, other.tables), rules, params, strict
+        values, settings, Expected(params.model, other_settings, {}, other.tables), rules, params, strict
     )
     print_values(judged.checks if every else [check for check in judged.checks if check.verdict == DIFFERS], {})
     print_conclusions(judged)

@@ -128,10 +128,10 @@ def state(value: float, margin: float) -> str:
 def compare(chosen: Sequence[Conclusion], expected: Measured, measured: Measured, params: Params) -> list[Outcome]:
     """Each conclusion in both runs."""
     outcomes = []
-    for one in chosen:
-        recorded, current = value_of(one, expected, params), value_of(one, measured, params)
-        keys = tuple(resolve(key, measured, params) for key in one.keys)
-        outcomes.append(Outcome(one.name, keys, one.margin, *recorded, *current, one.borderline))
+    for conclusion in chosen:
+        before, now = (value_of(conclusion, values, params) for values in (expected, measured))
+        keys = tuple(resolve(key, measured, params) for key in conclusion.keys)
+        outcomes.append(Outcome(conclusion.name, keys, conclusion.margin, *before, *now, conclusion.borderline))
     return outcomes
 
 

@@ -1,8 +1,7 @@
 """paper/expected/<model>.json: the recorded run of a model that later runs are compared with (stage: verify).
 
-A copy of the tables of the recorded run's tables.json, one line a row and without their words, with the settings that it
-was made under, and digests of its parameters, base weights and items. Only tools/record writes it. Under other settings a
-value has no expectation.
+A copy of the cells of the recorded run's tables.json, one line for each row, with the settings of that run, and digests
+of its parameters, base weights and items. Only tools/record writes it. Under other settings a value has no expectation.
 """
 
 from __future__ import annotations
@@ -96,7 +95,9 @@ def load(path: Path) -> Expected | None:
         expected = Expected(raw["model"], raw["settings"], raw["digests"], {table.name: table for table in tables})
         recorded_digest = expected.digests.get(PARAMETERS)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: expected a run as tools/record writes it, got {error!r}; restore it from git") from None
+        raise UserError(
+            f"{path}: expected a run as tools/record writes it, got {error!r}; restore it from git"
+        ) from None
     if recorded_digest != digest(expected.settings):
         raise UserError(
             f"{path}: digests.parameters: expected {digest(expected.settings)[:12]}…, the hash of its settings, got "

@@ -21,7 +21,7 @@ def headline_values(tables: Mapping[str, Table], params: Params) -> dict[str, Va
     for task, short in (("xcopa", "copa"), ("xnli", "nli")):
         keys |= {f"{short}_{code}": f"accuracy_by_rank/{task}.{code},main,{{rank}}/accuracy" for code in ("en", "sw")}
     values = {key: value for table in tables.values() for key, value in table.values().items()}
-    headline = {}
+    headline: dict[str, Value] = {}
     for name, key in keys.items():
         value = values.get(key.format(rank=params.lora.rank))
         if value is not None:

@@ -1,7 +1,7 @@
-"""The rule of `verify`: a run's values and conclusions beside the recorded ones, and what makes it fail (verify).
+"""The rule of `verify`: compares a run's values and conclusions with the recorded ones, and decides whether it fails.
 
-A run fails where a conclusion changes, where more than 1 % of a kind's values leave their tolerance, or where a value
-leaves it fivefold. The tolerances stand in paper/tolerances.yaml, the conclusions in paper/conclusions.yaml.
+A run fails if a conclusion changes, if more than 1 % of a kind's values are outside their tolerance, or if a value is
+more than five tolerances away. paper/tolerances.yaml and paper/conclusions.yaml hold the tolerances and conclusions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_JUDGED, NONE = "shown, not judged", "no expectation"
 VERDICTS = (AGREES, DIFFERS, NOT_JUDGED, NONE)
 OF_PUBLISHED = "published values"  # their kind
 OUTSIDE_SHARE = 0.01  # of a kind's values that may leave their tolerance
-FAR = 5.0  # no value may leave its tolerance so many times
+FAR = 5.0  # a value more tolerances away than this fails alone
 
 
 class Check(NamedTuple):
@@ -51,7 +51,7 @@ class Kind(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What `verify` says of a run. `failures` has one line each; without any the run passes."""
+    """The verdicts on a run; `failures` has a line for each reason to fail, and is empty if the run passes."""
 
     checks: Sequence[Check]
     outcomes: Sequence[Outcome]
@@ -81,7 +81,7 @@ def rules(tolerance_file: Path, conclusion_file: Path, reported: Path, params: P
 
 def judge(
     values: Measured,
-    under: Measured,
+    settings: Measured,
     recorded: Expected | None,
     chosen: Rules,
     params: Params,
@@ -89,16 +89,16 @@ def judge(
 ) -> Judged:
     """Every measured and every expected value with its verdict, in the order of `values`, and every conclusion.
 
-    A recorded run is expected where all its settings are this run's; what was published where the settings that it was
+    The recorded values are expected if all settings are the same; a published value, if the settings that it was
     published for are. A value with neither has no expectation and decides nothing.
 
     Args:
         values: key -> value of every cell of the run's tables.
-        under: the settings of the run (`expected.settings`).
+        settings: those of the run (`expected.settings`).
         recorded: the run to compare with; None where none is recorded.
         strict: every value outside its tolerance is a failure.
     """
-    other = "none is recorded" if recorded is None else expected.difference(recorded.settings, under)
+    other = "none is recorded" if recorded is None else expected.difference(recorded.settings, settings)
     reference = recorded.cells if recorded is not None and not other else Cells({})
     parts = published.expectations(chosen.reported, params)
     keys = dict.fromkeys([*values, *reference.by_key, *(key for part in parts for key in part["keys"])])
@@ -107,7 +107,7 @@ def judge(
         if key in reference.by_key:
             checks.append(_recorded(key, values, reference, chosen.tolerances, params))
         else:
-            checks.append(_published(key, values, parts, under, other or "not in the recorded run"))
+            checks.append(_published(key, values, parts, settings, other or "not in the recorded run"))
     compared = chosen.conclusions if reference.by_key else []
     outcomes = conclusions.compare(compared, reference.values, values, params)
     kinds = _kinds(checks)
@@ -123,10 +123,10 @@ def _recorded(key: str, values: Measured, reference: Cells, chosen: Tolerances, 
     return _check(key, want, value, tolerance, kind, kind, key in values)
 
 
-def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], under: Measured, other: str) -> Check:
+def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], settings: Measured, other: str) -> Check:
     """A value beside the published one whose conditions this run fulfils best."""
     unmet = [
-        (part, [name for name, value in part["under"].items() if under.get(name) != value])
+        (part, [name for name, value in part["under"].items() if settings.get(name) != value])
         for part in parts
         if key in part["keys"]
     ]
@@ -135,7 +135,7 @@ def _published(key: str, values: Measured, parts: Sequence[Mapping[str, Any]], u
     part, names = min(unmet, key=lambda pair: len(pair[1]))
     entry = part["keys"][key]
     if names:
-        why = f"{names[0]} is {under.get(names[0], '-')}, published for {part['under'][names[0]]}"
+        why = f"{names[0]} is {settings.get(names[0], '-')}, published for {part['under'][names[0]]}"
         return Check(key, entry["value"], values.get(key), entry["tolerance"], NONE, why)
     tolerance = entry["tolerance"] or 0.0
     return _check(key, entry["value"], values.get(key), tolerance, OF_PUBLISHED, entry["why"], key in values)
