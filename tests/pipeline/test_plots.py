@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ import browser
 from checkout import Checkout, clone
 from synthetic import fabricate
 from tiny import ROOT
+from tli.analysis.render import read_model
 from tli.config import parameters
 from tli.figures import plots
-from tli.paper import tables
-from tli.stages import train
+from tli.stages import tables, train
 from tli.training.loop import Step
 
 SCREENSHOTS = os.environ.get("TLI_SCREENSHOTS")
@@ -37,48 +38,54 @@ DRAWN = {  # title -> curves
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments and outputs of the stage `tables` over synthetic rows; read only."""
     smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml", model="microworld")
-    given = fabricate(tmp_path_factory.mktemp("rows"), smoke, pairs=(8, 4), items=20)
-    tables.run(**given)
-    return given
+    arguments = fabricate(tmp_path_factory.mktemp("rows"), smoke, pairs=(8, 4), items=20)
+    tables.run(**arguments)
+    return arguments
 
 
-def lines(path: Path, delimiter: str) -> list[dict[str, str]]:
+def lines(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
-        return [*csv.DictReader(file, delimiter=delimiter)]
+        return [*csv.DictReader(file, delimiter="\t")]
 
 
-def test_the_curves_are_the_tables_own(made: dict[str, Any]) -> None:
-    """Value by value, what the .csv says; the layer as a number, an interval where there is one."""
-    found = {path.stem: lines(path, "\t") for path in made["plots_out"].iterdir()}
-    assert found.keys() == {"scan", "transfer", "alignment"}
-    scan = {(row["layer"], row["series"]): row["cosine"] for row in found["scan"]}
-    table = [row for row in lines(made["tables"] / "scan.csv", ",") if row["view"][0].isdigit()]
-    assert len(scan) == 2 * len(table)
-    for row in table:
-        layer, pooling, _ = row["view"].split(".")
+def test_the_curves_are_those_of_the_tables(made: dict[str, Any]) -> None:
+    """Value by value; the layer as a number, an interval where there is one."""
+    curves = {path.stem: lines(path) for path in made["plots_out"].iterdir()}
+    assert curves.keys() == {"scan", "score", "alignment"}
+    of_run = read_model(made["out"]).tables
+    scan = {(row["layer"], row["series"]): float(row["cosine"]) for row in curves["scan"]}
+    layers = [row for row in of_run["scan"].rows if str(row["view"])[0].isdigit()]
+    assert len(scan) == 2 * len(layers)
+    for row in layers:
+        layer, pooling, _ = str(row["view"]).split(".")
         where = {"mask": "BOS in", "content": "BOS out"}[pooling]
         assert scan[layer, f"translations, {where}"] == row["cosine"]
         assert scan[layer, f"random pairs, {where}"] == row["random"]
-    transfer = {(row["rank"], row["series"]): row for row in found["transfer"]}
-    changes = lines(made["tables"] / "changes.csv", ",")
-    assert len(transfer) == len(changes) == 8
-    for row in changes:
-        own = transfer[row["rank"], f"{row['task']}, {row['language']}"]
-        assert [own[key] for key in ("change", "low", "high")] == [row[key] for key in ("change", "low", "high")]
-    ranks = [row for row in lines(made["tables"] / "ranks.csv", ",") if row["name"] == "trained_on"][1:]
-    assert len(found["alignment"]) == 2 * len(ranks) == 4
+    score = {(int(point["rank"]), point["series"]): point for point in curves["score"]}
+    assert len(score) == len(of_run["changes"].rows) == 8
+    for row in of_run["changes"].rows:
+        point = score[row["rank"], f"{row['task']}, {row['language']}"]
+        assert [float(point[key]) for key in ("change", "low", "high")] == [row[k] for k in ("change", "low", "high")]
+    ranks = [row for row in of_run["ranks"].rows if row["name"] == "trained_on" and row["rank"]]
+    assert len(curves["alignment"]) == 2 * len(ranks) == 4
     for row in ranks:
-        (own,) = (one for one in found["alignment"] if (one["rank"], one["series"]) == (row["rank"], "trained pairs"))
-        assert float(own["gain"]) == float(row["gain_trained"])
-        width = float(own["high"]) - float(own["low"])
-        assert width == pytest.approx(2 * float(row["gain_sd_trained"]), rel=1e-6)
+        wanted = {"rank": str(row["rank"]), "series": "trained pairs"}
+        (point,) = (point for point in curves["alignment"] if wanted.items() <= point.items())
+        assert float(point["gain"]) == row["gain_trained"]
+        assert float(point["high"]) - float(point["low"]) == pytest.approx(2 * float(row["gain_sd_trained"]), rel=1e-6)
+
+
+def test_the_files_are_those_that_the_pipeline_plots(made: dict[str, Any]) -> None:
+    pipeline = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    names = re.findall(r"results/\$\{models\[0\]\}/plots/(\w+\.tsv)", pipeline)
+    assert sorted(names) == sorted(path.name for path in made["plots_out"].iterdir())
 
 
 def test_a_model_without_items_has_every_file(tmp_path: Path) -> None:
     """DVC warns of a plot whose file is not there; one with a header alone is drawn empty."""
-    plots.write(tmp_path / "plots", (), parameters.load(ROOT / "params.yaml", model="smollm2"))
+    plots.write(tmp_path / "plots", {}, parameters.load(ROOT / "params.yaml", model="smollm2"))
     files = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in (tmp_path / "plots").iterdir()}
-    assert files.keys() == {"scan", "transfer", "alignment"}
+    assert files.keys() == {"scan", "score", "alignment"}
     assert all(len(written) == 1 for written in files.values())
 
 

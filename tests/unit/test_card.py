@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from synthetic import fabricate
 from tiny import ROOT, changed_files
+from tli.analysis import render
+from tli.analysis.render import read_model
 from tli.cli import main
 from tli.commands import export_adapter
 from tli.config import parameters
@@ -29,7 +31,7 @@ from tli.io.files import MANIFEST, sha256_of, write_text
 from tli.io.structured import read_json, write_json, write_tsv
 from tli.measure import scoring
 from tli.model import card, checkpoint, lora
-from tli.paper import tables
+from tli.stages import tables
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 
@@ -51,9 +53,9 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, list
         name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
         for name, tensor in get_peft_model_state_dict(model).items()
     }
-    said = card.page(params, 0, listed, tiny_quantized)
+    text = card.page(params, 0, listed, tiny_quantized)
     base = (tiny_quantized / "nf4").as_posix()
-    lora.save(state, params.lora, params.adapted_blocks, folder, base, said)
+    lora.save(state, params.lora, params.adapted_blocks, folder, base, text)
     return folder
 
 
@@ -168,21 +170,20 @@ def test_the_author_s_adapter_has_no_licence_and_no_training(listed: Path, tiny_
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
-    """A project's folder after a run: synthetic tables, an adapter of the paper's cell and one of the sweep."""
+    """A project's folder after a run: synthetic tables, the paper's adapter and one of the sweep."""
     smoke, folder = parameters.load(SMOKE), tmp_path_factory.mktemp("run")
     root = folder / "project"
-    made = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20)
-    own = {"tables": root / "paper" / "tables" / "microworld", "figures_out": root / "paper" / "figures" / "microworld"}
-    tables.run(**made | own)
-    build = root / "build" / "microworld"
+    arguments = fabricate(folder / "rows", smoke, pairs=(8, 4), items=20)
+    tables.run(**arguments | {"out": root / "results" / "microworld" / "tables.json"})
+    build, pairs = root / "build" / "microworld", arguments["build"] / "pairs.tsv"
     build.mkdir(parents=True)
-    (build / "pairs.tsv").write_bytes(made["pairs"].read_bytes())
+    (build / "pairs.tsv").write_bytes(pairs.read_bytes())
     (root / "params.yaml").write_bytes(SMOKE.read_bytes())
     quantized = Path(read_json(adapter / lora.SETTINGS)["base_model_name_or_path"]).parent
     for folder, rank, seed in ((build / "adapter", 16, 0), (build / "sweep" / "adapters" / "r4" / "s1", 4, 1)):
         own_lora = smoke.lora.model_copy(update={"rank": rank})
-        said = card.page(smoke.model_copy(update={"lora": own_lora}), seed, made["pairs"], quantized)
-        lora.save(load_file(adapter / lora.WEIGHTS), own_lora, 2, folder, "build/microworld/quantized/nf4", said)
+        text = card.page(smoke.model_copy(update={"lora": own_lora}), seed, pairs, quantized)
+        lora.save(load_file(adapter / lora.WEIGHTS), own_lora, 2, folder, "build/microworld/quantized/nf4", text)
     return root
 
 
@@ -205,9 +206,10 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
     assert (out / lora.WEIGHTS).read_bytes() == (source / lora.WEIGHTS).read_bytes()
     text = (out / lora.CARD).read_text(encoding="utf-8")
     results = text.partition("## Results\n")[2].partition("\n## ")[0]
-    page = (finished / "paper" / "tables" / "microworld" / "xcopa.md").read_text(encoding="utf-8")
-    wanted = [line for line in page.splitlines() if re.match(r"\| \w+ \| (base|sweep) \| (0|4) \|", line)]
-    assert len(wanted) == 4
+    written = read_model(finished / "results" / "microworld" / "tables.json")
+    markdown = render.to_md(written.tables["accuracy_by_rank"])
+    wanted = [line for line in markdown.splitlines() if re.search(r"\| (base|sweep) \| (0|4) \|", line)]
+    assert len(wanted) == 8
     assert set(wanted) <= set(results.splitlines())
     assert not re.search(r"\| sweep \| 2 \|", results)
     assert text.replace(results, "") == (source / lora.CARD).read_text(encoding="utf-8").replace(
@@ -218,24 +220,25 @@ def test_an_export_is_whole_and_holds_the_results_of_its_rank(finished: Path) ->
     assert {file.name: file.read_bytes() for file in out.iterdir()} == first
 
 
-def test_without_a_rank_it_is_the_paper_s_cell(finished: Path) -> None:
+def test_without_a_rank_it_is_the_paper_s_configuration(finished: Path) -> None:
     done = CliRunner().invoke(main, ["export", "--out", "ready"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert read_json(finished / "ready" / lora.SETTINGS)["r"] == 16
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
+        (["adapter", "--format", "csv"], "expected no --format, got one"),
         (["--rank", "3"], "--rank: expected one of the sweep's, 2, 4, got 3; add it to sweep.ranks and run"),
         (["--rank", "4", "--seed", "9"], "--seed: expected one of the sweep's, 0, 1, got 9"),
         (["--rank", "2"], "build/microworld/sweep/adapters/r2/s0/adapter_model.safetensors: no such file"),
     ],
 )
-def test_what_is_not_there_is_one_line(finished: Path, arguments: list[str], said: str) -> None:
+def test_what_is_not_there_is_one_line(finished: Path, arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(main, ["export", *arguments])
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert not (finished / "build" / "microworld" / "export").exists()
 
 
@@ -260,11 +263,11 @@ def test_on_a_hub_s_model_the_export_names_repository_and_revision(finished: Pat
     quantized = Path("build/qwen3/quantized")
     (finished / quantized).mkdir(parents=True)
     (finished / quantized / MANIFEST).write_text("")
-    said = card.page(published, 0, build / "pairs.tsv", quantized)
-    write_text(build / "adapter" / lora.CARD, said)
+    write_text(build / "adapter" / lora.CARD, card.page(published, 0, build / "pairs.tsv", quantized))
     write_json(finished / "results" / "qwen3" / "base.json", {"revision": revision})
-    tabled, fetched = finished / "paper" / "tables" / "microworld", finished / "results" / "qwen3" / "base.json"
-    export_adapter.run(None, None, build, tabled, fetched, finished / "ready", published)
+    results = finished / "results"
+    shutil.copyfile(results / "microworld" / "tables.json", results / "qwen3" / "tables.json")
+    export_adapter.run(None, None, build, results / "qwen3", finished / "ready", published)
     settings = read_json(finished / "ready" / lora.SETTINGS)
     assert settings["base_model_name_or_path"] == "Qwen/Qwen3-0.6B-Base"
     assert settings["revision"] == revision

@@ -1,7 +1,9 @@
-"""The export: what lm-evaluation-harness writes for the same items and model, under names that mean what they say."""
+"""Exports: scores as lm-evaluation-harness writes them for the same items and model; tables with nine digits."""
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from lm_eval.utils import make_table
 import harness
 from synthetic import fabricate
 from tiny import ROOT
-from tli.analysis.results import Rows
+from tli.analysis.render import ModelTables, write_model
+from tli.analysis.row_file import read_files
+from tli.analysis.table import Column, Table
 from tli.cli import main
 from tli.commands import export_results
 from tli.config import parameters
@@ -63,7 +67,7 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     sources = [source for key in TASKS for source in harness.sources(*key, records)]
     items = [prompts.render(source, released=True) for source in sources]
     write_rows(tmp_path / "rows.tsv", scoring.measure(BASE, scoring.prepare(items, tokenizer, 4), model))
-    found = export_results.results(Rows(tmp_path / "rows.tsv"), "base", COUNTS, hub)
+    found = export_results.results(read_files(tmp_path / "rows.tsv"), "base", COUNTS, hub)
     for name in ("versions", "n-shot", "higher_is_better", "n-samples", "group_subtasks"):
         assert found[name] == theirs[name], name
     assert found["results"].keys() == theirs["results"].keys() == set(TASKS.values())
@@ -104,9 +108,10 @@ def known_tasks() -> set[str]:
 def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str], monkeypatch: Any) -> None:
     smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
     given = fabricate(tmp_path, smoke, pairs=(6, 4), items=6)
+    scores, metrics = given["build"] / "score.tsv", given["metrics"] / "benchmarks.json"
     monkeypatch.chdir(ROOT / "tests" / "smoke")
-    call = ["export-results", "main", "--out", str(tmp_path / "results.json"), "--rows", str(given["transfer"])]
-    done = CliRunner().invoke(main, [*call, "--metrics", str(given["benchmarks"])])
+    call = ["export-results", "main", "--out", str(tmp_path / "results.json"), "--rows", str(scores)]
+    done = CliRunner().invoke(main, [*call, "--metrics", str(metrics)])
     assert done.exit_code == 0, done.output
     found = read_json(tmp_path / "results.json")
     languages = [(task, language) for task in ("xcopa", "xnli") for language in ("en", "sw")]
@@ -115,17 +120,17 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
     assert {"xcopa_sw", "xnli_sw", "copa"} <= known_tasks
     assert set(found["versions"].values()) == {None}
     assert found["config"]["model_args"]["rank"] == smoke.lora.rank
-    right = [row for row in read_rows(given["transfer"]).itertuples() if row.cell == "main"]
+    right = [row for row in read_rows(scores).itertuples() if row.cell == "main"]
     values = [float(row.value) for row in right if (row.set, row.measure) == ("xnli.sw", "correct")]
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(values) / len(values))
 
-    done = CliRunner().invoke(main, ["export-results", "nobody", *call[2:], "--metrics", str(given["benchmarks"])])
+    done = CliRunner().invoke(main, ["export-results", "nobody", *call[2:], "--metrics", str(metrics)])
     assert done.exit_code == 2
     assert "expected one of main, got 'nobody'" in done.output
 
 
 @pytest.mark.parametrize(
-    ("cell", "file"),
+    ("run", "file"),
     [
         ("main", "score.tsv"),
         ("base", "base-rows/score.tsv"),
@@ -133,22 +138,86 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
         ("r8-s0", "sweep/rows/r8/score.tsv"),
     ],
 )
-def test_without_a_file_the_cell_s_own_is_read(
-    cell: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_a_file_that_of_the_pipeline_is_read(
+    run: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smoke = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
     smoke = smoke.model_copy(update={"sweep": smoke.sweep.model_copy(update={"ranks": (8,)})})
-    build = tmp_path / "build" / smoke.model
-    given = fabricate(build, smoke, pairs=(6, 4), items=6)
-    metrics = tmp_path / "results" / smoke.model / "benchmarks.json"
-    metrics.parent.mkdir(parents=True)
-    given["benchmarks"].rename(metrics)
+    build = fabricate(tmp_path, smoke, pairs=(6, 4), items=6)["build"]
     text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["export-results", cell, "--out", "results.json"])
+    done = CliRunner().invoke(main, ["export-results", run, "--out", "results.json"])
     assert done.exit_code == 0, done.output
-    rows = Rows(build / file)
-    right = [*rows.each(cell, "xnli.sw", "-", "correct").values()]
+    right = [*read_files(build / file).each(run, "xnli.sw", "-", "correct").values()]
     found = read_json(tmp_path / "results.json")
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(right) / len(right))
+
+
+TABLE = Table(
+    "gains",
+    "Gains",
+    "What a pair gains.",
+    (Column("view", "view", id=True), Column("n", "n", "count"), Column("gain", "gain", "cosine_change")),
+    ({"view": "2.mask.nf4", "n": 1234, "gain": -1 / 3}, {"view": "a, b", "n": 0}),
+    text=(("2.mask.nf4", "1,234", "−0.3333"), ("a, b", "0", "-")),
+)
+SCORES = Table("scores", "Scores", "", (Column("set", "set", id=True), Column("p", "p", "p")), (), view="no layer")
+
+
+@pytest.fixture
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder after the stage `tables`."""
+    text = (ROOT / "tests" / "smoke" / "params.yaml").read_text(encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
+    made = ModelTables("microworld", {table.name: table for table in (TABLE, SCORES)}, [])
+    write_model(tmp_path / "results" / "microworld" / "tables.json", made)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_tables_are_exported_with_nine_digits_as_csv(written: Path) -> None:
+    done = CliRunner().invoke(main, ["export", "tables"])
+    assert done.exit_code == 0, done.output
+    folder = written / "build" / "microworld" / "export" / "tables"
+    assert {path.name for path in folder.iterdir()} == {"gains.csv", "scores.csv"}
+    with (folder / "gains.csv").open(encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)] == [
+            ["view", "n", "gain"],
+            ["2.mask.nf4", "1234", "-0.333333333"],
+            ["a, b", "0", ""],
+        ]
+    assert (folder / "scores.csv").read_text(encoding="utf-8") == "set,p,view\n"
+
+
+def test_tables_are_exported_as_json_with_the_keys_of_their_rows(written: Path) -> None:
+    done = CliRunner().invoke(main, ["export", "tables", "--format", "json", "--out", "ready"])
+    assert done.exit_code == 0, done.output
+    table = json.loads((written / "ready" / "gains.json").read_text(encoding="utf-8"))
+    assert table["columns"]["gain"] == {"title": "gain", "kind": "cosine_change"}
+    assert table["rows"] == [
+        {"key": "gains/2.mask.nf4", "view": "2.mask.nf4", "n": 1234, "gain": -0.333333333},
+        {"key": "gains/a-b", "view": "a, b", "n": 0, "gain": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tables", "--rank", "4"], "export tables: expected no --rank and no --seed, got one"),
+        (["tables", "--format", "xml"], "export: invalid value for '--format'"),
+        (["figures"], "export: invalid value for"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(written: Path, arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(main, ["export", *arguments])
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not (written / "build").exists()
+
+
+def test_tables_of_no_run_are_one_line(written: Path) -> None:
+    (written / "results" / "microworld" / "tables.json").unlink()
+    done = CliRunner().invoke(main, ["export", "tables"])
+    assert done.exit_code == 2
+    assert "results/microworld/tables.json: no such file" in done.output

@@ -1,13 +1,14 @@
-"""Sentences that depend on a result: of either sign and of none, each says what the numbers say and no more."""
+"""Sentences that depend on a result: for either sign and for none, each states what its numbers show."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tiny import ROOT
-from tli.analysis.render import Column, Table
+from tli.analysis.table import Column, Kind, Table, display
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.report import wording
@@ -21,82 +22,97 @@ def smoke() -> Params:
     return parameters.load(ROOT / "tests" / "smoke" / "params.yaml", model="microworld")
 
 
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("gain", "difference", "random", "excess"), "cosine_change"),
+    **dict.fromkeys(("before", "after", "cosine"), "cosine"),
+    **dict.fromkeys(("p1_before", "p1_after", "p1_sw_en"), "share"),
+    **dict.fromkeys(("ratio_before", "ratio_after"), "magnitude"),
+    "d_z": "t",
+    "p": "p",
+}
+
+
 def table(name: str, *rows: dict[str, Any]) -> Table:
     """A table of rows that need not have every cell."""
     keys = [*dict.fromkeys(key for row in rows for key in row)]
-    return Table(name, name, "", tuple(Column(key, key) for key in keys), rows, view="-")
+    ids = ("values", "view", "set", "measure", "direction")
+    columns = [Column(key, key, KINDS.get(key, "text"), key in ids) for key in keys]
+    made = Table(name, name, "", columns, rows, view="-")
+    return replace(made, text=display(made, lambda *_: None))
 
 
-def before_after(gain: float, p: float, view: str = VIEW) -> Table:
-    one = {"view": view, "name": "trained_on", "before": 0.5, "after": 0.5 + gain, "gain": gain, "p": p}
-    one["d_z"] = gain * 10
-    published = {"view": view, "name": "published, as_scripted", "set": "trained", "gain": 0.09, "p": 1e-240}
-    return table("before_after", one | {"set": "trained"}, one | {"set": "control"}, published)
+def before_after(gain: float, p: float, *views: str) -> Table:
+    rows: list[dict[str, Any]] = []
+    for view in views or (VIEW,):
+        cells = {"before": 0.5, "after": 0.5 + gain, "gain": gain, "p": p, "d_z": gain * 10}
+        rows += [{"values": "run", "view": view, "set": set_, **cells} for set_ in ("trained", "control")]
+        rows.append({"values": "published", "view": view, "set": "trained", "gain": 0.09, "p": 1e-240})
+    return table("before_after", *rows)
 
 
 @pytest.mark.parametrize(
-    ("gain", "p", "said"),
+    ("gain", "p", "words"),
     [(0.2, SMALL, "rises"), (-0.2, SMALL, "falls"), (0.2, LARGE, "is not shown to change")],
 )
-def test_training(gain: float, p: float, said: str, smoke: Params) -> None:
+def test_training(gain: float, p: float, words: str, smoke: Params) -> None:
     text = wording.training(before_after(gain, p), VIEW, smoke)
     ways = {"rises", "falls", "is not shown to change"}
-    assert {way for way in ways if way in text} == {said}
+    assert {way for way in ways if way in text} == {words}
     assert f"{0.5 + gain:.4f}" in text
-    assert "p = 1.00e-9" in text or "p = 0.4000" in text
+    assert ("p < 1e-4" if p == SMALL else "p = 0.4") in text
     counted = wording.views(before_after(gain, p), smoke)
     assert counted.startswith("Of 1 views")
-    assert ("falls at 1" in counted, "rises at 1" in counted) == (said == "falls", said == "rises")
-    assert ("not shown to change at 1" in counted) == (said not in ("rises", "falls"))
+    assert ("falls at 1" in counted, "rises at 1" in counted) == (words == "falls", words == "rises")
+    assert ("not shown to change at 1" in counted) == (words not in ("rises", "falls"))
 
 
 @pytest.mark.parametrize(
-    ("gain", "p", "said"),
+    ("gain", "p", "words"),
     [(0.2, SMALL, "the same sign"), (-0.2, SMALL, "the other sign"), (-0.2, LARGE, "no sign")],
 )
-def test_beside_the_published_value(gain: float, p: float, said: str, smoke: Params) -> None:
-    names = {name: wording.points(smoke)[name] for name in ("as_scripted", "as_described")}
-    rows = [row for view in names.values() for row in before_after(gain, p, view).rows]
-    text = wording.beside_published(table("before_after", *rows), smoke)
+def test_beside_the_published_value(gain: float, p: float, words: str, smoke: Params) -> None:
+    views = [wording.points(smoke)[name] for name in ("as_scripted", "as_described")]
+    text = wording.beside_published(before_after(gain, p, *views), smoke)
     assert text is not None
-    assert text.count(said) == 2
+    assert text.count(words) == 2
     assert "+0.0900" in text
 
 
 @pytest.mark.parametrize(
-    ("difference", "p", "said"),
+    ("difference", "p", "words"),
     [(0.1, SMALL, "gain more than"), (-0.1, SMALL, "gain less"), (0.1, LARGE, "not told apart")],
 )
-def test_unseen_pairs(difference: float, p: float, said: str, smoke: Params) -> None:
+def test_unseen_pairs(difference: float, p: float, words: str, smoke: Params) -> None:
     row = {"view": VIEW, "difference": difference, "p": p}
-    gains = table("gains", row | {"name": "trained_on"}, row | {"name": "published, as_scripted"})
+    gains = table("gains", row | {"values": "run"}, row | {"values": "published"})
     published = wording.unseen_published(gains, smoke)
     assert published is not None
     for text in (wording.unseen(gains, VIEW, smoke), published):
-        assert said in text
-    assert wording.unseen_published(table("gains", row | {"name": "trained_on"}), smoke) is None
+        assert words in text
+    assert wording.unseen_published(table("gains", row | {"values": "run"}), smoke) is None
 
 
 @pytest.mark.parametrize(
-    ("gain", "left", "p", "said", "though"),
+    ("gain", "excess", "p", "words", "though"),
     [
         (-0.2, 0.3, SMALL, "draw nearer", True),
         (0.2, 0.3, SMALL, "draw nearer", False),
-        (0.2, -0.3, SMALL, "lose against random pairs", False),
-        (0.2, 0.3, LARGE, "nothing is shown to be left", False),
+        (0.2, -0.3, SMALL, "lose against random pairs, by 0.3000", False),
+        (0.2, 0.3, LARGE, "is not shown to exceed it", False),
     ],
 )
-def test_against_random_pairs(gain: float, left: float, p: float, said: str, though: bool, smoke: Params) -> None:
-    row = {"control": "as trained", "gain": gain, "random": gain - left, "left": left, "p": p}
+def test_against_random_pairs(gain: float, excess: float, p: float, words: str, though: bool, smoke: Params) -> None:
+    row = {"view": VIEW, "set": "trained", "measure": "cosine"}
+    row |= {"gain": gain, "random": gain - excess, "excess": excess, "p": p}
     controls = table("controls", row)
-    text = wording.against_random(controls, smoke)
-    assert said in text
+    text = wording.against_random(controls, VIEW, smoke)
+    assert words in text
     assert ("though their own cosine falls" in text) == though
-    found = wording.survives(controls, smoke)
-    up, down = int(left > 0 and p == SMALL), int(left < 0 and p == SMALL)
-    assert f"in {up}, less in {down}, and are not told apart from them in {1 - up - down}" in found
-    untested = {"control": "linear CKA", "left": left}
-    assert wording.survives(table("controls", row, untested), smoke) == found, "a row without a test counts nowhere"
+    counted = wording.survives(controls, smoke)
+    more, less = int(excess > 0 and p == SMALL), int(excess < 0 and p == SMALL)
+    assert f"in {more}, less in {less}, and are not told apart from them in {1 - more - less}" in counted
+    untested = {"view": VIEW, "set": "trained", "measure": "linear CKA", "excess": excess}
+    assert wording.survives(table("controls", row, untested), smoke) == counted, "a row without a test counts nowhere"
 
 
 def hits(before: float, *after: float) -> Table:
@@ -108,7 +124,7 @@ def hits(before: float, *after: float) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("gain", "p", "after", "said"),
+    ("gain", "p", "after", "words"),
     [
         (0.2, SMALL, (0.2, 0.2), "move the same way in both"),
         (-0.2, SMALL, (0.2, 0.2), "move in opposite ways"),
@@ -117,10 +133,10 @@ def hits(before: float, *after: float) -> Table:
         (-0.2, LARGE, (0.2, 0.2), "nothing is said"),
     ],
 )
-def test_cosine_and_retrieval(gain: float, p: float, after: tuple[float, float], said: str, smoke: Params) -> None:
-    found = hits(0.1, *after)
-    assert said in wording.cosine_and_hits(before_after(gain, p), found, VIEW, smoke)
-    text = wording.retrieval(found, VIEW)
+def test_cosine_and_retrieval(gain: float, p: float, after: tuple[float, float], words: str, smoke: Params) -> None:
+    retrieval = hits(0.1, *after)
+    assert words in wording.cosine_and_hits(before_after(gain, p), retrieval, VIEW, smoke)
+    text = wording.retrieval(retrieval, VIEW)
     for value in after:
         word = "rises" if value > 0.1 else "falls" if value < 0.1 else "stays"
         assert f"{word} from 0.100 to {value:.3f}" in text
@@ -137,10 +153,10 @@ def test_the_highest_layer_under_a_pooling() -> None:
     assert "both highest at `0.content.nf4`" in wording.highest(scan, "content")
 
 
-@pytest.mark.parametrize(("after", "said"), [(9.0, "rises"), (0.5, "falls"), (3.0, "stays")])
-def test_bos(after: float, said: str, smoke: Params) -> None:
+@pytest.mark.parametrize(("after", "word"), [(9.0, "rises"), (0.5, "falls"), (3.0, "stays")])
+def test_bos(after: float, word: str, smoke: Params) -> None:
     norms = table("norms", {"view": "2.-.nf4", "ratio_before": 3.0, "ratio_after": after})
-    assert f"{said} from 3 to {after:g} at layer 2" in wording.bos(norms, smoke)
+    assert f"{word} from 3 to {after:g} at layer 2" in wording.bos(norms, smoke)
 
 
 def test_verdicts() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from tli.analysis.results import load_yaml
 from tli.io.files import read_text
+from tli.io.structured import read_yaml
 from tli.report import dag
 
 
@@ -28,7 +28,7 @@ def render(data: Sequence[Mapping[str, Any]], source: Path, pipeline: Path, requ
         pipeline: dvc.yaml.
         requirements: the list of packages with their versions.
     """
-    stages = dag.stages(load_yaml(pipeline))
+    stages = dag.stages(read_yaml(pipeline, trusted=True))
     plots = {of_model["model"]: of_model["plots"] for of_model in data}
     context = {
         "runs": [{**of_model, "has": _not_empty(of_model["plots"])} for of_model in data],
