@@ -1,6 +1,6 @@
 """Whole runs on synthetic rows: what every stage before the paper and the report leaves, for one model or several.
 
-Folders are those of dvc.yaml: build/MODEL, results/MODEL, paper/tables/MODEL, paper/figures/MODEL.
+Folders are those of dvc.yaml: build/MODEL, results/MODEL, paper/figures/MODEL.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from synthetic import fabricate, verdict_files
 from tiny import ROOT
 from tli.config import parameters
 from tli.config.parameters import Params
-from tli.paper import tables
-from tli.verify import run as verify
+from tli.stages import tables, verify
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 
@@ -27,20 +26,20 @@ def smoke_models() -> tuple[Params, Params]:
 
 
 def finished(root: Path, *models: Params, **options: Any) -> dict[str, dict[str, Any]]:
-    """Writes a run of `models` under `root`; model -> the arguments of its stage `tables`, build folder included."""
+    """Writes a run of `models` under `root`; model -> the arguments of its stage `tables`, and `verify`, a file."""
     runs = {}
     for number, params in enumerate(models):
         model = params.model
-        build, results = root / "build" / model, root / "results" / model
-        made = fabricate(build, params, seed=number, pairs=(8, 4), items=20, **options)
-        made |= {"tables": root / "paper" / "tables" / model, "figures_out": root / "paper" / "figures" / model}
-        made |= {"plots_out": results / "plots", "measured": results / "measured.json"}
+        results = root / "results" / model
+        made = fabricate(root, params, seed=number, pairs=(8, 4), items=20, **options)
+        made |= {"out": results / "tables.json", "figures_out": root / "paper" / "figures" / model}
+        made |= {"plots_out": results / "plots", "headline": results / "headline.json"}
         tables.run(**made)
         judge(made, results / "verify.json", params)
-        runs[model] = made | {"build": build, "verify": results / "verify.json"}
+        runs[model] = made | {"verify": results / "verify.json"}
     return runs
 
 
 def judge(made: dict[str, Any], out: Path, params: Params) -> None:
     """The stage `verify`."""
-    verify.run(measured=made["measured"], files=verdict_files(), params=params, out=out)
+    verify.run(tables=made["out"], files=verdict_files(), params=params, out=out)

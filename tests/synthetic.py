@@ -19,7 +19,6 @@ from tli.io.rows import Row, write_rows
 from tli.io.structured import write_json, write_tsv
 from tli.measure import views as reading
 from tli.measure.views import POOLINGS, layers, per_pair
-from tli.verify import run as verify
 
 Cell = tuple[str, str, int, str]
 BASE: Cell = ("base", "-", 0, "-")
@@ -66,7 +65,8 @@ def fabricate(
     asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
     write_rows(build / "translate.tsv", [row for cell in cells for row in _probe(own, cell, asked, params)])
     write_rows(build / "tsne.tsv", [row for cell in cells for row in _project(own, cell, drawn, params)])
-    write_rows(build / "benchmarks" / "baselines.tsv", [*_baseline(rng, "choice-only", labels), *_baseline(rng, "ngram", labels)])
+    baselines = [row for name in ("choice-only", "ngram") for row in _baseline(rng, name, labels)]
+    write_rows(build / "benchmarks" / "baselines.tsv", baselines)
     for rank in params.sweep.ranks:
         swept = [(f"r{rank}-s{s}", params.lora.scaling, rank, str(s)) for s in params.sweep.seeds]
         more = 0.02 * np.log2(2 * rank)
@@ -115,6 +115,8 @@ def with_blocks(params: Params, blocks: int) -> Params:
 
 def verdict_files(root: Path | None = None) -> verify.Files:
     """The project's files that `verify` reads, in the folder `root`."""
+    from tli.verify import run as verify
+
     root = Path(__file__).resolve().parents[1] if root is None else root
     return verify.Files(*(root / path for path in verify.Files()))
 

@@ -37,9 +37,8 @@ def yaml(path: Path) -> Any:
 
 
 def stages() -> dict[str, dict[str, Any]]:
-    """Stage -> its definition, of both pipelines, each under the name that dvc gives it."""
-    own, grid = (yaml(ROOT / path)["stages"] for path in ("dvc.yaml", "full/dvc.yaml"))
-    return own | {f"full/dvc.yaml:{name}": stage for name, stage in grid.items()}
+    """Stage -> its definition."""
+    return dict(yaml(ROOT / "dvc.yaml")["stages"])
 
 
 def command(stage: dict[str, Any]) -> str:
@@ -53,8 +52,8 @@ def command(stage: dict[str, Any]) -> str:
 
 
 def tracked() -> list[Path]:
-    """The files that git holds, or would hold if everything were added now."""
-    call = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    """The files in git's index."""
+    call = ["git", "ls-files", "-z"]
     listed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     return [ROOT / name for name in listed if name and (ROOT / name).is_file()]
 
@@ -139,40 +138,27 @@ def outs(stage: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     stage = stages()[name]
-    pipeline, _, short = name.rpartition(":")
-    assert command(stage) == re.sub(r"^bos-", "sweep-", "tables-full" if name == "full/dvc.yaml:tables" else short)
-    assert stage.get("wdir") == (".." if pipeline else None)
+    assert command(stage) == name
+    assert "wdir" not in stage
     assert stage["desc"].strip().endswith(".")
     assert isinstance(stage["meta"]["table"], str)
     assert stage["meta"]["minutes"] > 0
     written = dict(outs(stage))
     assert written
     assert {path: options.get("push") for path, options in written.items()} == dict.fromkeys(written, False)
-    for_all_models = {"build/checked", "paper/artifact.pdf", "paper/numbers", "paper/report.html"}
-    model = "microworld" if pipeline else "${item.model}"
-    assert all(model in path for path in set(written) - for_all_models)
+    for_all_models = {"build/checked", "paper/tables", "paper/artifact.pdf", "paper/numbers", "paper/report.html"}
+    assert all(re.search(r"\$\{item(\.model)?\}", path) for path in set(written) - for_all_models)
     assert ("matrix" in stage) == (not set(written) & for_all_models)
     kept_by_git = [path for path, options in written.items() if options.get("cache") is False]
-    large = ("build/", "paper/numbers")
-    assert kept_by_git == [path for path in written if not path.startswith(large)]
-
-
-def test_the_full_grid_is_no_part_of_the_default_and_overwrites_none_of_it() -> None:
-    """Unasked its every matrix is empty; asked, it writes to folders to which nothing else does."""
-    assert yaml(ROOT / "params.yaml")["sweep"]["grid"] == []
-    for name, stage in stages().items():
-        written = [path for path, _ in outs(stage)]
-        own = [
-            bool(re.match(r"build/microworld/full/s\$\{item.base\}/|.*(-full|/full\.json)$", path)) for path in written
-        ]
-        assert set(own) == {name.startswith("full/")}, name
-        if any(own):
-            assert stage["matrix"]["grid"] == "${sweep.grid}", name
-            assert name == "full/dvc.yaml:tables" or stage["matrix"]["base"] == "${sweep.base_seeds}", name
+    cached = re.compile(r"build/|paper/numbers|results/.*/tables\.json$")
+    assert kept_by_git == [path for path in written if not cached.match(path)]
 
 
 # Each folder of src/tli may import from those before it; the last two are for people, not for stages.
-ORDER = ("io", "config", "data", "model", "measure", "training", "stages", "stats", "paper", "commands", "cluster")
+ORDER = (
+    *("io", "config", "data", "model", "measure", "training", "stats"),
+    *("analysis", "tables", "figures", "verify", "report", "stages", "commands", "cluster"),
+)
 
 
 def test_statistics_know_arrays_alone() -> None:
@@ -198,9 +184,11 @@ def test_no_stage_imports_another() -> None:
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors", "accelerate"}
 
 
-def test_the_paper_never_loads_a_model() -> None:
-    paper = {str(path.relative_to(ROOT)) for path in (SOURCE / "tli" / "paper").glob("*.py")}
-    for path in closure(paper):
+def test_tables_and_paper_never_load_a_model() -> None:
+    folders = ("analysis", "tables", "figures", "verify", "report")
+    modules = {str(path.relative_to(ROOT)) for folder in folders for path in (SOURCE / "tli" / folder).glob("*.py")}
+    modules |= {f"src/tli/stages/{name}.py" for name in ("tables", "pages", "verify", "paper", "report_data", "report")}
+    for path in closure(modules):
         assert not HEAVY & {name.split(".")[0] for name in imported(parse(path))}, path
 
 

@@ -15,16 +15,18 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from tiny import ROOT
-from tli.analysis.results import Rows
+from tli import tables
+from tli.analysis.results import COLUMNS, Results, Rows
 from tli.config.parameters import Params, Project, load
 from tli.data.words.lexicon import Pair, read_pairs
+from tli.figures import projection
 from tli.figures.drawing import STYLE, svg
 from tli.io.errors import UserError
-from tli.io.rows import Row, write_rows
+from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import write_tsv
 from tli.measure.views import BASE, main_run
-from tli.paper import projection
 from tli.stages import tsne
+from tli.tables.projection import views
 
 
 @given(count=st.integers(2, 60), seed=st.integers(0, 2**32 - 1))
@@ -94,6 +96,16 @@ def test_distances_of_identical_halves() -> None:
     assert found["random_distance"] > 0
 
 
+def results(path: Path) -> Results:
+    """The results of a model of which only the stage tsne has rows."""
+    frame = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+    return Results(frame.assign(model="tiny", base=0, stage="tsne")[list(COLUMNS)], {}, {}, {})
+
+
+def tsne_rows(path: Path) -> Rows:
+    return results(path).of("tsne")
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, pairs: list[Pair], params: Params) -> Path:
     """The stage on the tiny model with an adapter that changes it."""
@@ -119,25 +131,25 @@ def test_the_same_rows_twice(rows: Path) -> None:
     assert (rows / "one.tsv").read_bytes() == (rows / "two.tsv").read_bytes()
 
 
-def test_rows_hold_every_pair_at_both_poolings_and_in_both_pictures(rows: Path, params: Params) -> None:
-    found = Rows(rows / "one.tsv")
-    assert found.cells == ["base", main_run(params.lora.scaling, params.lora.rank, params.train.seed).cell]
-    for cell in found.cells:
+def test_rows_hold_every_pair_at_both_poolings_and_in_both_layouts(rows: Path, params: Params) -> None:
+    measured = tsne_rows(rows / "one.tsv")
+    assert measured.runs == ["base", main_run(params.lora.scaling, params.lora.rank, params.train.seed).cell]
+    for run in measured.runs:
         for view in ("2.mask.nf4", "2.content.nf4"):
             for space in ("pca", "tsne"):
                 for axis in ("x.sw", "y.sw", "x.en", "y.en"):
-                    assert len(found.each(cell, "trained", view, f"{space}.{axis}")) == params.project.pairs
-            # what the stage measured in a picture is what the coordinates give
+                    assert len(measured.each(run, "trained", view, f"{space}.{axis}")) == params.project.pairs
+            # what the stage measured in a layout is what the coordinates give
             laid = [
                 np.column_stack(
-                    [[*found.each(cell, "trained", view, f"tsne.{axis}.{side}").values()] for axis in ("x", "y")]
+                    [[*measured.each(run, "trained", view, f"tsne.{axis}.{side}").values()] for axis in ("x", "y")]
                 )
                 for side in ("sw", "en")
             ]
             again = tsne.distances(*laid)
             for name, value in again.items():
-                assert found.one(cell, "trained", view, f"{name}.tsne") == pytest.approx(value, rel=1e-6)
-    moved = [found.one(cell, "trained", "2.mask.nf4", "distance.original") for cell in found.cells]
+                assert measured.one(run, "trained", view, f"{name}.tsne") == pytest.approx(value, rel=1e-6)
+    moved = [measured.one(run, "trained", "2.mask.nf4", "distance.original") for run in measured.runs]
     assert moved[0] != moved[1], "the adapter does something"
 
 
@@ -151,50 +163,55 @@ def test_the_embeddings_own_distance_follows_the_cosine(
     drawn = [pairs[index] for index in tsne.draw(pairs, params.project)]
     x, y = (embed(tiny.model, tiny.tokenizer, [pair[side] for pair in drawn], 8).pooled["2", "mask"] for side in (0, 1))
     expected = np.sqrt(2 - 2 * similarity.cosine(x, y)).mean()
-    got = Rows(rows / "one.tsv").one("base", "trained", "2.mask.nf4", "distance.original")
+    got = tsne_rows(rows / "one.tsv").one("base", "trained", "2.mask.nf4", "distance.original")
     assert got == pytest.approx(expected, rel=0.02), "bfloat16, batches of another shape"
 
 
-def fabricated(folder: Path, params: Params, shift: float, views: Sequence[str]) -> Rows:
+def fabricated(folder: Path, params: Params, shift: float, at: Sequence[str]) -> Results:
+    """Invented rows; translations are 1 + `shift` apart, other pairs 2."""
     rng = np.random.default_rng(0)
-    found = []
-    for cell in (BASE, main_run(params.lora.scaling, params.lora.rank, params.train.seed)):
-        for view in views:
+    invented = []
+    for run in (BASE, main_run(params.lora.scaling, params.lora.rank, params.train.seed)):
+        for view in at:
             for space in ("original", "pca", "tsne"):
                 for name, value in (("distance", 1 + shift), ("random_distance", 2), ("p_at_1", 0.4)):
-                    found.append(Row(*cell, "trained", "-", view, f"{name}.{space}", value))
+                    invented.append(Row(*run, "trained", "-", view, f"{name}.{space}", value))
             for space in ("pca", "tsne"):
                 for axis in ("x.sw", "y.sw", "x.en", "y.en"):
                     for number in range(params.project.pairs):
                         item = f"neno{number}"
-                        found.append(Row(*cell, "trained", item, view, f"{space}.{axis}", float(rng.normal())))
-    write_rows(folder / f"{shift}.tsv", found)
-    return Rows(folder / f"{shift}.tsv")
+                        invented.append(Row(*run, "trained", item, view, f"{space}.{axis}", float(rng.normal())))
+    write_rows(folder / f"{shift}.tsv", invented)
+    return results(folder / f"{shift}.tsv")
 
 
-def drawn(rows: Rows, params: Params) -> tuple[str, str, str]:
+def drawn(measured: Results, params: Params) -> tuple[str, str, str]:
     with style.context(["default", STYLE]):
-        canvas, caption, alt = projection.figure(rows, params)
+        canvas, caption, alt = projection.figure(measured, params)
         return svg(canvas), caption, alt
 
 
-def test_the_figure_is_the_same_to_the_byte_and_speaks_of_its_rows(tmp_path: Path, params: Params) -> None:
-    views = projection.views(params)
-    assert views == ["2.mask.nf4", "2.content.nf4"]
-    near, far = (fabricated(tmp_path, params, shift, views) for shift in (0.0, 0.5))
+def test_the_figure_is_the_same_to_the_byte_and_describes_its_rows(tmp_path: Path, params: Params) -> None:
+    at = views(params)
+    assert at == ["2.mask.nf4", "2.content.nf4"]
+    near, far = (fabricated(tmp_path, params, shift, at) for shift in (0.0, 0.5))
     first, caption, alt = drawn(near, params)
     assert first == drawn(near, params)[0]
     ElementTree.fromstring(first)
-    assert f"{params.project.pairs} trained pairs" in caption
+    assert caption.startswith(f"{params.project.pairs} trained pairs at the layer of the loss, by t-SNE")
+    assert len(caption.split()) <= 40
     assert "van der Maaten" in caption
     assert "Wattenberg" in caption
     assert "t-SNE at 2.mask.nf4 0.500 before" in alt
     assert "t-SNE at 2.mask.nf4 0.750 before" in drawn(far, params)[2]
 
 
-def test_the_table_keeps_t_sne_from_verify(tmp_path: Path, params: Params) -> None:
-    made = projection.table(fabricated(tmp_path, params, 0.0, projection.views(params)), params)
-    assert [row["space"] for row in made.table.rows] == 2 * ["embeddings", "PCA", "t-SNE"]
-    assert {row["ratio_before"] for row in made.table.rows} == {0.5}
-    assert not any("tsne" in key for key in made.measured)
-    assert made.measured["projection.after.p1_original.2.content.nf4"] == 0.4
+def test_the_table_has_the_distance_ratio_in_every_space(tmp_path: Path, params: Params) -> None:
+    measured = fabricated(tmp_path, params, 0.0, views(params))
+    table = tables.compute("projection", measured, params, lambda _: lambda table, row, column: None)
+    assert [row["space"] for row in table.rows] == 2 * ["embeddings", "PCA", "t-SNE"]
+    assert {row["ratio_before"] for row in table.rows} == {0.5}
+    assert table.values()["projection/2.content.nf4,embeddings/p1_after"] == 0.4
+    assert {row["name"] for row in table.rows} == {"trained_on", "neighbour"}
+    assert len(table.caption.split()) <= 40
+    assert f"{1 / params.project.pairs:.3g} by chance" in " ".join(table.notes)

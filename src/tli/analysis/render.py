@@ -217,7 +217,8 @@ def readme(intro: Sequence[str], tables: Sequence[Table], models: Sequence[Model
     for table in tables:
         files = " · ".join(f"[.{kind}]({table.name}.{kind})" for kind in ("csv", "md", "tex"))
         if len(table.rows) > MOST_ROWS:
-            page = f"## {table.title}\n\n{table.full_caption}\n\n{len(table.rows)} rows: [{table.name}.md]({table.name}.md)"
+            link = f"{len(table.rows)} rows: [{table.name}.md]({table.name}.md)"
+            page = f"## {table.title}\n\n{table.full_caption}\n\n{link}"
         else:
             page = to_md(table, level=2).rstrip("\n")
         parts += [page, f"As files: {files}"]

@@ -5,20 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tli.analysis import published
-from tli.analysis.results import Results
+from tli.analysis.results import Results, Rows
 from tli.analysis.table import Cell, Column
-from tli.analysis.views import INTERVAL, PAIR_SETS, VIEW_COLUMNS, at, comparison, grid, left_out
+from tli.analysis.views import INTERVAL, PAIR_SETS, VIEW_COLUMNS, at, grid, left_out
 from tli.config.parameters import Params
 from tli.stats import t_tests
 
 TITLE = "Before and after training"
 CAPTION = (
-    "Mean cosine of the word pairs in the base model and in the paper's configuration (rank {params.lora.rank}, seed "
-    "{params.train.seed}), with a two-sided paired t-test (df = n − 1), the {params.stats.confidence:.0%} interval of "
-    "the mean gain, and d_z = mean gain ÷ SD of the gain."
+    "Mean cosine of the word pairs in the base and in the paper's configuration (rank {params.lora.rank}, seed "
+    "{params.train.seed}), two-sided paired t-test, {params.stats.confidence:.0%} interval of the mean gain, and d_z = "
+    "mean gain ÷ SD of the gain."
 )
 SOURCE = ("base-rows", "similarity", "bfloat16")
-TESTED = ("n", "before", "before_sd", "after", "after_sd", "gain", "gain_sd", "low", "high", "t", "p", "d_z", "decreased")
+TESTED = (
+    "n",
+    "before",
+    "before_sd",
+    "after",
+    "after_sd",
+    "gain",
+    "gain_sd",
+    "low",
+    "high",
+    "t",
+    "p",
+    "d_z",
+    "decreased",
+)
 COLUMNS = (
     Column("values", "values", id=True),
     *VIEW_COLUMNS,
@@ -39,16 +53,15 @@ COLUMNS = (
 
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
-    """At each named view and its neighbours: this run, this run in bfloat16 where it was measured, the published values."""
+    """At each named view and its neighbours: this run, the run in bfloat16 if measured, the published values."""
     similarity, bfloat16 = results.of("similarity"), results.of("bfloat16")
     for view in grid(params, "nf4", "fp4"):
-        for set_ in PAIR_SETS:
-            test = comparison(similarity, set_, view, params)
+        for set_ in (*PAIR_SETS, "all"):
+            test = _test(similarity, ("base", "main"), set_, view, params)
             yield {"values": "run", **at(view, params), "set": set_, **_tested(test), "note": test.note}
         for set_ in PAIR_SETS:
             if bfloat16.has("base-bfloat16", set_, view, "cosine"):
-                pairs = bfloat16.matched(("base-bfloat16", "main-bfloat16"), set_, view, "cosine")
-                test = t_tests.paired(*pairs, params.stats.confidence)
+                test = _test(bfloat16, ("base-bfloat16", "main-bfloat16"), set_, view, params)
                 yield {"values": "run in bfloat16", **at(view, params), "set": set_, **_tested(test)}
         for name, reading in published.readings(params).items():
             if reading == view:
@@ -60,10 +73,23 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
                     yield {**row, "p": float(values["p"])}
 
 
+def _test(rows: Rows, runs: tuple[str, str], set_: str, view: str, params: Params) -> t_tests.Paired:
+    """The paired t-test of a set; `all` is the trained and the control pairs together."""
+    parts = [rows.matched(runs, part, view, "cosine") for part in (PAIR_SETS if set_ == "all" else (set_,))]
+    before, after = ([value for part in parts for value in part[moment]] for moment in (0, 1))
+    return t_tests.paired(before, after, params.stats.confidence)
+
+
 def _tested(test: t_tests.Paired) -> dict[str, Cell]:
     return {key: value for key, value in test._asdict().items() if key in TESTED}
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """How FP4 was made, whose the published values are, what a cut model lacks."""
-    return [published.said_of_fp4(params), published.READ_AS, published.whose(params), left_out(params)]
+    """The test, how FP4 was made, whose the published values are, what a cut model lacks."""
+    return [
+        "paired t-test: df = n − 1",
+        published.said_of_fp4(params),
+        published.READ_AS,
+        published.whose(params),
+        left_out(params),
+    ]

@@ -23,6 +23,7 @@ TITLES = {
     "ratio": "BOS ÷ content",
     "bos_peak": "BOS peak",
     "dimension": "at dimension",
+    "median_magnitude": "median magnitude",
     "times": "peak ÷ median",
 }
 COLUMNS = (
@@ -39,7 +40,7 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
         row: dict[str, Cell] = {"view": view}
         for when, run in MOMENTS.items():
             norms = {measure: similarity.one(run, "all", view, measure) for measure in NORMS}
-            row |= {f"{key}_{when}": norms[key] for key in ("bos_norm", "content_norm", "bos_peak")}
+            row |= {f"{key}_{when}": norms[key] for key in ("bos_norm", "content_norm", "bos_peak", "median_magnitude")}
             row[f"dimension_{when}"] = int(norms["bos_peak_dimension"])
             row[f"ratio_{when}"] = ratio(norms["bos_norm"], norms["content_norm"])
             row[f"times_{when}"] = ratio(norms["bos_peak"], norms["median_magnitude"])
