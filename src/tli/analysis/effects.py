@@ -1,6 +1,6 @@
 """What the LoRA rank does to each outcome: change, trend, equivalence, odds, and their verdict (the robustness tables).
 
-Everything here is over `cells.Values`, with one base or many; what is undefined is None with a note.
+Everything here is over `outcomes.Values`, with one base or several; what is undefined is None with a note.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ class Effect(NamedTuple):
 
 def effects(outcomes: Sequence[Outcome], params: Params) -> list[Effect]:
     """Every outcome's effect, the tests corrected within the families of params.stats."""
-    found = [_effect(outcome, params) for outcome in outcomes]
-    return [one for family in params.stats.families for one in _corrected(found, family, params)]
+    uncorrected = [_effect(outcome, params) for outcome in outcomes]
+    return [effect for family in params.stats.families for effect in _corrected(uncorrected, family, params)]
 
 
-def _corrected(found: Sequence[Effect], family: str, params: Params) -> list[Effect]:
-    members = [one for one in found if one.outcome.family == family]
-    tests = [(index, test) for index, one in enumerate(members) for test in TESTS if test in one.p]
+def _corrected(uncorrected: Sequence[Effect], family: str, params: Params) -> list[Effect]:
+    members = [effect for effect in uncorrected if effect.outcome.family == family]
+    tests = [(index, test) for index, effect in enumerate(members) for test in TESTS if test in effect.p]
     adjusted = holm([members[index].p[test] for index, test in tests], params.stats.alpha).adjusted
     return [
-        one._replace(p_holm={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
-        for index, one in enumerate(members)
+        effect._replace(p_holm={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
+        for index, effect in enumerate(members)
     ]
 
 
@@ -94,13 +94,13 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
     odds: Gee | None = None
     tests: dict[str, float | None] = {}
     if outcome.answers:
-        cells = {(base, 0, 0): x > 0 for base, x in values.start.items()}
-        odds = gee({**cells, **{key: x > 0 for key, x in values.tuned.items()}}, values.groups, chosen.confidence)
+        right = {(base, 0, 0): x > 0 for base, x in values.start.items()}
+        odds = gee({**right, **{key: x > 0 for key, x in values.tuned.items()}}, values.groups, chosen.confidence)
         tests["change"] = odds.adapter.p
         notes += [drawn.note, odds.note]
     elif drawn.items > 1:
-        each_base = {base: [x for key, x in of_seed.items() if key[0] == base] for base in values.start}
-        item = np.mean([np.mean(some, axis=0) for some in each_base.values()], axis=0)
+        by_base = {base: [x for key, x in of_seed.items() if key[0] == base] for base in values.start}
+        item = np.mean([np.mean(seeds, axis=0) for seeds in by_base.values()], axis=0)
         test = t_tests.paired(np.zeros_like(item), item, chosen.confidence)
         tests["change"] = test.p
         notes += [drawn.note, p_values.clip_note(test.p)]

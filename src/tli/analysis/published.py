@@ -6,6 +6,7 @@ which expects them of a run of the published model on the author's word lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -120,10 +121,10 @@ def _parts(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
     recipe = {key: setup.get(key.partition(".")[2]) for key in RECIPE}
     # the public scripts' defaults; which blocks beyond the loss's layer have LoRA changes nothing
     recipe |= {"train.weight_decay": 0.01, "train.mask_duplicates": "false", "train.pairs": "translations"}
-    counted = {f"setup.pairs.{set_}": reported["before_after"][set_]["n"] for set_ in SETS}
-    said = {f"setup.{key}": setup[key] for key in ("blocks", "nf4.quant_type", "nf4.compute_dtype")}
+    counted = {f"setup/pairs.{set_}/here": reported["before_after"][set_]["n"] for set_ in SETS}
+    loaded = {f"setup/{key}/here": setup[key] for key in ("blocks", "nf4.quant_type", "nf4.compute_dtype")}
     return [
-        {"under": whole, "keys": {key: _exactly(value) for key, value in said.items()}},
+        {"under": whole, "keys": {key: _exactly(value) for key, value in loaded.items()}},
         {"under": lists, "keys": {key: _exactly(value) for key, value in counted.items()}},
         {"under": lists | nf4, "keys": _pilot(reported)},
         {"under": fp4, "keys": _before(reported)},
@@ -132,16 +133,16 @@ def _parts(reported: Mapping[str, Any], params: Params) -> list[dict[str, Any]]:
     ]
 
 
-WHOLE = ("setup.blocks", "scan.trained.peak_layer.mask.nf4")  # what only a run of every block can read
+WHOLE = ("setup/blocks/here", "setup/peak_layer/here")  # what only a run of every block can read
 
 
 def within(parts: Sequence[Mapping[str, Any]], params: Params) -> list[dict[str, Any]]:
     """Those of the published values that a run of the model's first blocks can meet: at its layers, of no other."""
-    held = layers(params.active.model)
+    measured = layers(params.active.model)
 
     def has(key: str) -> bool:
-        layer = key.split(".")[-3:][0]
-        return key not in WHOLE and (layer in held or not (layer.isdigit() or layer == "norm"))
+        view = re.search(r"(\w+)\.(mask|content)\.\w+", key)
+        return key not in WHOLE and (view is None or view[1] in measured)
 
     return [{**part, "keys": {key: value for key, value in part["keys"].items() if has(key)}} for part in parts]
 
@@ -158,19 +159,19 @@ def _pilot(reported: Mapping[str, Any]) -> dict[str, Any]:
     """Mean cosines by layer. From layer 1 on 1 - cosine is what BOS leaves of the words, and varies in proportion."""
     values: dict[int, float] = reported["pilot"]
     keys = {
-        f"scan.trained.cosine.{layer}.mask.nf4": _entry(
+        f"scan/{layer}.mask.nf4/trained": _entry(
             value,
             round(max((1 - value) / 4, 1e-5), 6) if layer else ARITHMETIC,
             f"{'a quarter of 1 - cosine, 1e-5 at least, ' if layer else ''}{CLOSE}",
         )
         for layer, value in values.items()
     }
-    return keys | {"scan.trained.peak_layer.mask.nf4": _exactly(max(values, key=lambda layer: values[layer]))}
+    return keys | {"setup/peak_layer/here": _exactly(max(values, key=lambda layer: values[layer]))}
 
 
 def _before(reported: Mapping[str, Any]) -> dict[str, Any]:
     sets, view = reported["before_after"], own_view("as_scripted", reported)
-    return {f"align.{set_}.before.{view}": _entry(sets[set_]["before"], ARITHMETIC, CLOSE) for set_ in SETS}
+    return {f"before_after/run,{view},{set_}/before": _entry(sets[set_]["before"], ARITHMETIC, CLOSE) for set_ in SETS}
 
 
 def _after(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -179,12 +180,14 @@ def _after(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     for set_ in SETS:
         one = reported["before_after"][set_]
         for key in ("after", "gain", "gain_sd"):
-            keys[f"align.{set_}.{key}.{view}"] = _entry(one[key], ARITHMETIC, CLOSE)
+            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(one[key], ARITHMETIC, CLOSE)
         share = ARITHMETIC / one["gain"] + ARITHMETIC / one["gain_sd"]
         for key in ("t", "d_z"):
-            keys[f"align.{set_}.{key}.{view}"] = _entry(one[key], one[key] * share, "follows from the gain and its SD")
+            keys[f"before_after/run,{view},{set_}/{key}"] = _entry(
+                one[key], one[key] * share, "follows from the gain and its SD"
+            )
     test = difference(reported, params)
-    return keys | {f"gains.difference.{view}": _entry(test.difference, ARITHMETIC, CLOSE)}
+    return keys | {f"gains/run,{view}/difference": _entry(test.difference, ARITHMETIC, CLOSE)}
 
 
 def _after_own(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
@@ -193,11 +196,11 @@ def _after_own(reported: Mapping[str, Any], params: Params) -> dict[str, Any]:
     for set_ in SETS:
         one = reported["before_after"][set_]
         third = one["gain"] / 3
-        keys[f"align.{set_}.gain.{view}"] = _entry(one["gain"], third, WIDE)
-        keys[f"align.{set_}.after.{view}"] = _entry(
+        keys[f"before_after/run,{view},{set_}/gain"] = _entry(one["gain"], third, WIDE)
+        keys[f"before_after/run,{view},{set_}/after"] = _entry(
             one["after"], third + ARITHMETIC, f"{WIDE}, and {ARITHMETIC} {CLOSE}"
         )
     test = difference(reported, params)
     error = (test.difference or 0.0) / (test.t or 1.0)
     why = "two standard errors of the published difference"
-    return keys | {f"gains.difference.{view}": _entry(test.difference, 2 * error, why)}
+    return keys | {f"gains/run,{view}/difference": _entry(test.difference, 2 * error, why)}
