@@ -90,13 +90,13 @@
           for (const [x, y] of points) symbol(svg, k, x, y, 4, { class: `p${k}` });
         });
         at = null;
-        $("scan-said").textContent = "Point at a layer, or use the arrow keys.";
+        $("scan-text").textContent = "Point at a layer, or use the arrow keys.";
       }
       function read(k) {
         at = Math.max(0, Math.min(rows.length - 1, k));
         guide.setAttribute("x1", shown.x(at)); guide.setAttribute("x2", shown.x(at));
-        const said = series.filter(([key]) => rows[at][key] !== null).map(([key, name]) => `${name} ${plain(rows[at][key], 4)}`);
-        $("scan-said").textContent = `Layer ${rows[at].layer}, ${rows[at].pooling} pooling: ${said.join(", ")}`;
+        const values = series.filter(([key]) => rows[at][key] !== null).map(([key, name]) => `${name} ${plain(rows[at][key], 4)}`);
+        $("scan-text").textContent = `Layer ${rows[at].layer}, ${rows[at].pooling} pooling: ${values.join(", ")}`;
       }
       svg.addEventListener("pointermove", (event) => read(Math.round((place(svg, event)[0] - shown.x(0)) / (shown.x(1) - shown.x(0)))));
       svg.addEventListener("keydown", (event) => {
@@ -131,14 +131,14 @@
         }
         const found = seen.filter((one) => one.hit);
         const down = seen.filter((one) => one.row[4][k] < one.row[3][k]).length;
-        $("pair-said").textContent = word ? `${found.length} of ${seen.length} pairs match “${search.value.trim()}”.`
+        $("pair-text").textContent = word ? `${found.length} of ${seen.length} pairs match “${search.value.trim()}”.`
           : `${seen.length} pairs at ${views[k]}: the cosine of ${down} falls. Point at one, or search for a word.`;
         list(found.slice(0, 25).map((one) => one.row));
       }
       function list(found) {
-        $("pair-found").replaceChildren();
+        $("pair-matches").replaceChildren();
         if (!found.length) return;
-        const table = node($("pair-found"), "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
+        const table = node($("pair-matches"), "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
         for (const title of ["pair", "set", ...views]) node(head, "th", { scope: "col" }, title);
         for (const row of found) {
           const line = node(body, "tr");
@@ -154,7 +154,7 @@
           const away = (one.x - x) ** 2 + (one.y - y) ** 2;
           if (away < best) [near, best] = [one.row, away];
         }
-        if (near) $("pair-said").textContent = `${near[0]} / ${near[1]}: ${plain(near[3][k], 4)} before, ${plain(near[4][k], 4)} after (${signed(near[4][k] - near[3][k], 4)})`;
+        if (near) $("pair-text").textContent = `${near[0]} / ${near[1]}: ${plain(near[3][k], 4)} before, ${plain(near[4][k], 4)} after (${signed(near[4][k] - near[3][k], 4)})`;
       });
       for (const id of ["pair-view", "pair-trained", "pair-control"]) $(id).addEventListener("change", draw);
       search.addEventListener("input", draw);
@@ -166,40 +166,22 @@
     function curves() {
       const svg = $("curve-plot");
       for (const name of Object.keys(data.curves)) node($("curve-outcome"), "option", {}, name);
-      function arms() {
-        const box = $("curve-arms"), found = Object.keys(data.curves[$("curve-outcome").value]);
-        box.replaceChildren(box.firstElementChild);
-        found.forEach((name, k) => {
-          const label = node(box, "label"), input = node(label, "input", { type: "checkbox", value: name });
-          input.checked = k < 4;
-          input.addEventListener("change", draw);
-          label.append(` ${name}`);
-        });
-        draw();
-      }
       function draw() {
-        const outcome = data.curves[$("curve-outcome").value];
-        const chosen = [...$("curve-arms").querySelectorAll("input:checked")].map((input) => input.value);
-        const ranks = [...new Set(Object.values(outcome).flat().map((point) => point[0]))].sort((a, b) => a - b);
-        const values = chosen.flatMap((name) => outcome[name]).flatMap((point) => point.slice(1)).filter((v) => v !== null);
-        const shown = frame(svg, chosen, ranks.map((rank, k) => [k, rank]), [-0.5, ranks.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
+        const name = $("curve-outcome").value, points = data.curves[name].map(([rank, change, low, high]) => ({ rank, change, low, high }));
+        const values = points.flatMap((p) => [p.change, p.low, p.high]).filter((v) => v !== null);
+        const ticks = points.map((p, k) => [k, p.rank]);
+        const shown = frame(svg, [name], ticks, [-0.5, points.length - 0.5], span([0, ...values], 0.5), "LoRA rank", "change, points");
         node(svg, "line", { class: "guide", x1: shown.box.left, x2: shown.box.right, y1: shown.y(0), y2: shown.y(0) });
-        const said = [];
-        chosen.forEach((name, k) => {
-          const shift = 7 * (k - (chosen.length - 1) / 2), tone = k % 4;
-          const points = outcome[name].map(([rank, change, low, high]) => ({ x: shown.x(ranks.indexOf(rank)) + shift, rank, change, low, high }));
-          node(svg, "path", { class: `line s${tone}`, d: "M" + points.map((p) => `${p.x} ${shown.y(p.change)}`).join("L") });
-          for (const p of points) {
-            if (p.low !== null && p.high !== null) node(svg, "line", { class: `line s${tone}`, x1: p.x, x2: p.x, y1: shown.y(p.low), y2: shown.y(p.high) });
-            symbol(svg, k, p.x, shown.y(p.change), 4.5, { class: `p${tone}` });
-          }
-          said.push(`${name}: ` + points.map((p) => `rank ${p.rank} ${signed(p.change, 1)}` +
-            (p.low === null ? "" : ` (${signed(p.low, 1)} to ${signed(p.high, 1)})`)).join(", "));
+        node(svg, "path", { class: "line s0", d: "M" + points.map((p, k) => `${shown.x(k)} ${shown.y(p.change)}`).join("L") });
+        points.forEach((p, k) => {
+          if (p.low !== null && p.high !== null) node(svg, "line", { class: "line s0", x1: shown.x(k), x2: shown.x(k), y1: shown.y(p.low), y2: shown.y(p.high) });
+          symbol(svg, 0, shown.x(k), shown.y(p.change), 4.5, { class: "p0" });
         });
-        $("curve-said").textContent = said.join(". ");
+        const texts = points.map((p) => `rank ${p.rank} ${signed(p.change, 1)}` + (p.low === null ? "" : ` (${signed(p.low, 1)} to ${signed(p.high, 1)})`));
+        $("curve-text").textContent = `${name}: ${texts.join(", ")}`;
       }
-      $("curve-outcome").addEventListener("change", arms);
-      arms();
+      $("curve-outcome").addEventListener("change", draw);
+      draw();
       return draw;
     }
 
@@ -217,14 +199,14 @@
         const kept = set.rows.filter(KEEP[$("item-filter").value])
           .filter((item) => !word || [item[0], ...item[1]].join(" ").toLowerCase().includes(word));
         from = Math.max(0, Math.min(from, PAGE * Math.floor((kept.length - 1) / PAGE)));
-        const held = set.number > set.rows.length ? `the first ${set.rows.length} of ${set.number} items` : `${set.number} items`;
-        $("item-said").textContent = `${kept.length} of ${held}` + (kept.length ? `; ${from + 1} to ${Math.min(from + PAGE, kept.length)} are shown` : "");
+        const number = set.number > set.rows.length ? `the first ${set.rows.length} of ${set.number} items` : `${set.number} items`;
+        $("item-text").textContent = `${kept.length} of ${number}` + (kept.length ? `; ${from + 1} to ${Math.min(from + PAGE, kept.length)} are shown` : "");
         $("item-list").replaceChildren();
         for (const [context, options, label, before, after, first, last] of kept.slice(from, from + PAGE)) {
           const line = node($("item-list"), "li");
           if (context) node(line, "p", {}, `${context} …`);
           const table = node(line, "table"), head = node(node(table, "thead"), "tr"), body = node(table, "tbody");
-          for (const [title, side] of [["option", ""], ["log p before", "n"], ["log p after", "n"]]) node(head, "th", { scope: "col", class: side }, title);
+          for (const [title, side] of [["choice", ""], ["log p before", "n"], ["log p after", "n"]]) node(head, "th", { scope: "col", class: side }, title);
           options.forEach((option, k) => {
             const row = node(body, "tr");
             node(row, "th", { scope: "row", class: k === label ? "right" : "" }, option.trim() + (k === label ? " ✓ right answer" : ""));

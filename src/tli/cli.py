@@ -477,35 +477,44 @@ def path_option(name: str, text: str) -> Callable[[F], F]:
 
 
 @main.command()
-@path_option("pairs", "The checked word list.")
-@path_option("pairs-audit", "The audit of the word list.")
-@path_option("world", "Metrics of the stage microworld.")
-@path_option("base", "Metrics of the stage base.")
-@path_option("benchmarks", "Metrics of the stage benchmarks.")
-@path_option("quantize", "Rows of the stage quantize.")
-@path_option("base-rows", "Folder of the stage base-rows.")
-@path_option("scan", "Rows of the stage scan.")
-@path_option("train", "Rows of the stage train.")
-@path_option("align", "Rows of the stage similarity.")
-@path_option("bfloat16", "Rows of the stage bfloat16.")
-@path_option("transfer", "Rows of the stage score.")
-@path_option("probe", "Rows of the stage translate.")
-@path_option("project", "Rows of the stage tsne.")
-@path_option("baselines", "Rows of the baselines that use no model.")
-@path_option("items", "The rendered benchmark items.")
-@path_option("sweep", "Folder of the sweep.")
-@REPORTED
-@path_option("tables", "Folder of tables to write.")
+@path_option("build", "Folder build/MODEL, with the rows of every stage.")
+@path_option("metrics", "Folder results/MODEL, with the metrics of the stages.")
+@click.option(
+    "--reported",
+    "published",
+    type=FILE,
+    default=Path("paper/reported.yaml"),
+    show_default=True,
+    help="Published values.",
+)
+@click.option(
+    "--tolerances", type=FILE, default=Path("paper/tolerances.yaml"), show_default=True, help="Drift by kind of value."
+)
 @path_option("figures-out", "Folder of figures to write.")
 @path_option("plots-out", "Folder of curves to write, for `dvc plots`.")
 @path_option("headline", "JSON file to write: a few important numbers.")
-@path_option("measured", "JSON file to write: every number.")
-def tables(tables: Path, **paths: Path) -> None:
-    """Make all tables and figures from the rows."""
-    from tli.paper import tables as module
+@out_option
+def tables(out: Path, **paths: Path) -> None:
+    """Compute all tables and figures of a model from its rows."""
+    from tli.stages import tables as module
 
-    with stage(tables, torch=False) as params:
-        module.run(tables=tables, params=params, **paths)
+    with stage(out, torch=False) as params:
+        module.run(out=out, params=params, **paths)
+
+
+@main.command()
+@path_option("results", "Folder with tables.json of each model in a folder.")
+@path_option("figures", "Folder with the figures of each model in a folder.")
+@out_option
+def pages(out: Path, **paths: Path) -> None:
+    """Write the tables of all models side by side.
+
+    OUT gets each table as Markdown, CSV and LaTeX. It shows every model of the run, or that of --model.
+    """
+    from tli.stages import pages as module
+
+    with stage(out, torch=False):
+        module.run(out=out, models=every_model(), **paths)
 
 
 @main.command()
@@ -549,9 +558,8 @@ def verify(
 
 @main.command()
 @click.argument("source", type=FILE)
-@path_option("tables", "Folder with the tables of each model in a folder.")
+@path_option("results", "Folder with tables.json and verify.json of each model in a folder.")
 @path_option("figures", "Folder with the figures of each model in a folder.")
-@path_option("results", "Folder with measured.json and verify.json of each model in a folder.")
 @REPORTED
 @path_option("numbers", "Folder to write: document.json and numbers.tex.")
 @out_option
@@ -560,27 +568,22 @@ def paper(source: Path, out: Path, **paths: Path) -> None:
 
     SOURCE contains main.typ, style.typ and references.bib. The paper shows every model of the run, or that of --model.
     """
-    from tli.report import document
+    from tli.stages import paper as module
 
     with stage(out, source / "main.typ", torch=False):
-        document.run(source=source, out=out, models=every_model(), **paths)
+        module.run(source=source, out=out, models=every_model(), **paths)
 
 
 @main.command("report-data")
-@path_option("tables", "Folder with the tables of each model in a folder.")
-@path_option("verify", "JSON file of the verdicts.")
-@path_option("pairs", "The checked word list.")
-@path_option("items", "The rendered benchmark items.")
-@path_option("base-rows", "Folder of the stage base-rows.")
-@path_option("align", "Rows of the stage similarity.")
-@path_option("transfer", "Rows of the stage score.")
+@path_option("results", "Folder results/MODEL, with tables.json and verify.json.")
+@path_option("build", "Folder build/MODEL, with word list, items and rows.")
 @out_option
-def report_data(out: Path, **paths: Path) -> None:
+def report_data(results: Path, build: Path, out: Path) -> None:
     """Collect the report's data of one model as JSON."""
-    from tli.report import page_data as report_data
+    from tli.stages import report_data as module
 
-    with stage(out, paths["verify"], torch=False) as params:
-        report_data.run(out=out, params=params, **paths)
+    with stage(out, results / "tables.json", results / "verify.json", torch=False) as params:
+        module.run(results=results, build=build, out=out, params=params)
 
 
 @main.command()
@@ -594,7 +597,7 @@ def report(source: Path, out: Path, **paths: Path) -> None:
 
     SOURCE contains report.html.j2, report.css and report.js. The page shows every model of the run, or that of --model.
     """
-    from tli.report import page as module
+    from tli.stages import report as module
 
     with stage(out, source / "report.html.j2", torch=False):
         module.run(source=source, out=out, models=[params.model for params in every_model()], **paths)
@@ -616,13 +619,13 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 
 
 @main.command("export-results")
-@click.argument("cell", metavar="RUN")
+@click.argument("run", metavar="RUN")
 @out_option
 @click.option("--rows", type=FILE, help="Row file that contains RUN.  [default: where the pipeline writes it]")
 @click.option(
     "--metrics", type=FILE, help="Metrics of the stage benchmarks.  [default: results/<model>/benchmarks.json]"
 )
-def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
+def export_results(run: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
     """Write a run's accuracies in lm-eval's format.
 
     RUN is base, untrained, main, or a run of the sweep such as r8-s0. The file is like the results JSON of
@@ -632,27 +635,43 @@ def export_results(cell: str, out: Path, rows: Path | None, metrics: Path | None
 
     params = load_params()
     metrics = metrics or Path("results") / params.model / "benchmarks.json"
-    module.run(rows or module.rows_of(cell, Path("build") / params.model), metrics, cell, out, params)
+    module.write(rows or module.rows_of(run, Path("build") / params.model), metrics, run, out, params)
 
 
 @main.command()
-@click.option("--rank", type=int, help="A rank of the sweep.  [default: the main run]")
-@click.option("--seed", type=int, help="A seed of the sweep.  [default: the first]")
+@click.argument("what", type=click.Choice(["adapter", "tables"]), default="adapter")
+@click.option("--rank", type=int, help="Of an adapter: a rank of the sweep.  [default: the main run]")
+@click.option("--seed", type=int, help="Of an adapter: a seed of the sweep.  [default: the first]")
+@click.option("--format", "form", type=click.Choice(["csv", "json"]), help="Of tables.  [default: csv]")
 @click.option(
-    "--out", type=FILE, help="The folder to write.  [default: build/<model>/export/r<rank>-s<seed>, or .../main]"
+    "--out",
+    type=FILE,
+    help="The folder to write.  [default: build/<model>/export/r<rank>-s<seed>, .../main or .../tables]",
 )
-def export(rank: int | None, seed: int | None, out: Path | None) -> None:
-    """Write a folder with an adapter, ready for a hub.
+def export(what: str, rank: int | None, seed: int | None, form: str | None, out: Path | None) -> None:
+    """Write an adapter for a hub, or tables in full precision.
 
-    It contains the weights, PEFT's configuration, a model card with the results, and a manifest. Nothing is uploaded.
+    An adapter's folder contains the weights, PEFT's configuration, a model card with the results, and a manifest.
+    Nothing is uploaded. `tli export tables` writes each table of a model with nine digits, as CSV or JSON.
     """
+    params = load_params()
+    build, results = Path("build") / params.model, Path("results") / params.model
+    if what == "tables":
+        from tli.commands import export_tables
+
+        if rank is not None or seed is not None:
+            raise UserError("export tables: expected no --rank and no --seed, got one; they choose an adapter")
+        out = out or build / "export" / "tables"
+        names = export_tables.run(results / "tables.json", form or "csv", out)
+        click.echo(f"{out}: {len(names)} tables")
+        return
     from tli.commands import export_adapter
 
-    params = load_params()
-    build, tables = Path("build") / params.model, Path("paper") / "tables" / params.model
+    if form is not None:
+        raise UserError("export adapter: expected no --format, got one; it is for `tli export tables`")
     first = params.sweep.seeds[0] if seed is None else seed
     out = out or build / "export" / ("main" if rank is None else f"r{rank}-s{first}")
-    names = export_adapter.run(rank, seed, build, tables, Path("results") / params.model / "base.json", out, params)
+    names = export_adapter.run(rank, seed, build, results, out, params)
     click.echo(f"{out}: {', '.join(names)}; nothing was uploaded")
 
 

@@ -1,4 +1,4 @@
-"""The released benchmarks: parquet files become items, XCOPA's `question` is held against COPA's, tables show both."""
+"""The released benchmarks: parquet files become items, XCOPA's `question` is compared with COPA's, tables show both."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 
 import synthetic
 from tiny import ROOT, SHARED
+from tli import tables
+from tli.analysis import render
+from tli.analysis.results import read_results
+from tli.analysis.table import Table
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.benchmarks import items, released
@@ -22,7 +26,6 @@ from tli.data.benchmarks.prompts import Source
 from tli.io.errors import UserError
 from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import read_json, write_json
-from tli.paper import tables
 from tli.stages import benchmarks
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
@@ -332,24 +335,30 @@ def test_a_file_that_is_no_parquet_is_one_line(repositories: Path, tmp_path: Pat
 # The tables.
 
 
-def again(path: Path, cells: Callable[[str], bool]) -> None:
-    """Adds to transfer rows the first ten Swahili items, asked again, and now all answered rightly."""
+def again(path: Path, runs: Callable[[str], bool]) -> None:
+    """Adds to score rows the first ten Swahili items, asked again, and now all answered rightly."""
     frame = read_rows(path)
-    chosen = frame["item"].isin([f"xcopa.sw.test.{n:04}" for n in range(10)]) & frame["cell"].map(cells)
+    chosen = frame["item"].isin([f"xcopa.sw.test.{n:04}" for n in range(10)]) & frame["cell"].map(runs)
     extra = frame[chosen].assign(set="xcopa-corrected.sw")
     extra.loc[extra["measure"] == "correct", "value"] = 1.0
     rows = [Row(*row) for row in [*frame.itertuples(index=False), *extra.itertuples(index=False)]]
     write_rows(path, rows)
 
 
-def base_scores(given: dict[str, Any]) -> Path:
-    """The transfer rows of the base."""
-    path: Path = given["base_rows"] / "score.tsv"
-    return path
+def filtered(path: Path, keep: Callable[[Any], Any]) -> None:
+    """Leaves the rows for which `keep` holds."""
+    frame = read_rows(path)
+    write_rows(path, [Row(*row) for row in frame[keep(frame)].itertuples(index=False)])
+
+
+def score_files(made: dict[str, Any]) -> list[Path]:
+    """The score rows: of the base, of the paper's configuration, of the sweep."""
+    build: Path = made["build"]
+    return [build / "base-rows" / "score.tsv", build / "score.tsv", *build.glob("sweep/rows/*/score.tsv")]
 
 
 @pytest.fixture
-def given_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Synthetic rows of every language of lugha_llama, without the micro-world's own baselines."""
     profile = PUBLISHED.model_copy(update={"model": SMOKE.active.model})
     hub = SMOKE.model_copy(update={"profiles": {SMOKE.model: profile}})
@@ -358,87 +367,77 @@ def given_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
     sets = [f"xcopa.{language}" for language in ("en", *chosen.xcopa.languages)]
     sets += [f"xnli.{language}" for language in chosen.xnli.languages]
     monkeypatch.setattr(synthetic, "SETS", tuple(sets))
-    given = synthetic.fabricate(tmp_path, hub, pairs=(6, 4), items=20)
-    baselines = read_rows(given["baselines"])
-    kept = baselines[(baselines["cell"] == "choice-only") & (baselines["set"] != "xcopa.en")]
-    write_rows(given["baselines"], [Row(*row) for row in kept.itertuples(index=False)])
-    transfer = read_rows(base_scores(given))
-    kept = transfer[transfer["cell"] != "untrained"]
-    write_rows(base_scores(given), [Row(*row) for row in kept.itertuples(index=False)])
-    counts = read_json(given["benchmarks"])
+    made = synthetic.fabricate(tmp_path, hub, pairs=(6, 4), items=20)
+    baselines = made["build"] / "benchmarks" / "baselines.tsv"
+    filtered(baselines, lambda rows: (rows["cell"] == "choice-only") & (rows["set"] != "xcopa.en"))
+    filtered(score_files(made)[0], lambda rows: rows["cell"] != "untrained")
+    counts = read_json(made["metrics"] / "benchmarks.json")
     defaults = {f"{set_}.scored": released.scored_split(*set_.split("."), "default") for set_ in sets}
-    write_json(given["benchmarks"], counts | defaults)
-    write_json(given["world"], {})
-    return given
+    write_json(made["metrics"] / "benchmarks.json", counts | defaults)
+    write_json(made["metrics"] / "microworld.json", {})
+    return made
 
 
-def read(given: dict[str, Any], name: str) -> list[dict[str, str]]:
-    import csv
-
-    with (given["tables"] / f"{name}.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def compute(made: dict[str, Any], *names: str) -> dict[str, Table]:
+    results = read_results(made["build"], made["metrics"], made["published"], made["params"])
+    return {name: tables.compute(name, results, made["params"], lambda _: lambda *_: None) for name in names}
 
 
-def test_every_language_reaches_the_tables_under_its_split(given_rows: dict[str, Any]) -> None:
-    tables.run(**given_rows)
-    lines = read(given_rows, "xcopa")
-    assert len({line["language"] for line in lines}) == 12
-    assert {(line["language"], line["split"]) for line in lines if "English" in line["language"]} == {
-        ("English (COPA)", "validation")
-    }
-    assert {line["split"] for line in lines if "English" not in line["language"]} == {"test"}
-    assert len({line["language"] for line in read(given_rows, "xnli")}) == 15
-    assert "on the validation split (20 items a language)" in (given_rows["tables"] / "xnli.md").read_text()
-    assert "question" not in lines[0], "no column for a difference that there is not"
-    assert "-form" not in (given_rows["tables"] / "README.md").read_text()
-    for name in ("xcopa", "xnli", "classes", "baselines", "controls"):  # the items are not the micro-world's
-        assert "micro-world" not in (given_rows["tables"] / f"{name}.md").read_text(), name
-    for line in read(given_rows, "baselines"):
-        missing = {name for name in ("partial", "ngram", "untrained", "ceiling") if line[name] == "-"}
-        assert missing == {"ngram", "untrained", "ceiling"} | ({"partial"} if "COPA)" in line["language"] else set())
+def test_every_language_reaches_the_tables_under_its_split(made: dict[str, Any]) -> None:
+    by_name = compute(made, "accuracy_by_rank", "changes", "gap", "calibration", "classes", "baselines", "items")
+    rows = by_name["accuracy_by_rank"].rows
+    xcopa, xnli = ([row for row in rows if row["task"] == task] for task in ("XCOPA", "XNLI"))
+    assert len({row["language"] for row in xcopa}) == 12
+    english = {(row["language"], row["split"]) for row in xcopa if "English" in row["language"]}
+    assert english == {("English (COPA)", "validation")}
+    assert {row["split"] for row in xcopa if "English" not in row["language"]} == {"test"}
+    assert len({row["language"] for row in xnli}) == 15
+    assert {(row["split"], row["n"]) for row in xnli} == {("validation", 20)}
+    columns = [column.key for column in by_name["accuracy_by_rank"].columns]
+    assert "version" not in columns, "no column for a difference that does not exist"
+    for name, table in by_name.items():  # the items are not the micro-world's
+        text = render.to_md(table)
+        assert "-form" not in text, name
+        assert "micro-world" not in text, name
+    for row in by_name["baselines"].rows:
+        missing = {name for name in ("partial", "ngram", "untrained", "ceiling") if row[name] is None}
+        assert missing == {"ngram", "untrained", "ceiling"} | ({"partial"} if "COPA)" in row["language"] else set())
 
 
-def test_released_and_corrected_stand_side_by_side(given_rows: dict[str, Any]) -> None:
-    again(base_scores(given_rows), lambda cell: cell != "untrained")
-    for path in (given_rows["transfer"], *given_rows["sweep"].glob("rows/*/score.tsv")):
-        again(path, lambda _cell: True)
-    tables.run(**given_rows)
-    transfer = pd.concat([read_rows(path) for path in (base_scores(given_rows), given_rows["transfer"])])
-    right = transfer[(transfer["measure"] == "correct") & (transfer["set"] == "xcopa.sw")]
+def test_released_and_corrected_stand_side_by_side(made: dict[str, Any]) -> None:
+    for path in score_files(made):
+        again(path, lambda run: run != "untrained")
+    by_name = compute(made, "accuracy_by_rank", "classes", "baselines")
+    table = by_name["accuracy_by_rank"]
+    scores = pd.concat([read_rows(path) for path in score_files(made)[:2]])
+    right = scores[(scores["measure"] == "correct") & (scores["set"] == "xcopa.sw")]
     right = right.assign(value=right["value"].astype(float))
-    lines = [line for line in read(given_rows, "xcopa") if line["language"] == "Swahili"]
-    for cell, name in (("base", "base"), ("main", "paper's cell")):
-        values = right[right["cell"] == cell].set_index("item")["value"]
+    for run in ("base", "main"):
+        values = right[right["cell"] == run].set_index("item")["value"]
         expected = {"released": 100 * values.mean()}
         values.iloc[:10] = 1
         expected["corrected"] = 100 * values.mean()
-        found = {line["version"]: float(line["accuracy"]) for line in lines if line["cell"] == name}
-        assert found == pytest.approx(expected)
-    assert {line["version"] for line in read(given_rows, "xcopa") if line["language"] == "Italian"} == {"released"}
-    measured = read_json(given_rows["measured"])
-    assert measured["transfer.xcopa-corrected.sw.base.accuracy"] >= measured["transfer.xcopa.sw.base.accuracy"]
-    sweep = [line for line in lines if line["cell"] == "sweep"]
-    assert {line["version"] for line in sweep} == {"released", "corrected"}
-    assert "asked with English COPA's" in (given_rows["tables"] / "xcopa.md").read_text()
+        rows = [row for row in table.matching(run=run) if row["set"].endswith(".sw") and row["task"] == "XCOPA"]
+        assert {row["version"]: row["accuracy"] for row in rows} == pytest.approx(expected)
+    assert {row["version"] for row in table.matching(set="xcopa.it")} == {"released"}
+    accuracies = [table.number("accuracy", set=set_, run="base") for set_ in ("xcopa.sw", "xcopa-corrected.sw")]
+    assert accuracies == sorted(accuracies)
+    assert table.matching(set="xcopa-corrected.sw", run="sweep")
+    assert any("asked with English COPA's" in note for note in table.notes)
     for name in ("classes", "baselines"):
-        assert {line["version"] for line in read(given_rows, name)} == {"released", "corrected"}
+        assert {row["version"] for row in by_name[name].rows} == {"released", "corrected"}
 
 
-def test_what_is_left_out_or_cut_is_said(given_rows: dict[str, Any]) -> None:
-    counts = read_json(given_rows["benchmarks"])
+def test_what_is_left_out_or_cut_is_a_note(made: dict[str, Any]) -> None:
+    counts = read_json(made["metrics"] / "benchmarks.json")
     del counts["xcopa.en.scored"]
     counts |= {"xcopa.en.left_out": "the labels of its test split are not released", "xcopa.en.test.hidden_labels": 500}
-    write_json(given_rows["benchmarks"], counts)
-    scores = (base_scores(given_rows), given_rows["transfer"])
-    for path in (*scores, *given_rows["sweep"].glob("rows/*/score.tsv")):
-        frame = read_rows(path)
-        kept = frame[frame["set"] != "xcopa.en"]
-        write_rows(path, [Row(*row) for row in kept.itertuples(index=False)])
-    hub = given_rows["params"].active.benchmarks.model_copy(update={"limit": 20})
-    profile = given_rows["params"].active.model_copy(update={"benchmarks": hub})
-    tables.run(**given_rows | {"params": given_rows["params"].model_copy(update={"profiles": {SMOKE.model: profile}})})
-    for name in ("xcopa", "items", "baselines", "classes"):
-        text = (given_rows["tables"] / f"{name}.md").read_text()
-        assert "XCOPA, English (COPA): not scored, the labels of its test split are not released" in text, name
-        assert "Only the first 20 items of each language are scored" in text, name
-    assert "English (COPA): not scored" not in (given_rows["tables"] / "xnli.md").read_text()
+    write_json(made["metrics"] / "benchmarks.json", counts)
+    for path in score_files(made):
+        filtered(path, lambda rows: rows["set"] != "xcopa.en")
+    hub = made["params"].active.benchmarks.model_copy(update={"limit": 20})
+    profile = made["params"].active.model_copy(update={"benchmarks": hub})
+    made["params"] = made["params"].model_copy(update={"profiles": {SMOKE.model: profile}})
+    for name, table in compute(made, "accuracy_by_rank", "changes", "items", "baselines", "classes").items():
+        assert "XCOPA, English (COPA): not scored, the labels of its test split are not released" in table.notes, name
+        assert any("Only the first 20 items of each language are scored" in note for note in table.notes), name

@@ -1,21 +1,20 @@
-"""Scores as the tables read them: names of tasks and languages, released and corrected questions, accuracy, flips.
-
-Feeds every table and figure of accuracy.
-"""
+"""Benchmark scores: the scored sets and their names, accuracy, McNemar's test (every table and figure of scores)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tli.analysis.render import Cell, Column
-from tli.analysis.results import Measured, Rows
+from tli.analysis.results import Measured, Results, Rows
+from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
-from tli.stats import mcnemar
+from tli.data.benchmarks import prompts
+from tli.stats import mcnemar, proportions
 from tli.stats.descriptive import mean
 
-SCORING = "summed log-likelihood of each option under NF4; no layer, no pooling"
+SCORING = "summed log-likelihood of each choice under NF4; no layer, no pooling"
 TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
+CLASSES = {"xcopa": ("first choice", "second choice"), "xnli": ("entailment", "neutral", "contradiction")}
 LANGUAGES = {
     "ar": "Arabic",
     "bg": "Bulgarian",
@@ -39,16 +38,18 @@ LANGUAGES = {
     "vi": "Vietnamese",
     "zh": "Chinese",
 }
-CORRECTED = "-corrected"  # ends the task of rows of XCOPA items asked again, with English COPA's `question`
+CORRECTED = prompts.CORRECTED  # ends the task of XCOPA items that are asked again with English COPA's `question`
+SET_COLUMNS = (Column("set", "set", id=True), Column("task", "task"), Column("language", "language"))
 
 
 def item_name(task: str, params: Params) -> str:
-    """What the items are: the micro-world's are in a benchmark's form and are never called that benchmark."""
-    return f"{TASKS.get(task, task)}-form" if params.active.benchmarks.source == "microworld" else TASKS.get(task, task)
+    """The name of a task's items. The micro-world's items have a benchmark's form and never its bare name."""
+    name = TASKS.get(task, task)
+    return f"{name}-form" if params.active.benchmarks.source == "microworld" else name
 
 
 def said_of_items(params: Params) -> str:
-    """The sentence that every table of scores carries."""
+    """A note for every table of scores: whose the items are, and whether only some are scored."""
     benchmarks = params.active.benchmarks
     if benchmarks.source == "microworld":
         return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
@@ -58,20 +59,20 @@ def said_of_items(params: Params) -> str:
 
 
 def language_name(set_: str, params: Params) -> str:
-    """A set's language in words. XCOPA has no English: there it is COPA's, a list of its own."""
+    """The language of a set in words. XCOPA has no English: there it is COPA's, a different list of items."""
     task, _, language = set_.partition(".")
     name = LANGUAGES.get(language, language)
-    own = params.active.benchmarks.source == "hub" and (task, language) == ("xcopa", "en")
-    return f"{name} (COPA)" if own else name
+    is_copa = params.active.benchmarks.source == "hub" and (task, language) == ("xcopa", "en")
+    return f"{name} (COPA)" if is_copa else name
 
 
-def languages(transfer: Rows, task: str) -> list[str]:
-    """The languages of a task's rows, in the file's order."""
-    return [set_.removeprefix(f"{task}.") for set_ in transfer.sets("correct") if set_.startswith(f"{task}.")]
+def languages(rows: Rows, task: str) -> list[str]:
+    """The languages of a task, in the order of the rows."""
+    return [set_.removeprefix(f"{task}.") for set_ in rows.sets("correct") if set_.startswith(f"{task}.")]
 
 
 class Shown(NamedTuple):
-    """A set that a table shows: its language in words, whether `question` is released or corrected, the split."""
+    """A scored set: its task, its language in words, whether `question` is released or corrected, its split."""
 
     set: str
     task: str
@@ -80,39 +81,42 @@ class Shown(NamedTuple):
     split: str
 
 
-def shown(transfer: Rows, counts: Measured, params: Params, *tasks: str) -> list[Shown]:
-    """What is tabled of `tasks`: each language as released, then, where items were asked again, corrected.
+def shown(rows: Rows, counts: Measured, params: Params, *tasks: str) -> list[Shown]:
+    """The scored sets of `tasks`: each language as released, followed by its corrected items if there are any.
 
-    `counts` are the metrics of the stage `benchmarks`, which say what split is scored.
+    Args:
+        counts: the metrics of the stage `benchmarks`, which name the split that is scored.
     """
-    sets = set(transfer.sets("correct"))
-    found: list[Shown] = []
+    measured = set(rows.sets("correct"))
+    scored: list[Shown] = []
     for task in tasks:
-        for language in languages(transfer, task):
+        for language in languages(rows, task):
             set_, again = f"{task}.{language}", f"{task}{CORRECTED}.{language}"
-            one = Shown(set_, task, language_name(set_, params), "released", str(counts[f"{set_}.scored"]))
-            found += [one, one._replace(set=again, version="corrected")] if again in sets else [one]
-    return found
+            scored.append(Shown(set_, task, language_name(set_, params), "released", str(counts[f"{set_}.scored"])))
+            if again in measured:
+                scored.append(scored[-1]._replace(set=again, version="corrected"))
+    return scored
 
 
-def columns(tabled: Sequence[Shown]) -> list[Column]:
-    """What tells the sets of a table apart: the language, and the version and the split where these differ."""
-    varying = [("version", "question"), ("split", "split")]
-    return [
-        Column("language", "language"),
-        *(Column(key, title) for key, title in varying if len({getattr(one, key) for one in tabled}) > 1),
-    ]
+def all_sets(results: Results, params: Params) -> list[Shown]:
+    """The scored sets of every task."""
+    return shown(results.of("score"), results.metrics["benchmarks"], params, *TASKS)
 
 
-def cells(one: Shown, tabled: Sequence[Shown]) -> dict[str, Cell]:
-    """The cells of `columns`."""
-    return {column.key: getattr(one, column.key) for column in columns(tabled)}
+def set_columns(scored: Sequence[Shown]) -> list[Column]:
+    """The columns that identify a set; the version of the question and the split where they differ between sets."""
+    varying = (Column("version", "question"), Column("split", "split"))
+    return [*SET_COLUMNS, *(column for column in varying if len(_values(scored, column)) > 1)]
 
 
-def split(tabled: Sequence[Shown]) -> str:
-    """The split in a caption's words."""
-    splits = {one.split for one in tabled}
-    return f"{splits.pop()} split" if len(splits) == 1 else "split given"
+def cells(of: Shown, scored: Sequence[Shown], params: Params) -> dict[str, Cell]:
+    """The cells of `set_columns` for a set."""
+    names: dict[str, Cell] = {**of._asdict(), "task": item_name(of.task, params)}
+    return {column.key: names[column.key] for column in set_columns(scored)}
+
+
+def _values(scored: Sequence[Shown], column: Column) -> set[str]:
+    return {getattr(of, column.key) for of in scored}
 
 
 CORRECTION = (
@@ -121,40 +125,61 @@ CORRECTION = (
 )
 
 
-def each(rows: Rows, which: str, set_: str, measure: str) -> dict[str, float]:
-    """Item -> value. A corrected set is the released one with the items that were asked again in place."""
+def notes_on(scored: Sequence[Shown], counts: Measured, params: Params) -> list[str]:
+    """The notes of a table of scores: whose the items are, the split, what corrected means, what is not scored.
+
+    Args:
+        scored: the sets of the table. counts: the metrics of the stage `benchmarks`.
+    """
+    splits = {of.split for of in scored}
+    return [
+        said_of_items(params),
+        f"split: {splits.pop()}" if len(splits) == 1 else "",
+        CORRECTION if any(of.version == "corrected" for of in scored) else "",
+        *not_scored(counts, params),
+    ]
+
+
+def not_scored(counts: Measured, params: Params) -> list[str]:
+    """Each set without scores, with the reason that the stage `benchmarks` gives."""
+    left_out = [(key.removesuffix(".left_out"), why) for key, why in counts.items() if key.endswith(".left_out")]
+    return [
+        f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}: not scored, {why}"
+        for set_, why in left_out
+    ]
+
+
+def each(rows: Rows, run: str, set_: str, measure: str) -> dict[str, float]:
+    """Item -> value. A corrected set is the released one in which the items that were asked again replace theirs."""
     task, _, language = set_.partition(".")
     if not task.endswith(CORRECTED):
-        return rows.each(which, set_, "-", measure)
-    released = rows.each(which, f"{task.removesuffix(CORRECTED)}.{language}", "-", measure)
-    return released | rows.each(which, set_, "-", measure)
+        return rows.each(run, set_, "-", measure)
+    released = rows.each(run, f"{task.removesuffix(CORRECTED)}.{language}", "-", measure)
+    return released | rows.each(run, set_, "-", measure)
 
 
-def correct(rows: Rows, which: str, set_: str) -> list[bool]:
-    """Whether each item is answered rightly, in the file's order."""
-    return [value == 1 for value in each(rows, which, set_, "correct").values()]
+def correct(rows: Rows, run: str, set_: str) -> list[bool]:
+    """Whether each item is answered rightly, in the order of the rows."""
+    return [value == 1 for value in each(rows, run, set_, "correct").values()]
 
 
-def accuracy(rows: Rows, which: str, set_: str) -> float:
-    """Share of items answered rightly, in percent."""
-    return 100 * mean([float(right) for right in correct(rows, which, set_)])
+def accuracy(rows: Rows, run: str, set_: str) -> float:
+    """The share of items answered rightly, in percent."""
+    return 100 * mean([float(right) for right in correct(rows, run, set_)])
 
 
-def flips(base: Rows, other: Rows, which: str, set_: str) -> mcnemar.McNemar:
-    """The exact McNemar test of a cell against rank 0 on the same items."""
+def single(rows: Rows, run: str, set_: str, params: Params) -> dict[str, Cell]:
+    """The accuracy of a single model with Wilson's interval, in percent."""
+    right = correct(rows, run, set_)
+    interval = proportions.wilson(sum(right), len(right), params.stats.confidence)
+    low, high = (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
+    return {"accuracy": accuracy(rows, run, set_), "low": low, "high": high}
+
+
+def flips(rows: Rows, run: str, set_: str) -> mcnemar.McNemar:
+    """The exact McNemar test of a run against the base on the same items. Raises UserError where the items differ."""
     task, _, language = set_.partition(".")
     for part in dict.fromkeys((f"{task.removesuffix(CORRECTED)}.{language}", set_)):
-        base.matched(("base", which), part, "-", "correct", other)  # refuses unequal items
-    before, after = each(base, "base", set_, "correct"), each(other, which, set_, "correct")
+        rows.matched(("base", run), part, "-", "correct")
+    before, after = each(rows, "base", set_, "correct"), each(rows, run, set_, "correct")
     return mcnemar.exact([value == 1 for value in before.values()], [after[item] == 1 for item in before])
-
-
-def notes(tabled: Sequence[Shown], counts: Measured, params: Params, *tasks: str) -> list[str]:
-    """What a table of scores must add: what corrected means, and each language that is not scored, with the reason."""
-    found = [CORRECTION] if any(one.version == "corrected" for one in tabled) else []
-    for key, why in counts.items():
-        set_, _, name = key.rpartition(".")
-        task = set_.partition(".")[0]
-        if name == "left_out" and task in tasks:
-            found.append(f"{item_name(task, params)}, {language_name(set_, params)}: not scored, {why}")
-    return found

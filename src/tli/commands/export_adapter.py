@@ -1,4 +1,4 @@
-"""`tli export`: writes an adapter as a folder for a hub, with weights, configuration, model card and manifest.
+"""`tli export adapter`: writes an adapter as a folder for a hub: weights, configuration, model card and manifest.
 
 The card is the one that training wrote (model/card.py), with results from the tables added. Nothing is uploaded.
 """
@@ -10,15 +10,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tli.analysis import render
-from tli.analysis.render import Table
+from tli.analysis.render import read_model
+from tli.analysis.table import Table
 from tli.config.parameters import HubModel, Params
 from tli.io.errors import UserError
 from tli.io.files import atomic_dir, read_text, sha256_of, write_manifest, write_text
 from tli.io.structured import read_json
 from tli.model import card, lora
 
-TABLES = ("ranks", "xcopa", "xnli")
+TABLES = ("ranks", "accuracy_by_rank")
 
 
 def source(rank: int | None, seed: int | None, build: Path, params: Params) -> Path:
@@ -51,16 +51,16 @@ def source(rank: int | None, seed: int | None, build: Path, params: Params) -> P
     return build / "sweep" / "adapters" / f"r{rank}" / f"s{chosen}"
 
 
-def results(tables: Path, rank: int, params: Params) -> str:
+def results_by_rank(path: Path, rank: int, params: Params) -> str:
     """Returns the rows of `rank` and of rank 0 in the tables by rank, as Markdown.
 
     Args:
-        tables: the folder paper/tables/<model>.
+        path: results/<model>/tables.json.
         rank: the adapter's rank.
         params: the parameters.
     """
-    page = render.read(tables)
-    present = [page.tables[name] for name in TABLES if name in page.tables]
+    tables = read_model(path).tables
+    present = [tables[name] for name in TABLES if name in tables]
     parts = [f"Results of the run with this adapter, model `{params.model}`. Rank 0 is the base without an adapter."]
     for table in present:
         lines = [*_lines(table, rank)]
@@ -70,25 +70,22 @@ def results(tables: Path, rank: int, params: Params) -> str:
 
 
 def _lines(table: Table, rank: int) -> Iterator[str]:
-    index = [column.key for column in table.columns].index("rank")
-    chosen = [line for line in table.lines if line[index] in ("0", str(rank))]
-    if any(line[index] != "0" for line in chosen):
+    """The rows of `rank` and of rank 0 as a Markdown table; nothing if the table has no row of `rank`."""
+    chosen = [line for row, line in zip(table.rows, table.text, strict=True) if row["rank"] in (0, rank)]
+    if table.matching(rank=rank):
         yield f"| {' | '.join(column.title for column in table.columns)} |"
         yield f"| {' | '.join(':--' if column.kind == 'text' else '--:' for column in table.columns)} |"
         yield from (f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in chosen)
 
 
-def run(
-    rank: int | None, seed: int | None, build: Path, tables: Path, fetched: Path, out: Path, params: Params
-) -> list[str]:
+def run(rank: int | None, seed: int | None, build: Path, results: Path, out: Path, params: Params) -> list[str]:
     """Writes the folder `out`, replacing what is there, and returns the names of its files.
 
     Args:
         rank: a rank of the sweep; None is the main run.
         seed: a seed of the sweep; None is the first.
         build: the folder build/<model>.
-        tables: the folder paper/tables/<model>.
-        fetched: metrics of the stage `base`, with the revision of a fetched model.
+        results: the folder results/<model>, with tables.json, and base.json with the revision of a fetched model.
         out: the folder to write.
         params: the parameters.
 
@@ -107,7 +104,7 @@ def run(
             "run `dvc repro`"
         )
     settings = read_json(folder / lora.SETTINGS)
-    measured = results(tables, int(settings["r"]), params)
+    measured = results_by_rank(results / "tables.json", int(settings["r"]), params)
     text = re.sub(rf"(?<=^{card.RESULTS}\n\n)[^\n]*", lambda _: measured, text, count=1, flags=re.M)
     model, revision = params.active.model, None
     with atomic_dir(out) as temporary:
@@ -115,7 +112,7 @@ def run(
         shutil.copyfile(folder / lora.SETTINGS, temporary / lora.SETTINGS)
         base = str(settings["base_model_name_or_path"])
         if isinstance(model, HubModel):
-            base, revision = model.repo, str(read_json(fetched)["revision"])
+            base, revision = model.repo, str(read_json(results / "base.json")["revision"])
             text = text.replace(f"revision `{model.revision}`", f"revision `{revision}`")
             text = text.replace(f'revision="{model.revision}"', f'revision="{revision}"')
             text = text.replace(f"revision={model.revision}", f"revision={revision}")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tli.analysis.results import Measured, Rows
+from tli.analysis.row_file import read_files
 from tli.analysis.scores import CORRECTED, Shown, each, shown
 from tli.config.parameters import HubBenchmarks, HubModel, HubRepo, Params
 from tli.data.benchmarks.released import scored_split
 from tli.io.errors import UserError
-from tli.io.rows import read_rows
 from tli.io.structured import read_json, write_json
 
 VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
@@ -34,7 +34,7 @@ def task_name(task: Shown, params: Params) -> str:
     return f"{name}{corrected}{split}"
 
 
-def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str, Any]:
+def results(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str, Any]:
     """Returns the sections of `lm_eval.simple_evaluate`'s result, without those that describe machine and time.
 
     Over the items, with x = 1 for a right prediction and 0 for a wrong one, acc is the mean of x, and acc_stderr =
@@ -42,7 +42,7 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
 
     Args:
         rows: the rows of `score` or `sweep-score`.
-        cell: the run.
+        run: the run.
         counts: metrics of the stage `benchmarks`.
         params: the parameters.
 
@@ -51,14 +51,14 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
     """
     if params.active.benchmarks.source == "none":
         raise UserError(f"export: expected scores, got none: {params.model} has no benchmarks")
-    if cell not in rows.cells:
-        raise UserError(f"{rows.path}: expected one of {', '.join(rows.cells)}, got {cell!r}; give one of these runs")
+    if run not in rows.runs:
+        raise UserError(f"{rows.path}: expected one of {', '.join(rows.runs)}, got {run!r}; give one of these runs")
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
     for task in shown(rows, counts, params, "xcopa", "xnli"):
         name = task_name(task, params)
-        correct = [*each(rows, cell, task.set, "correct").values()]
+        correct = [*each(rows, run, task.set, "correct").values()]
         released = counts.get(f"{task.task}.{task.set.partition('.')[2]}.{task.split}.released", len(correct))
         version = VERSION if params.active.benchmarks.source == "hub" and CORRECTED not in task.set else None
         sections["results"][name] = {
@@ -74,7 +74,7 @@ def results(rows: Rows, cell: str, counts: Measured, params: Params) -> dict[str
         sections["n-samples"][name] = {"original": released, "effective": len(correct)}
     for section in by_task[:-1]:
         sections[section] = dict(sorted(sections[section].items()))
-    return {**sections, "config": _model(rows.path, cell, params)}
+    return {**sections, "config": _model(rows, run, params)}
 
 
 def _config(name: str, task: Shown, version: float | None, params: Params) -> dict[str, Any]:
@@ -98,39 +98,38 @@ def _config(name: str, task: Shown, version: float | None, params: Params) -> di
     }
 
 
-def _model(path: Path, cell: str, params: Params) -> dict[str, Any]:
+def _model(rows: Rows, run: str, params: Params) -> dict[str, Any]:
     """The model, and the run's adapter."""
-    frame = read_rows(path)
-    first = frame[frame["cell"] == cell].iloc[0]
+    first = rows.frame[rows.frame["run"] == run].iloc[0]
     model, settings = params.active.model, params.active.benchmarks
     name = model.repo if isinstance(model, HubModel) else model.title
-    arguments: dict[str, str | int] = {"model": params.model, "cell": cell, "rank": int(first["rank"])}
-    arguments |= {"scaling": str(first["arm"]), "seed": str(first["seed"])}
+    arguments: dict[str, str | int] = {"model": params.model, "run": run, "rank": int(first["rank"])}
+    arguments |= {"scaling": str(first["variant"]), "seed": str(first["seed"])}
     limit = settings.limit if isinstance(settings, HubBenchmarks) else None
     return {"model": name, "model_args": arguments, "limit": limit}
 
 
-def rows_of(cell: str, build: Path) -> Path:
+def rows_of(run: str, build: Path) -> Path:
     """Returns the row file with the scores of a run, in the pipeline's folder build/<model>.
 
     Args:
-        cell: `base`, `untrained`, `main`, or a run of the sweep such as r8-s0.
+        run: `base`, `untrained`, `main`, or a run of the sweep such as r8-s0.
         build: that folder.
     """
-    if swept := re.fullmatch(r"r(\d+)-s\d+", cell):
+    if swept := re.fullmatch(r"r(\d+)-s\d+", run):
         return build / "sweep" / "rows" / f"r{swept[1]}" / "score.tsv"
-    folder = build / "base-rows" if cell in ("base", "untrained") else build
+    folder = build / "base-rows" if run in ("base", "untrained") else build
     return folder / "score.tsv"
 
 
-def run(rows: Path, benchmarks: Path, cell: str, out: Path, params: Params) -> None:
+def write(rows: Path, benchmarks: Path, run: str, out: Path, params: Params) -> None:
     """Writes the results JSON of a run to `out`.
 
     Args:
         rows: a row file of `score`, `base-rows` or `sweep-score`.
         benchmarks: metrics of the stage `benchmarks`.
-        cell: the run.
+        run: the run.
         out: the file to write.
         params: the parameters.
     """
-    write_json(out, results(Rows(rows), cell, read_json(benchmarks), params))
+    write_json(out, results(read_files(rows), run, read_json(benchmarks), params))

@@ -1,25 +1,24 @@
 """`tli summary`: shows the last run on one screen: verdicts, claims, important numbers, time, and paths of the rest.
 
-It only reads files that the stages wrote. Numbers are rounded as in the paper's text. `make repro` ends with it.
+It only reads files that the stages wrote, and shows numbers as the tables do. `make repro` ends with it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tli.analysis import render
-from tli.analysis.results import Measured
-from tli.analysis.scores import item_name, language_name
-from tli.analysis.views import trained_view
+from tli.analysis.render import read_model
+from tli.analysis.table import Table
+from tli.analysis.views import WAYS, trained_view
 from tli.config.parameters import Params
 from tli.io import progress
 from tli.io.structured import read_json
-from tli.report.document import text
+from tli.report.cells import shown_row, shown_rows
 from tli.verify.judge import AGREES, DIFFERS, NONE
 
 WIDTH = 9  # of the first column
@@ -37,16 +36,16 @@ def page(params: Params, root: Path) -> str:
         UserError: a file of the run is missing.
     """
     results = root / "results" / params.model
-    measured: Measured = read_json(results / "measured.json")
+    tables = read_model(results / "tables.json").tables
     verdicts = read_json(results / "verify.json")
     lines = [
         ("model", _settings(params)),
         *_verdicts(verdicts),
-        *_alignment(measured, params),
-        *_transfer(measured, params),
-        *_rank(root / "paper" / "tables" / params.model),
+        *_similarity(tables, params),
+        *_scores(tables),
+        *_rank(tables),
         *_time(root / "docs" / "costs" / params.model / "costs.json"),
-        *_places(root, params.model),
+        *_places(root),
     ]
     return "\n".join(f"{name:{WIDTH}}{content}" for name, content in lines)
 
@@ -83,43 +82,38 @@ def _list(names: list[str]) -> str:
     return f" ({click.style(text, fg='red') if progress.coloured(sys.stdout) else text})"
 
 
-def _alignment(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
+def _similarity(tables: Mapping[str, Table], params: Params) -> Iterator[tuple[str, str]]:
+    """Cosine and retrieval before and after training, where the loss reads."""
     view = trained_view(params)
-
-    def value(key: str) -> str:
-        return text(f"run.{key}", measured.get(key))
-
-    key = f"align.trained.%s.{view}"
-    cosines = f"trained pairs {value(key % 'before')} → {value(key % 'after')} ({value(key % 'gain')}), "
-    cosines += f"unseen pairs {value(f'align.control.gain.{view}')}, "
-    yield "cosine", f"{cosines}random pairs {value(f'gains.random_trained.{view}')}, at {view}"
-    hits = [
-        f"{name} {value(f'retrieval.all.before.p1_{way}.{view}')} → {value(f'retrieval.all.after.p1_{way}.{view}')}"
-        for way, name in (("sw_en", "sw→en"), ("en_sw", "en→sw"))
-    ]
+    trained, unseen = (
+        shown_row(tables["before_after"], values="run", view=view, set=set_).texts for set_ in ("trained", "control")
+    )
+    random = shown_row(tables["gains"], values="run", view=view).texts["random_trained"]
+    cosines = f"trained pairs {trained['before']} → {trained['after']} ({trained['gain']})"
+    yield "cosine", f"{cosines}, unseen pairs {unseen['gain']}, random pairs {random}, at {view}"
+    hits = []
+    for arrow in WAYS.values():
+        texts = shown_row(tables["retrieval"], view=view, set="all", direction=arrow).texts
+        hits.append(f"{arrow} {texts['p1_before']} → {texts['p1_after']}")
     yield "P@1", f"{', '.join(hits)}, among all pairs"
 
 
-def _transfer(measured: Measured, params: Params) -> Iterator[tuple[str, str]]:
-    """The main run's accuracy and its change from rank 0, a line for each task."""
-    ending = ".main.accuracy"
-    keys = [key.removesuffix(ending) for key in measured if key.startswith("transfer.") and key.endswith(ending)]
-    for task in dict.fromkeys(key.split(".")[1] for key in keys):
-        parts = []
-        for key in (key for key in keys if key.split(".")[1] == task):
-            accuracy, change = (
-                text(f"run.{key}.main.{name}", measured[f"{key}.main.{name}"]) for name in ("accuracy", "change")
-            )
-            parts.append(f"{language_name(key.removeprefix('transfer.'), params)} {accuracy} ({change})")
-        yield "accuracy", f"{item_name(task, params)}: {', '.join(parts)}"
+def _scores(tables: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
+    """Accuracy in the paper's configuration and its change from rank 0, a line for each task."""
+    by_task: dict[str, list[str]] = {}
+    for row in shown_rows(tables["accuracy_by_rank"], run="main") if "accuracy_by_rank" in tables else ():
+        question = row.texts.get("version", "released")
+        name = row.texts["language"] + ("" if question == "released" else f", {question}")
+        by_task.setdefault(row.texts["task"], []).append(f"{name} {row.texts['accuracy']} ({row.texts['change']})")
+    for task, languages in by_task.items():
+        yield "accuracy", f"{task}: {', '.join(languages)}"
 
 
-def _rank(tables: Path) -> Iterator[tuple[str, str]]:
+def _rank(tables: Mapping[str, Table]) -> Iterator[tuple[str, str]]:
     """The results of the tests of the rank: the first note of each robustness table, a line for each part."""
-    by_name = render.read(tables).tables
-    for name, short in (("robustness", "transfer"), ("robustness_alignment", "alignment")):
-        if name in by_name and by_name[name].notes:
-            first, *rest = by_name[name].notes[0].rstrip(".").split("; ")
+    for name, short in (("robustness", "scores"), ("robustness_alignment", "cosine")):
+        if name in tables and tables[name].notes:
+            first, *rest = tables[name].notes[0].rstrip(".").split("; ")
             yield "rank", f"{short}: {first[0].lower()}{first[1:]}"
             yield from (("", part) for part in rest)
 
@@ -131,7 +125,10 @@ def _time(costs: Path) -> Iterator[tuple[str, str]]:
         yield "time", f"{minutes} minutes in all stages, each by its last run; {memory} GiB at most"
 
 
-def _places(root: Path, model: str) -> Iterator[tuple[str, str]]:
-    yield "tables", f"paper/tables/{model}/README.md"
-    for name, path in (("paper", "paper/artifact.pdf"), ("report", "paper/report.html")):
-        yield name, path if (root / path).is_file() else f"not made yet: dvc repro {name}"
+def _places(root: Path) -> Iterator[tuple[str, str]]:
+    for name, path, stage in (
+        ("tables", "paper/tables/README.md", "pages"),
+        ("paper", "paper/artifact.pdf", "paper"),
+        ("report", "paper/report.html", "report"),
+    ):
+        yield name, path if (root / path).is_file() else f"not made yet: dvc repro {stage}"

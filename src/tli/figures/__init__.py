@@ -1,1 +1,1 @@
-"""One module per figure."""
+"""One module per figure: `paper/figures/MODEL/NAME.svg` is drawn by `src/tli/figures/NAME.py`."""

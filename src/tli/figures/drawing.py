@@ -1,8 +1,7 @@
-"""What every figure is drawn with: style, colours, panels, and SVG whose bytes depend on the rows alone.
+"""Style, colours and panels of every figure, and SVG files whose bytes depend only on the rows.
 
-Glyphs are drawn as paths of the font that matplotlib ships, identifiers are salted with a constant, and no date is
-written. Colours are Okabe and Ito's, which colour-blind readers tell apart; shapes and line styles say the same once
-more. Feeds every figure.
+Glyphs are paths of the font that matplotlib ships, identifiers are salted with a constant, and no date is written. The
+colours are those of Okabe and Ito, which colour-blind readers can distinguish; shapes and line styles differ too.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ STYLE: Any = {
 
 
 def svg(canvas: Canvas) -> str:
-    """The figure as SVG text, without a date and without matplotlib's version."""
+    """Returns the figure as SVG text, without a date and without the version of matplotlib."""
     text = io.StringIO()
     canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
@@ -45,7 +44,7 @@ def svg(canvas: Canvas) -> str:
 
 @contextmanager
 def panels(rows: int, columns: int, width: float, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
-    """A figure of rows x columns panels, sizes in inches, laid out when the block ends."""
+    """Yields a figure of rows x columns panels; width and height in inches."""
     canvas = Canvas(figsize=(width, height), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
     yield canvas, [*axes.flat]

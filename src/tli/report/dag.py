@@ -1,4 +1,4 @@
-"""The pipeline as a drawing: stages of dvc.yaml by what they read of each other (the report's last section)."""
+"""The pipeline as a drawing: the stages of dvc.yaml, each after those whose outputs it reads (report, last section)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-WIDTH, HEIGHT, APART, BELOW = 112, 34, 40, 18  # of a box; between columns; between rows
+WIDTH, HEIGHT = 112, 34  # of a box
+COLUMN_GAP, ROW_GAP = 40, 18
 
 
 class Stage(NamedTuple):
-    """A stage, what it is for, the table that it feeds, its expected minutes, and the stages whose outputs it reads."""
+    """A stage: its purpose, the table that it feeds, its expected minutes, and the stages whose outputs it reads."""
 
     name: str
     desc: str
@@ -21,59 +22,59 @@ class Stage(NamedTuple):
 
 
 def stages(pipeline: Mapping[str, Any]) -> list[Stage]:
-    """The stages of a dvc.yaml, in its order. An edge that a longer way implies is left out."""
+    """The stages of a dvc.yaml, in its order. An edge that a longer path implies is left out."""
     listed: Mapping[str, Any] = pipeline["stages"]
     outs = {name: _outs(stage) for name, stage in listed.items()}
     direct = {
         name: {
             other
             for other, paths in outs.items()
-            if other != name and any(_touch(dep, path) for dep in stage["deps"] for path in paths)
+            if other != name and any(_overlap(dep, path) for dep in stage["deps"] for path in paths)
         }
         for name, stage in listed.items()
     }
-    reached: dict[str, set[str]] = {}
+    ancestors: dict[str, set[str]] = {}
 
-    def behind(name: str) -> set[str]:
-        if name not in reached:
-            reached[name] = set().union(*(behind(other) | {other} for other in direct[name]))
-        return reached[name]
+    def before(name: str) -> set[str]:
+        if name not in ancestors:
+            ancestors[name] = set().union(*(before(other) | {other} for other in direct[name]))
+        return ancestors[name]
 
-    found = []
+    result = []
     for name, stage in listed.items():
-        needed = tuple(o for o in listed if o in direct[name] and not any(o in behind(p) for p in direct[name]))
+        after = tuple(o for o in listed if o in direct[name] and not any(o in before(p) for p in direct[name]))
         meta = stage["meta"]
-        found.append(Stage(name, " ".join(stage["desc"].split()), meta["table"], meta["minutes"], needed))
-    return found
+        result.append(Stage(name, " ".join(stage["desc"].split()), meta["table"], meta["minutes"], after))
+    return result
 
 
 def _outs(stage: Mapping[str, Any]) -> list[str]:
-    every = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
-    return [out if isinstance(out, str) else next(iter(out)) for out in every]
+    entries = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+    return [out if isinstance(out, str) else next(iter(out)) for out in entries]
 
 
-def _touch(dep: str, out: str) -> bool:
-    """Whether one path is the other or lies in it."""
-    one, other = PurePosixPath(dep), PurePosixPath(out)
-    return one.is_relative_to(other) or other.is_relative_to(one)
+def _overlap(dep: str, out: str) -> bool:
+    """Whether the paths are the same, or one lies in the other."""
+    first, second = PurePosixPath(dep), PurePosixPath(out)
+    return first.is_relative_to(second) or second.is_relative_to(first)
 
 
-def draw(found: Sequence[Stage]) -> str:
-    """An SVG: a column a step, boxes named by stage, a line from each stage to those that read it."""
+def draw(stages: Sequence[Stage]) -> str:
+    """An SVG: one column per step, a box per stage, and a line from each stage to those that read its outputs."""
     column: dict[str, int] = {}
-    for stage in found:
+    for stage in stages:
         column[stage.name] = 1 + max((column[name] for name in stage.after), default=-1)
     rows: dict[int, int] = {}
     place: dict[str, tuple[int, int]] = {}
-    for stage in found:
+    for stage in stages:
         step = column[stage.name]
         row = rows.get(step, 0)
         rows[step] = row + 1
-        place[stage.name] = (step * (WIDTH + APART) + 1, row * (HEIGHT + BELOW) + 1)
-    wide = (1 + max(column.values())) * (WIDTH + APART) - APART + 2
-    high = max(rows.values()) * (HEIGHT + BELOW) - BELOW + 2
+        place[stage.name] = (step * (WIDTH + COLUMN_GAP) + 1, row * (HEIGHT + ROW_GAP) + 1)
+    width = (1 + max(column.values())) * (WIDTH + COLUMN_GAP) - COLUMN_GAP + 2
+    height = max(rows.values()) * (HEIGHT + ROW_GAP) - ROW_GAP + 2
     lines, boxes = [], []
-    for stage in found:
+    for stage in stages:
         x, y = place[stage.name]
         for name in stage.after:
             left, top = place[name]
@@ -87,9 +88,10 @@ def draw(found: Sequence[Stage]) -> str:
             f'height="{HEIGHT}" rx="5"/><text x="{x + WIDTH / 2:g}" y="{y + HEIGHT / 2 + 4:g}" text-anchor="middle">'
             f"{html.escape(stage.name)}</text></g>"
         )
-    said = "; ".join(f"{one.name} after {', '.join(one.after)}" for one in found if one.after)
-    label = html.escape(f"The pipeline: {said}.", quote=True)
+    edges = "; ".join(f"{stage.name} after {', '.join(stage.after)}" for stage in stages if stage.after)
+    label = html.escape(f"The pipeline: {edges}.", quote=True)
     return (
-        f'<svg class="dag" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" role="img" aria-label="{label}">'
+        f'<svg class="dag" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
+        f'aria-label="{label}">'
         f"{''.join(lines)}{''.join(boxes)}</svg>"
     )

@@ -1,4 +1,4 @@
-"""Translation by prompt: no control word leaks into it, ranks by hand, a model that knows, one that does not change."""
+"""Word translation by prompt: no control word in a prompt, ranks by hand, the stage and the table on rigged models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
-from tli.analysis.results import Rows
+from tli import tables
+from tli.analysis.results import COLUMNS, Results
+from tli.analysis.table import Table
 from tli.config.parameters import Params, Probe
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
-from tli.io.rows import Row, write_rows
+from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import write_tsv
 from tli.measure.scoring import Request
 from tli.measure.views import BASE, main_run
 from tli.model import checkpoint, lora
-from tli.paper import probe as probing
 from tli.stages import translate
 
 
@@ -126,6 +127,16 @@ def run(pairs: Sequence[Pair], quantized: Path, adapter: Path, folder: Path, par
     return folder / "translate.tsv"
 
 
+def results(path: Path) -> Results:
+    """Results with nothing but the rows of the stage translate."""
+    rows = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+    return Results(rows.assign(model="tiny", base=0, stage="translate")[list(COLUMNS)], {}, {}, {})
+
+
+def table(path: Path, params: Params) -> Table:
+    return tables.compute("translation", results(path), params, lambda _: lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def untouched(tiny_quantized: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh adapter: B = 0, so that it changes nothing."""
@@ -138,7 +149,8 @@ def untouched(tiny_quantized: Path, params: Params, tmp_path_factory: pytest.Tem
 def test_an_adapter_that_changes_nothing_changes_no_score(
     pairs: list[Pair], tiny_quantized: Path, untouched: Path, params: Params, tmp_path: Path
 ) -> None:
-    rows = Rows(run(pairs, tiny_quantized, untouched, tmp_path, params))
+    path = run(pairs, tiny_quantized, untouched, tmp_path, params)
+    rows = results(path).of("translate")
     sets = rows.sets("rank.sum")
     assert sets == ["shots0", f"shots{params.probe.shots}"]
     control = [pair for pair in pairs if pair.set == "control"]
@@ -147,9 +159,9 @@ def test_an_adapter_that_changes_nothing_changes_no_score(
             before, after = rows.matched(("base", "main"), set_, "-", measure)
             assert before == after
             assert len(before) == len(control)
-    made = probing.table(rows, params)
-    assert all(made.measured[key] == 0 for key in made.measured if key.startswith("probe.change."))
-    assert "no item flips: McNemar's p is undefined" in made.table.remarks
+    made = table(path, params)
+    assert [(row["p1_change"], row["won"], row["p"]) for row in made.rows] == [(0, 0, None)] * 4
+    assert "no item flips: McNemar's p is undefined" in made.notes
 
 
 def test_the_same_rows_twice(
@@ -182,7 +194,7 @@ def test_a_model_that_knows_gets_every_word_right(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The likelihoods are rigged, all else is the stage: the base knows nothing, the paper's cell everything."""
+    """Only the likelihoods are rigged: the base knows no word, the paper's configuration every word."""
     tokenizer = checkpoint.tokenizer(tiny_quantized / "nf4")
     prompts = ([], translate.examples(pairs, params.probe))
     texts = [translate.prompt(shots, pair.swahili) + f" {pair.english}" for shots in prompts for pair in pairs]
@@ -195,12 +207,12 @@ def test_a_model_that_knows_gets_every_word_right(
         return [-1.0 if (tuple(request.ids) in true) == (model is not models[0]) else -2.0 for request in asked]
 
     monkeypatch.setattr(translate, "scores", rigged)
-    made = probing.table(Rows(run(pairs, tiny_quantized, untouched, tmp_path, params)), params)
+    made = table(run(pairs, tiny_quantized, untouched, tmp_path, params), params)
     assert len(models) == 2
-    for row in made.table.rows:
+    for row in made.rows:
         assert (row["p1_before"], row["p1_after"], row["mrr_after"], row["rank_after"]) == (0, 1, 1, 1)
         assert (row["won"], row["lost"], row["n"], row["candidates"], row["chance"]) == (4, 0, 4, 4, 0.25)
-        assert float(str(row["rank_before"])) == 4
+        assert row["rank_before"] == 4
 
 
 def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
@@ -221,15 +233,15 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
         for i in range(20)
     ]
     write_rows(tmp_path / "translate.tsv", rows)
-    made = probing.table(Rows(tmp_path / "translate.tsv"), params)
-    for row in made.table.rows:
+    made = table(tmp_path / "translate.tsv", params)
+    for row in made.rows:
         assert (row["p1_before"], row["p1_after"], row["won"], row["lost"]) == (0.5, 0.875, 4, 1)
         p = mcnemar([[3, 1], [4, 0]], exact=True).pvalue
-        assert float(str(row["p"])) == pytest.approx(p)
+        assert row["p"] == pytest.approx(p)
         assert row["mrr_before"] == pytest.approx(sum(1 / rank for rank in before) / 8)
         assert row["chance"] == 0.05
-    assert made.measured["probe.change.p1.shots0.sum"] == 3 / 8
-    assert not any("one token" in note for note in made.table.remarks)
+    assert made.values()["translation/0,sum/p1_change"] == 3 / 8
+    assert not any("single token" in note for note in made.notes)
 
 
 def test_a_prompt_longer_than_the_model_is_refused() -> None:

@@ -1,0 +1,30 @@
+"""Single row files as look-ups, for what needs only a few of a model's files (report, `tli export-results`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from tli.analysis.results import Rows
+from tli.io.errors import UserError
+from tli.io.rows import read_rows
+
+NAMES = ["run", "set", "item", "view", "measure"]  # what identifies a row
+
+
+def read_files(*paths: Path) -> Rows:
+    """The rows of one file, or of several of the same stage. Error messages name the first file.
+
+    Raises:
+        UserError: a file is missing or broken, or two rows are the same.
+    """
+    frames = [read_rows(path).rename(columns={"cell": "run", "arm": "variant"}) for path in paths]
+    frame = pd.concat(frames, ignore_index=True)
+    twice = frame.duplicated(NAMES)
+    if twice.any():
+        first = " ".join(str(value) for value in frame.loc[twice.idxmax(), NAMES])
+        raise UserError(f"{paths[0]}: expected one row for {first}, got two; remove the file and run `dvc repro`")
+    rows = Rows(frame, paths[0].stem)
+    rows.path = str(paths[0])
+    return rows
