@@ -10,7 +10,7 @@ Means, SDs, t and intervals are over bases, one value per base.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +88,11 @@ class Study:
         paper = next((params.lora.rank for params in self.params.values()), None)
         return paper if paper in common else max(common, default=None)
 
+    def of_reference(self) -> Iterator[tuple[str, list[Results], Params]]:
+        """The reference variant with its rows and parameters; nothing where the run has none."""
+        if self.reference is not None:
+            yield self.reference, self.results(self.reference), self.params[self.reference]
+
     def results(self, variant: str) -> list[Results]:
         """The rows of a variant, one `Results` per base, read anew: all variants would not fit in memory."""
         params = self.params[variant]
@@ -112,14 +117,22 @@ class Study:
         """Variant with several ranks -> the effect of the rank on each outcome, over bases."""
         return self._read[1] if self.bases else {}
 
-    def notes_on_effects(self) -> list[str]:
-        """Over how many bases the effects are, which tests are corrected together, and the statistics' own notes."""
-        return [
-            note
+    def effects_on(self, *, answers: bool) -> dict[str, list[Effect]]:
+        """The effects on accuracies (`answers`), or those on cosines and retrieval."""
+        return {
+            variant: [effect for effect in of_variant if effect.outcome.answers == answers]
             for variant, of_variant in self.effects.items()
+        }
+
+    def notes_on(self, effects: Mapping[str, Sequence[Effect]]) -> list[str]:
+        """Over which bases these effects are, which tests are corrected together, and the statistics' own notes."""
+        return [
+            f"{variant}: {note}"
+            for variant, of_variant in effects.items()
             for note in (
-                f"{variant}: over {len(self.bases[variant])} bases; tests are corrected by Holm within its families",
-                *(f"{variant}: {note}" for note in notes_of(of_variant)),
+                f"over the bases {', '.join(f's{base}' for base in self.bases[variant])}; tests are corrected by Holm "
+                "within the variant's families",
+                *notes_of(of_variant),
             )
         ]
 

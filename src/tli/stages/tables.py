@@ -45,8 +45,12 @@ from tli.tables import (
     robustness_alignment,
     scan,
     setup,
+    study_calibration,
+    study_changes,
+    study_class_changes,
     study_controls,
     study_equivalence,
+    study_gap,
     study_odds,
     study_robustness,
     study_robustness_alignment,
@@ -104,6 +108,10 @@ MODULES: dict[str, ModuleType] = {
         study_trends,
         study_equivalence,
         study_odds,
+        study_changes,
+        study_gap,
+        study_calibration,
+        study_class_changes,
         claims,
     )
 }

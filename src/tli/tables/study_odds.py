@@ -23,8 +23,8 @@ COLUMNS = (VARIANT, *odds.COLUMNS)
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
     """One row per variant and outcome."""
-    for variant, effects in study_of(results, params).effects.items():
-        for row in odds.rows_of([effect for effect in effects if effect.outcome.answers]):
+    for variant, effects in study_of(results, params).effects_on(answers=True).items():
+        for row in odds.rows_of(effects):
             yield {"variant": variant, **row}
 
 
@@ -32,5 +32,7 @@ def notes(results: Results, params: Params) -> list[str]:
     """The notes of the table odds, for each variant."""
     study = study_of(results, params)
     return [
-        note for variant, effects in study.effects.items() for note in odds.notes_on(effects, study.params[variant])
+        note
+        for variant, effects in study.effects_on(answers=True).items()
+        for note in odds.notes_on(effects, study.params[variant])
     ]

@@ -24,12 +24,12 @@ COLUMNS = (VARIANT, *OUTCOME_COLUMNS, *summary_columns("percent", "points"))
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
     """One row per variant, task and language."""
-    for variant, effects in study_of(results, params).effects.items():
-        of_scores = [effect for effect in effects if effect.outcome.answers]
-        for row in summary_rows(of_scores, params):
+    for variant, effects in study_of(results, params).effects_on(answers=True).items():
+        for row in summary_rows(effects, params):
             yield {"variant": variant, **row}
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """How many bases there are, what is corrected together, what the items are."""
-    return [*study_of(results, params).notes_on_effects(), said_of_items(params)]
+    study = study_of(results, params)
+    return [*study.notes_on(study.effects_on(answers=True)), said_of_items(params)]

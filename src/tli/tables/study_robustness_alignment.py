@@ -22,12 +22,12 @@ COLUMNS = (VARIANT, *OUTCOME_COLUMNS, Column("view", "view"), *summary_columns("
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
     """One row per variant and outcome: cosine and excess of each set, P@1 in each direction."""
-    for variant, effects in study_of(results, params).effects.items():
-        of_similarity = [effect for effect in effects if not effect.outcome.answers]
-        for effect, row in zip(of_similarity, summary_rows(of_similarity, params), strict=True):
+    for variant, effects in study_of(results, params).effects_on(answers=False).items():
+        for effect, row in zip(effects, summary_rows(effects, params), strict=True):
             yield {"variant": variant, **row, "view": effect.outcome.view}
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """How many bases there are, and what is corrected together."""
-    return study_of(results, params).notes_on_effects()
+    study = study_of(results, params)
+    return study.notes_on(study.effects_on(answers=False))

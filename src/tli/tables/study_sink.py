@@ -14,8 +14,7 @@ from tli.stats.descriptive import mean, spread
 TITLE = "Study: an attention sink, before training"
 CAPTION = (
     "Mean cosine of translations and of random pairs, all pairs, by layer, on bases as they are and with an attention "
-    "sink: from layer {params.bos.layer} on, BOS has {params.bos.ratio:g} times the norm of other states. Excess = "
-    "translations − random. No adapter."
+    "sink: from layer {params.bos.layer} on, BOS has {params.bos.ratio:g} times the norm of others. No adapter."
 )
 SOURCE = ("study",)
 COLUMNS = (
@@ -60,6 +59,7 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
 def notes(results: Results, params: Params) -> list[str]:
     """What differs between the bases, over what means and SDs are."""
     return [
+        "excess: translations − random",
         "the states of all tokens but BOS, and every weight that the base has, are as before: only BOS differs",
         "mean and SD over bases",
     ]

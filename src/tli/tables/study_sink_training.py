@@ -14,9 +14,9 @@ from tli.stats.descriptive import mean
 
 TITLE = "Study: an attention sink, after training"
 CAPTION = (
-    "All pairs, by layer, before and after training at one rank: variants on bases with an attention sink, and those "
-    "with the same loss on bases as they are. Excess = gain of translations − gain of random pairs, with its "
-    "{params.stats.confidence:.0%} interval, uncorrected."
+    "All pairs, by layer, before and after training: variants on bases with an attention sink, and the same training "
+    "on bases as they are. Excess = gain − gain of random pairs, with its {params.stats.confidence:.0%} interval, "
+    "uncorrected."
 )
 SOURCE = ("study",)
 COLUMNS = (

@@ -70,7 +70,8 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 
 def notes(results: Results, params: Params) -> list[str]:
     """How many bases there are, what is corrected together, how to compare."""
+    study = study_of(results, params)
     return [
-        *study_of(results, params).notes_on_effects(),
+        *study.notes_on(study.effects),
         "a verdict that differs between scalings is one on the scaling, which changes the factor of B A with the rank",
     ]
