@@ -258,36 +258,30 @@ def _hits(way: str) -> list[str]:
     return [f"{measure}.{way}" for measure in ("p_at_1", "p_at_5", "mrr", "csls_at_1")]
 
 
-def fabricate_grid(folder: Path, params: Params, arms: Mapping[str, Params], effect: float = 0.02) -> Path:
-    """Writes under `folder` what full/dvc.yaml leaves of every arm on every base; returns the folder of the bases.
+def fabricate_study(folder: Path, params: Params, effect: float = 0.02) -> Path:
+    """Writes what the stage `study` leaves of every key of params.study in `folder`, and returns the folder.
 
     Args:
-        arms: the parameters of every arm.
-        effect: gain in cosine a doubling of the rank; the arm `shuffled` gains nothing.
+        effect: gain in cosine per doubling of the rank; a variant with shuffled pairs gains nothing.
     """
     forms = {"trained": [f"neno{i}" for i in range(30)], "control": [f"jaribio{i}" for i in range(10)]}
-    places = [(name, "plain") for name in params.sweep.arms] + [(name, "bos") for name in params.sweep.bos_arms]
-    for base in params.sweep.base_seeds:
-        rng = np.random.default_rng(base)
+    for key in params.keys:
+        variant, of_variant, out = params.variants[key.variant], params.of_variant(key.variant), folder / str(key)
+        rng = np.random.default_rng([key.base, int(variant.sink)])  # bases of one kind and seed are alike
         labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, 40) for set_ in SETS}
-        (folder / f"s{base}" / "benchmarks").mkdir(parents=True)
-        write_items(folder / f"s{base}" / "benchmarks" / "items.jsonl", _items(labels))
-        for where in ("plain", "bos"):
-            at = folder / f"s{base}" / where
-            write_rows(at / "scan.tsv", _scan(rng, params))
-            start = at / "rows" / "base"
-            write_rows(start / "similarity.tsv", _align(rng, BASE, 0.0, forms, params, ("nf4", "fp4")))
-            write_rows(start / "score.tsv", _scores_of_base(rng, labels))
-        for name, where in places:
-            at = folder / f"s{base}" / where
-            own = arms[name]
-            cells = [(f"r{r}-s{s}", name, r, str(s)) for r in params.arms[name].ranks for s in params.sweep.seeds]
-            gains = {cell: 0.0 if "shuffled" in name else effect * np.log2(2 * cell[2]) for cell in cells}
-            aligned = [row for cell in cells for row in _align(rng, cell, gains[cell], forms, own, ("nf4",))]
-            write_rows(at / "rows" / name / "similarity.tsv", aligned)
-            scored = [row for cell in cells for row in _transfer(rng, cell, 1 + gains[cell], labels)]
-            write_rows(at / "rows" / name / "score.tsv", scored)
-            write_rows(at / "train" / f"{name}.tsv", [row for cell in cells for row in _train(cell, own)])
+        similarity = [*_align(rng, BASE, 0.0, forms, params, ("nf4", "fp4"))]
+        scores = [*_scores_of_base(rng, labels)]
+        rng = np.random.default_rng([key.base, *key.variant.encode()])
+        runs = [(f"r{r}-s{s}", key.variant, r, str(s)) for r in variant.ranks for s in params.sweep.seeds]
+        for run in runs:
+            gain = 0.0 if "shuffled" in key.variant else effect * np.log2(2 * run[2])
+            similarity += _align(rng, run, gain, forms, of_variant, ("nf4",))
+            scores += _transfer(rng, run, 1 + gain, labels)
+        write_rows(out / "similarity.tsv", similarity)
+        write_rows(out / "score.tsv", scores)
+        write_rows(out / "train.tsv", [row for run in runs for row in _train(run, of_variant)])
+        write_items(out / "items.jsonl", _items(labels))
+        write_json(out / "benchmarks.json", {f"{set_}.scored": "test" for set_ in SETS})
     return folder
 
 

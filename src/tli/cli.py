@@ -43,7 +43,7 @@ PORTABLE = {
 FILE = click.Path(path_type=Path)
 SECTIONS = {  # sections of the help after the stages; the stages check and verify are for people too
     "Results": ("summary", "audit", "export", "export-results"),
-    "Maintenance": ("plan", "costs"),
+    "Maintenance": ("plan", "study-keys", "costs"),
     "Cluster": ("submit", "collect"),
 }
 FOR_PEOPLE = {name for names in SECTIONS.values() for name in names}
@@ -123,10 +123,10 @@ def main(context: click.Context, changes: tuple[str, ...], model: str | None) ->
     context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
 
 
-def load_params(arm: str | None = None, model: str | None = None) -> parameters.Params:
-    """Loads params.yaml with the changes of --set and of the variant `arm`, for `model` or else that of --model."""
+def load_params(key: str | None = None, model: str | None = None) -> parameters.Params:
+    """Loads params.yaml with the changes of --set and of a study's `key`, for `model` or else that of --model."""
     options = click.get_current_context().find_root().obj
-    return parameters.load(changes=options["changes"], arm=arm, model=model or options["model"])
+    return parameters.load(changes=options["changes"], key=key, model=model or options["model"])
 
 
 def every_model() -> list[parameters.Params]:
@@ -142,7 +142,7 @@ def stage(
     *inputs: Path,
     torch: bool = True,
     fetches: Callable[[parameters.Params], bool] = lambda _: False,
-    arm: str | None = None,
+    key: str | None = None,
 ) -> Iterator[parameters.Params]:
     """The context in which a stage runs. Yields the parameters.
 
@@ -154,13 +154,13 @@ def stage(
         inputs: the files whose hashes the receipt stores.
         torch: whether the stage uses torch.
         fetches: whether the stage needs the network under these parameters.
-        arm: the variant whose changes to params.yaml apply.
+        key: a key of the study, whose changes to params.yaml apply.
 
     Raises:
         UserError: bad parameters, `out` is locked by another process, or DVC has ended already.
     """
     resume.end_with_dvc()
-    params = load_params(arm)
+    params = load_params(key)
     threads = str(params.active.compute.threads)
     # Waiting threads spin briefly and then sleep. Without the spinning, two threads are no faster than one; without the
     # sleep, they take the cores from other processes, and every small layer has to wait.
@@ -203,17 +203,16 @@ def import_without_compiler(name: str) -> None:
 
 
 def _name() -> str:
-    """The name of the running command as `tli costs` lists it, with its rank or variant if it has one."""
+    """The name of the running command as `tli costs` lists it, with its rank or key of the study if it has one."""
     context = click.get_current_context()
-    variant = context.params.get("rank") or context.params.get("arm")
-    return f"{context.info_name}@{variant}" if variant else str(context.info_name)
+    item = context.params.get("rank") or context.params.get("key")
+    return f"{context.info_name}@{item}" if item else str(context.info_name)
 
 
 out_option = click.option("--out", type=FILE, required=True, help="The output: a file or folder to write.")
 metrics_option = click.option("--metrics", type=FILE, required=True, help="JSON file of metrics to write.")
 rows_option = click.option("--rows", type=FILE, required=True, help="Row file (TSV) to write.")
-rank_option = click.option("--rank", type=int, help="The LoRA rank.")
-arm_option = click.option("--arm", help="Instead of --rank: a variant of params.yaml (arms), with all its ranks.")
+rank_option = click.option("--rank", type=int, required=True, help="The LoRA rank.")
 
 
 @main.command()
@@ -411,32 +410,18 @@ def tsne(pairs_path: Path, quantized: Path, adapter: Path, out: Path) -> None:
         module.run(pairs_path, quantized, adapter, out, params)
 
 
-def adapter_folders(params: parameters.Params, rank: int | None, arm: str | None) -> dict[int, str]:
-    """Returns rank -> folder of its adapters, relative to the stage's folder of adapters.
-
-    For a single rank that is the folder itself (`.`), for the ranks of a variant `r<rank>`.
-
-    Raises:
-        UserError: neither or both of a rank and a variant are given.
-    """
-    if (rank is None) == (arm is None):
-        raise UserError(f"expected either --rank or --arm, got {'neither' if rank is None else 'both'}; give one")
-    return {rank: "."} if rank is not None else {rank: f"r{rank}" for rank in params.arms[str(arm)].ranks}
-
-
 @main.command("sweep-train")
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
 @click.argument("quantized", type=FILE)
 @rank_option
-@arm_option
 @out_option
 @rows_option
-def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | None, out: Path, rows: Path) -> None:
-    """Train one rank, or one variant of the full grid."""
-    with stage(out, pairs_path, quantized / MANIFEST, arm=arm) as params:
+def sweep_train(pairs_path: Path, quantized: Path, rank: int, out: Path, rows: Path) -> None:
+    """Train one rank of the sweep, with every seed."""
+    with stage(out, pairs_path, quantized / MANIFEST) as params:
         from tli.stages import sweep_train
 
-        sweep_train.run(pairs_path, quantized, adapter_folders(params, rank, arm), out, rows, params, arm)
+        sweep_train.run(pairs_path, quantized, {rank: "."}, out, rows, params)
 
 
 @main.command("sweep-score")
@@ -445,32 +430,40 @@ def sweep_train(pairs_path: Path, quantized: Path, rank: int | None, arm: str | 
 @click.argument("quantized", type=FILE)
 @click.argument("adapters", type=FILE)
 @rank_option
-@arm_option
 @out_option
-def sweep_score(
-    pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int | None, arm: str | None, out: Path
-) -> None:
-    """Measure one rank, or one variant of the full grid."""
-    with stage(out, pairs_path, items, quantized / MANIFEST, arm=arm) as params:
+def sweep_score(pairs_path: Path, items: Path, quantized: Path, adapters: Path, rank: int, out: Path) -> None:
+    """Measure one rank of the sweep, with every seed."""
+    with stage(out, pairs_path, items, quantized / MANIFEST) as params:
         from tli.stages import sweep_score
 
-        ranks = adapter_folders(params, rank, arm)
-        sweep_score.run(pairs_path, items, quantized, adapters, ranks, out, params, arm)
+        sweep_score.run(pairs_path, items, quantized, adapters, {rank: "."}, out, params)
+
+
+@main.command("study-plan")
+@out_option
+def study_plan(out: Path) -> None:
+    """List the keys of the study with their parameters."""
+    with stage(out, torch=False) as params:
+        from tli.stages import study_plan as module
+
+        module.run(out, params)
 
 
 @main.command()
-@click.argument("base_path", metavar="BASE", type=FILE)
-@click.argument("quantized", type=FILE)
+@click.argument("key")
+@click.argument("plan", type=FILE)
 @click.argument("pairs_path", metavar="PAIRS", type=FILE)
-@click.argument("items", type=FILE)
+@click.argument("vocabulary", type=FILE)
 @out_option
-@rows_option
-def bos(base_path: Path, quantized: Path, pairs_path: Path, items: Path, out: Path, rows: Path) -> None:
-    """Add an attention sink at BOS to the base."""
-    with stage(out, base_path / "model.safetensors", quantized / MANIFEST, pairs_path, items) as params:
-        from tli.model import attention_sink as module
+def study(key: str, plan: Path, pairs_path: Path, vocabulary: Path, out: Path) -> None:
+    """Run one key of the study: a variant on a further base.
 
-        module.run(base_path, quantized, pairs_path, items, out, rows, params)
+    KEY is BASE-VARIANT, such as s1-2r. PLAN is its file of the stage study-plan.
+    """
+    with stage(out, plan, pairs_path, key=key) as params:
+        from tli.stages import study as module
+
+        module.run(params.key(key), plan, pairs_path, vocabulary, out, params)
 
 
 REPORTED = click.option(
@@ -516,23 +509,6 @@ def pages(out: Path, **paths: Path) -> None:
 
     with stage(out, torch=False):
         module.run(out=out, models=every_model(), **paths)
-
-
-@main.command("tables-full")
-@click.argument("folder", type=FILE)
-@path_option("tables", "Folder of tables to write.")
-@path_option("figures-out", "Folder of figures to write.")
-@path_option("measured", "JSON file to write: every number.")
-def tables_full(folder: Path, tables: Path, figures_out: Path, measured: Path) -> None:
-    """Make the tables and figures of the full grid.
-
-    FOLDER contains the rows that full/dvc.yaml writes, with a folder for each base.
-    """
-    from tli.paper import grid
-
-    with stage(tables, torch=False) as params:
-        arms = {name: load_params(name) for name in (*params.sweep.arms, *params.sweep.bos_arms)}
-        grid.run(folder, tables, figures_out, measured, params, arms)
 
 
 @main.command()
@@ -701,7 +677,7 @@ def export(what: str, rank: int | None, seed: int | None, form: str | None, out:
 @main.command()
 @click.option("--pairs", type=FILE, default=Path("data/pairs.tsv"), show_default=True, help="The word list.")
 @click.option(
-    "--cluster", is_flag=True, help="Show the sweep's and the full grid's hours on 1, 8 and 64 workers instead."
+    "--cluster", is_flag=True, help="Show the hours of the sweep and the study on 1, 8 and 64 workers instead."
 )
 @click.option(
     "--measured", type=FILE, multiple=True, help="With --cluster: JSON from `make bench-8b` or tests/bench/gpu.py."
@@ -718,10 +694,22 @@ def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
     for params in every_model():
         costs_folder = Path("docs") / "costs" / params.model
         if cluster:
-            arms = {name: load_params(name, params.model) for name in workers.arms(params)}
-            click.echo(workers.page(params, arms, pairs, costs_folder, measured))
+            click.echo(workers.page(params, pairs, costs_folder, measured))
         else:
             click.echo(module.page(params, pairs, costs_folder))
+
+
+@main.command("study-keys")
+@click.argument("patterns", nargs=-1)
+def study_keys(patterns: tuple[str, ...]) -> None:
+    """Print keys of the study, for `dvc exp run -S`.
+
+    Prints `study=[...]` with every key, or with those that match a pattern such as 's1-*' or '*-shuffled'. So
+    `dvc exp run -S "$(tli study-keys)"` runs the whole study.
+    """
+    from tli.config import study as module
+
+    click.echo(f"study=[{','.join(map(str, module.keys(load_params(model=parameters.STUDIED), patterns)))}]")
 
 
 @main.command()
@@ -729,10 +717,11 @@ def plan(pairs: Path, cluster: bool, measured: tuple[Path, ...]) -> None:
 @click.option("--dry-run", "dry", is_flag=True, help="Only print what would be submitted, in order.")
 @click.option("--detach", is_flag=True, help="Do not wait for Slurm. `tli submit` again shows the state.")
 def submit(targets: tuple[str, ...], dry: bool, detach: bool) -> None:
-    """Run the sweep on a cluster, or on all cores.
+    """Run the sweep and the study on a cluster, or on all cores.
 
-    TARGETS are as for `dvc repro`; the default is dvc.yaml. The stages of the sweep that DVC would run become jobs,
-    with the settings `cluster` of params.yaml (docs/cluster.md). Ctrl-C cancels the jobs that it submitted.
+    TARGETS are as for `dvc repro`; the default is dvc.yaml. The stages of the sweep and the study that DVC would run
+    become jobs, with the settings `cluster` of params.yaml (docs/cluster.md). Ctrl-C cancels the jobs that it
+    submitted.
     """
     from tli.cluster import submit as module
 

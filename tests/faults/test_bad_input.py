@@ -219,7 +219,12 @@ CASES: dict[str, Case] = {
     "params: a rank twice": params(
         "ranks: [2, 4]\n  seeds", "ranks: [2, 2]\n  seeds", "sweep.ranks: expected each value once"
     ),
-    "params: a seed past 32 bits": params("seeds: [0, 1]\n  grid", "seeds: [4294967296]\n  grid", "sweep.seeds"),
+    "params: a seed past 32 bits": params("seeds: [0, 1]\nstudy", "seeds: [4294967296]\nstudy", "sweep.seeds"),
+    "params: an unknown base of the study": params(
+        "study: []", "study: [s9-2r]", "study: expected keys .* base one of"
+    ),
+    "params: an unknown variant of the study": params("study: []", "study: [s1-3r]", "study: expected keys .* variant"),
+    "params: a key of the study twice": params("study: []", "study: [s1-2r, s1-2r]", "study: expected each value once"),
     "params: a layer past the model": params(
         "layer: 2\n  pooling", "layer: 9\n  pooling", "train.layer: expected 1 to 4"
     ),
@@ -252,15 +257,13 @@ CASES: dict[str, Case] = {
         lambda: None,
         "'two' is not a valid int",
     ),
-    "command: rank and arm": Case(
-        "sweep-train data/pairs.tsv quantized --rank 2 --arm 2r --out out/a --rows out/r", lambda: None, "got both"
+    "command: no rank": Case(
+        "sweep-train data/pairs.tsv quantized --out out/a --rows out/r", lambda: None, "missing option '--rank'"
     ),
-    "command: neither rank nor arm": Case(
-        "sweep-train data/pairs.tsv quantized --out out/a --rows out/r", lambda: None, "got neither"
+    "command: an unknown key of the study": Case(
+        "study s1-3r plan.json data/pairs.tsv data/world --out out/s1-3r", lambda: None, "study: expected keys"
     ),
-    "command: an unknown arm": Case(
-        "sweep-train data/pairs.tsv quantized --arm 3r --out out/a --rows out/r", lambda: None, "--arm: expected names"
-    ),
+    "command: a pattern without a key": Case("study-keys 's7-*'", lambda: None, "got 's7-\\*', which matches none"),
     "command: repair and out": Case("check --out out/checked --repair", lambda: None, "--repair: expected no --out"),
     "command: no file to audit": Case("audit --strict", lambda: None, "expected a file, got none"),
     "command: an unknown cell": Case(

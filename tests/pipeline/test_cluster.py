@@ -242,14 +242,13 @@ def test_slurm_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 # The plan.
 
 
-def test_the_full_grid_has_as_many_cells_as_its_pipeline() -> None:
-    params = loaded("microworld")
-    arms = {name: parameters.load(ROOT / "params.yaml", arm=name, model="microworld") for name in workers.arms(params)}
-    found = workers.chains(params, arms)
-    assert [sum(each.cells for each in own) for own in found.values()] == [12, 140]
-    assert [sum(each.adapters for each in own) for own in found.values()] == [30, 725]
-    assert {each.layers for each in found["full grid, 5 bases"]} == {0.5, 1.0, 2.0, 4.0}
-    assert workers.arms(loaded("lugha_llama_early")) == []
+def test_the_study_has_a_stage_for_each_key() -> None:
+    chains = workers.chains(loaded("microworld"))
+    assert [*chains] == ["sweep", "study, all 70 keys"]
+    assert [sum(chain.cells for chain in own) for own in chains.values()] == [12, 70]
+    assert [sum(chain.adapters for chain in own) for own in chains.values()] == [30, 725]
+    assert {chain.layers for chain in chains["study, all 70 keys"]} == {0.5, 1.0, 2.0, 4.0}
+    assert [*workers.chains(loaded("lugha_llama_early"))] == ["sweep"]
 
 
 def test_the_last_cell_is_through_when_the_longest_chain_is() -> None:
@@ -258,15 +257,14 @@ def test_the_last_cell_is_through_when_the_longest_chain_is() -> None:
     assert workers.hours(own, one, 64) == pytest.approx(1 + start)
     assert workers.hours(own, one, 1) == pytest.approx(10 / 6 + 5 * start)
     assert workers.hours(own, one, 2) == pytest.approx(1 + start)
+    key = workers.Chain(1, 5, 1.0, bases=1)
+    assert workers.hours([key], one._replace(base=30.0), 1) == pytest.approx((630 + workers.START) / 3600)
 
 
 def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -> None:
     """SYNTHETIC figures of a GPU. No measurement."""
     params, pairs = loaded("lugha_llama"), ROOT / "data" / "pairs.tsv"
-    arms = dict.fromkeys(workers.arms(params), params)
-    said = workers.page(params, arms, pairs, tmp_path, [])
-    assert said.count("not measured") == 8
-    assert "every variant, 1 base" in said
+    assert workers.page(params, pairs, tmp_path, []).count("not measured") == 5
     lines = [
         {"extra_info": {"name": f"gpu {name}", "table": "T", "line": name, "seconds": 10.0, "flop": 1e15}}
         for name in ("train", "score")
@@ -276,7 +274,7 @@ def test_what_was_not_measured_is_said_so_and_what_was_is_used(tmp_path: Path) -
     assert one.train == 10.0
     planned = workers._planned(params, pairs)["sweep-score"].flop / 30
     assert one.measure == pytest.approx(planned / 1e14)
-    assert "not measured" not in workers.page(params, arms, pairs, tmp_path, [tmp_path / "gpu.json"])
+    assert "not measured" not in workers.page(params, pairs, tmp_path, [tmp_path / "gpu.json"])
 
 
 # The whole way, by the real dvc.
@@ -330,6 +328,22 @@ def test_local_jobs_give_the_bytes_of_dvc_and_dvc_does_the_rest(ready: Checkout,
     assert not [name for name in status if name.startswith("sweep")]
     assert not copy.ran(copy("dvc", "repro", "sweep-score"))
     assert copy.lock() == plain.lock()
+
+
+def test_a_key_of_the_study_is_a_job_too(ready: Checkout, tmp_path: Path) -> None:
+    """Its rows are those of DVC; first its plan must be there."""
+    copy = ready.copied(tmp_path / "project")
+    copy.edit("study: []", "study: [s1-sink]")
+    message = copy("tli", "submit", "--dry-run", "study", ok=False)
+    assert "study@s1-sink: expected inputs that exist" in message
+    assert "`dvc repro study-plan@microworld`" in message
+    copy("dvc", "repro", "study-plan")
+    plain = copy.copied(tmp_path / "plain")
+    plain("dvc", "repro", "study")
+    assert copy("tli", "submit", "study").startswith("1 stages to submit")
+    assert "1 stages collected, 0 left" in copy("tli", "collect", "study")
+    assert copy.digests("build/microworld/study") == plain.digests("build/microworld/study")
+    assert not copy.ran(copy("dvc", "repro", "study"))
 
 
 def test_interrupted_it_ends_its_own_jobs(ready: Checkout, tmp_path: Path) -> None:

@@ -61,11 +61,13 @@ def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: P
     assert "| number of parameters | 12,345 parameters" in page
 
 
-def test_the_full_grid_is_summed_apart(build: Path, tmp_path: Path) -> None:
-    path = build / "full" / "s1" / "scan.tsv.receipt.json"
-    path.parent.mkdir(parents=True)
-    told = read_json(build / "scan.tsv.receipt.json")
-    write_json(path, told | {"command": ["--set", "a=1", "base"], "seconds": 600.0, "cpu_seconds": 1200.0})
-    said = costs.run(build, tmp_path / "costs")
-    assert said.endswith("; full grid: 10 minutes in 1 stages, 20 CPU minutes")
+def test_the_study_is_summed_apart(build: Path, tmp_path: Path) -> None:
+    (build / "study").mkdir(parents=True)
+    receipt = read_json(build / "scan.tsv.receipt.json")
+    command = ["--model", "microworld", "study", "s1-2r"]
+    write_json(
+        build / "study" / "s1-2r.receipt.json", receipt | {"command": command, "seconds": 600.0, "cpu_seconds": 1200.0}
+    )
+    summary = costs.run(build, tmp_path / "costs")
+    assert summary.endswith("; study: 10 minutes for 1 keys, 20 CPU minutes")
     assert list(read_json(tmp_path / "costs" / "costs.json")["stages"]) == ["scan", "sweep-train@4"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tiny import ROOT
-from tli.config import parameters
+from tli.config import parameters, study
 from tli.io.errors import UserError
 
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -81,7 +81,7 @@ EARLY = COMMITTED.replace("[smollm2, microworld]", "[lugha_llama_early]", 1)
             "blocks: all",
             "lora.blocks: expected a value within the first 2 of 32 blocks, .*, got all",
         ),
-        ("grid: []", "grid: [full]", r"sweep.grid: expected \[\] with model.span"),
+        ("study: []", "study: [s1-2r]", r"study: expected \[\] without the model microworld, got \['s1-2r'\]"),
     ],
 )
 def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -94,11 +94,9 @@ def test_what_a_span_cannot_give_is_refused(tmp_path: Path, old: str, new: str, 
     assert re.search(expected if "\\" in expected or ".*" in expected else re.escape(expected), said), said
 
 
-def test_a_span_with_benchmarks_is_refused_and_an_arm_that_needs_more_only_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_span_with_benchmarks_is_refused_and_variants_do_not_matter_to_it() -> None:
     loaded = parameters.load(ROOT / "params.yaml", model="lugha_llama_early")
     assert (loaded.active.model.held, loaded.active.model.blocks, loaded.adapted_blocks) == (2, 32, 2)
-    with pytest.raises(UserError, match=r"arms\.layer_last: train\.layer: expected a value within the first 2 of 32"):
-        parameters.load(ROOT / "params.yaml", model="lugha_llama_early", arm="layer_last")
     expected = r"profiles\.lugha_llama: expected benchmarks\.source none with model\.span"
     with pytest.raises(UserError, match=expected):
         parameters.load(ROOT / "params.yaml", {"profiles.lugha_llama.model.span": 2})
@@ -155,31 +153,69 @@ def test_changes_come_before_the_checks() -> None:
         ("lora.rank.of", 8, "lora.rank.of: unknown key"),
         ("lora.rank", "8", "lora.rank: expected a valid integer, got '8'"),
         ("train.layer", "top", "train.layer: expected a valid integer, got 'top'"),
-        ("sweep.arms", ["fixed33"], "sweep.arms: expected names of arms ("),
-        ("bos.layer", 30, "bos.layer: expected 2 to 29"),
-        ("arms.lr_4x.ranks", [4096], "arms.lr_4x.ranks: expected at most"),
-        ("arms.lr_4x.changes", {"train.lr": "much"}, "arms.lr_4x: train.lr: expected a valid number, got 'much'"),
-        ("arms.lr_4x.changes", {"train.rate": 1.0}, "arms.lr_4x: train.rate: unknown key"),
-        ("arms.lr_4x.changes", {"sweep.seeds": 1}, "arms.lr_4x.changes.sweep.seeds"),
+        ("bos.layer", 30, "bos.layer: expected 2 to 7"),
+        ("study", ["s9-2r"], "study: expected keys BASE-VARIANT with the base one of s1, s2, s3, s4, s5, got 's9-2r'"),
+        ("study", ["s1-3r"], "study: expected keys BASE-VARIANT with the variant one of 2r, fixed32, rslora, "),
+        ("study", ["s1"], "study: expected keys BASE-VARIANT with the variant one of"),
+        ("study", ["s1-2r", "s1-2r"], "study: expected each value once"),
+        ("study", ["2r-s1"], "study: expected keys BASE-VARIANT with the base one of"),
+        ("bases", [1, 1], "bases: expected each value once"),
+        ("variants.lr-4x.ranks", [4096], "variants.lr-4x.ranks: expected at most"),
+        ("variants.lr-4x.changes", {"train.lr": "much"}, "variants.lr-4x: train.lr: expected a valid number, got"),
+        ("variants.lr-4x.changes", {"train.rate": 1.0}, "variants.lr-4x: train.rate: unknown key"),
+        ("variants.lr-4x.changes", {"sweep.seeds": 1}, "variants.lr-4x.changes.sweep.seeds"),
+        ("variants.lr-4x", {"ranks": [1], "changes": {}, "sinks": True}, "variants.lr-4x.sinks: unknown key"),
+        ("variants", {"LR": {"ranks": [1], "changes": {}}}, "variants.LR"),
     ],
 )
 def test_a_bad_change_names_its_key(key: str, value: object, expected: str) -> None:
     with pytest.raises(UserError) as caught:
-        parameters.load(ROOT / "params.yaml", {key: value})
+        parameters.load(ROOT / "params.yaml", {key: value}, model="microworld")
     message = caught.value.format_message()
     assert expected in message
     assert "\n" not in message
 
 
-def test_an_arm_changes_what_it_says_and_nothing_else() -> None:
-    plain = parameters.load(ROOT / "params.yaml")
-    for name, arm in plain.arms.items():
-        changed = parameters.load(ROOT / "params.yaml", arm=name)
+def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
+    plain = parameters.load(ROOT / "params.yaml", model="microworld")
+    for name, variant in plain.variants.items():
+        changed = plain.of_variant(name)
         before, after = (loaded.model_dump(include={"lora", "train"}) for loaded in (plain, changed))
         moved = {f"{part}.{key}" for part in before for key in before[part] if before[part][key] != after[part][key]}
-        assert moved == {key for key in arm.changes if key != "lora.scaling" or name != "2r"}, name
-        assert changed.model_dump(exclude={"lora", "train"}) == plain.model_dump(exclude={"lora", "train"})
-    assert {*plain.sweep.arms, *plain.sweep.bos_arms} == plain.arms.keys()
+        assert moved == {key for key in variant.changes if key != "lora.scaling" or name != "2r"}, name
+        assert changed.sweep.ranks == variant.ranks
+        assert changed.sweep.seeds == plain.sweep.seeds
+        others = {"lora", "train", "sweep"}
+        assert changed.model_dump(exclude=others) == plain.model_dump(exclude=others)
+
+
+def test_a_key_is_a_variant_on_the_corpus_items_and_weights_of_its_base() -> None:
+    plain = parameters.load(ROOT / "params.yaml", model="microworld")
+    changed, variant = parameters.load(ROOT / "params.yaml", key="s2-sink-content"), plain.of_variant("sink-content")
+    model, benchmarks = changed.active.model, changed.active.benchmarks
+    assert isinstance(model, parameters.MicroworldModel)
+    assert isinstance(benchmarks, parameters.MicroworldBenchmarks)
+    assert (changed.model, model.seed, benchmarks.seed) == ("microworld", 2, 2)
+    assert model.weights == "data/weights/microworld-s2"
+    assert changed.model_dump(exclude={"profiles"}) == variant.model_dump(exclude={"profiles"})
+    assert (changed.variants["sink-content"].sink, changed.variants["content"].sink) == (True, False)
+
+
+def test_only_the_micro_world_has_keys() -> None:
+    changes = {"study": ["s1-2r", "s2-sink"]}
+    assert parameters.load(ROOT / "params.yaml", changes, model="smollm2").keys == ()
+    keys = parameters.load(ROOT / "params.yaml", changes, model="microworld").keys
+    assert [(key.base, key.variant, str(key)) for key in keys] == [(1, "2r", "s1-2r"), (2, "sink", "s2-sink")]
+
+
+def test_patterns_choose_keys() -> None:
+    params = parameters.load(ROOT / "params.yaml", model="microworld")
+    every = [str(key) for key in study.keys(params)]
+    assert len(every) == len(params.bases) * len(params.variants) == 70
+    assert parameters.load(ROOT / "params.yaml", {"study": every}, model="microworld").study == tuple(every)
+    assert list(map(str, study.keys(params, ["s2-2r", "s1-lr-*"]))) == ["s1-lr-quarter", "s1-lr-4x", "s2-2r"]
+    with pytest.raises(UserError, match=r"got 's7-\*', which matches none"):
+        study.keys(params, ["s1-*", "s7-*"])
 
 
 def test_layers_in_words_are_those_of_the_model() -> None:
@@ -190,9 +226,9 @@ def test_layers_in_words_are_those_of_the_model() -> None:
         assert parameters.load(ROOT / "params.yaml", {"lora.blocks": "all"}, model=model).adapted_blocks == blocks
 
 
-def test_an_arm_that_does_not_exist_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"--arm: expected names of arms .* got 'lr_2x'"):
-        parameters.load(ROOT / "params.yaml", arm="lr_2x")
+def test_a_key_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"study: expected keys BASE-VARIANT with the variant one of .* got 's1-lr-2x'"):
+        parameters.load(ROOT / "params.yaml", key="s1-lr-2x")
 
 
 @pytest.mark.parametrize("text", ["lora.rank", "=8", "lora.rank=", "lora.rank=[8"])

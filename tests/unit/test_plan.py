@@ -67,8 +67,17 @@ def test_the_published_model_costs_what_it_is_known_to_cost() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_stage_of_the_pipeline_that_computes_is_planned(model: str) -> None:
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    quick = ("check", "microworld", "tables", "verify", "paper", "report-data", "report")
+    quick = ("check", "microworld", "study-plan", "tables", "pages", "verify", "paper", "report-data", "report")
     assert [*of(loaded(model))] == [name for name in stages if name not in quick]
+
+
+def test_the_study_is_planned_by_its_keys() -> None:
+    without, sweep = of(loaded("microworld")), of(loaded("microworld"))["sweep-train"]
+    assert without["study"].flop == without["study"].memory == 0
+    two = of(loaded("microworld", study=["s1-2r", "s2-2r"]))["study"]
+    one = of(loaded("microworld", study=["s1-2r"]))["study"]
+    assert two.flop == 2 * one.flop > 2 * (sweep.flop + without["sweep-score"].flop)
+    assert of(loaded("smollm2", study=["s1-2r"]))["study"].flop == 0
 
 
 def test_what_is_changed_changes_the_plan() -> None:

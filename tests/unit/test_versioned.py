@@ -236,13 +236,13 @@ def test_every_setting_is_compared_or_says_only_where_the_weights_are() -> None:
 
 
 def test_the_committed_weights_fit_the_committed_parameters() -> None:
-    """Those of the default run and of every base of the full grid; each recipe has its seed."""
+    """Those of the default run and of every base of the study; each recipe has its seed."""
     params = parameters.load(ROOT / "params.yaml", model="microworld")
     model = params.active.model
     assert isinstance(model, MicroworldModel)
     assert model.source == "versioned"
     folders = sorted((ROOT / "data" / "weights").iterdir())
-    expected = {Path(model.weights).name, *(f"microworld-s{seed}" for seed in params.sweep.base_seeds)}
+    expected = {Path(model.weights).name, *(f"microworld-s{seed}" for seed in params.bases)}
     assert {folder.name for folder in folders} == expected
     for folder in folders:
         recipe = versioned.read_recipe(folder)

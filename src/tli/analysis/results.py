@@ -48,6 +48,7 @@ class Results:
         metrics: stage -> its counts, as flat keys.
         published: what paper/reported.yaml says of the published work.
         tables: the tables that are already computed, by name.
+        study: the folder with the rows of the study's keys (analysis/study.py), which are too many to read at once.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Results:
         published: Mapping[str, Any],
         premises: Premises,
         pairs_sha256: str = "",
+        study: Path | None = None,
     ) -> None:
         self.frame = frame
         self.metrics = metrics
         self.published = published
         self.premises = premises
         self.pairs_sha256 = pairs_sha256
+        self.study = study
         self.tables: dict[str, Table] = {}
 
     def of(self, stage: str) -> Rows:
@@ -97,17 +100,18 @@ def read_results(build: Path, metrics: Path, published: Path, params: Params) ->
                 if rank is not None and not path.is_file():
                     raise UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
                 rows = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
-                _check_unique(path, rows)
+                check_unique(path, rows)
                 _check_runs(path, rows, rank, stage, params)
                 parts.append(rows.assign(model=params.model, base=base, stage=stage)[list(COLUMNS)])
     frame = pd.concat(parts, ignore_index=True)
     flat_metrics = {stage: flat(read_json(metrics / f"{stage}.json", "metrics of a stage")) for stage in METRICS}
     scored = params.active.benchmarks.source != "none"
     premises = read_premises(build / "benchmarks" / "items.jsonl") if scored else {}
-    return Results(frame, flat_metrics, load_yaml(published), premises, sha256_of(build / "pairs.tsv"))
+    pairs_sha256 = sha256_of(build / "pairs.tsv")
+    return Results(frame, flat_metrics, load_yaml(published), premises, pairs_sha256, build / "study")
 
 
-def _check_unique(path: Path, rows: pd.DataFrame) -> None:
+def check_unique(path: Path, rows: pd.DataFrame) -> None:
     names = ["run", "set", "item", "view", "measure"]
     twice = rows.duplicated(names)
     if twice.any():

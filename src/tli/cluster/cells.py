@@ -1,6 +1,6 @@
-"""The stages of the sweep as DVC lists them: the command, inputs and outputs of each, and its state on the cluster.
+"""The stages of the sweep and the study as DVC lists them: command, inputs, outputs, and state on the cluster.
 
-A `Cell` is one stage of the sweep: it trains or measures one rank, or one variant on one base model. `tli submit` and
+A `Cell` is one such stage: it trains or measures one rank of the sweep, or runs one key of the study. `tli submit` and
 `tli collect` use a folder for each stage under build/.cluster, named by the stage and its key:
 
     key = SHA-256(command, parameters, hash of each input; for an input that another sweep stage writes, its key)
@@ -23,8 +23,7 @@ from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.structured import read_json
 
-COMMANDS = ("sweep-train", "sweep-score")  # the commands of sweep stages, in either pipeline
-OF_GRID = ("base-rows",)  # further commands in the full grid: rank 0 of every variant
+COMMANDS = ("sweep-train", "sweep-score", "study")  # the commands of these stages
 FOLDER = Path("build/.cluster")
 SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"  # the output of an attempt's command
@@ -96,8 +95,7 @@ def sweep_cells(targets: Sequence[str]) -> list[Cell]:
                 name, parents = stage.addressing, {parent.addressing for parent in graph.successors(stage)}
                 if name in changed or parents & stale:
                     stale.add(name)
-                kinds = COMMANDS + OF_GRID if name.startswith("full/") else COMMANDS
-                if (command := _command(stage.cmd)) and _kind(command) in kinds:
+                if (command := _command(stage.cmd)) and _kind(command) in COMMANDS:
                     if name in stale and (missing := parents & stale - cells.keys()):
                         raise UserError(_missing_inputs(name, missing))
                     cells[name] = _cell(stage, command, name in stale, repo.root_dir, cells)

@@ -1,14 +1,16 @@
-"""`tli plan --cluster`: predicts how long the sweep and the full grid take on a number of workers.
+"""`tli plan --cluster`: predicts how long the sweep and the study take on a number of workers.
 
     seconds to train a variant    = adapters x (measured seconds of one) x layer of its loss / layer of the measured one
     seconds to measure a variant  = adapters x (measured seconds of one)
+    seconds of a key of the study = its base (measured seconds of its stages), its training and its measuring
 
-A stage occupies a worker for the sum over its adapters and for its start. A variant is trained before it is measured;
-variants do not wait for each other. The longest begins first, on the worker that is free first.
+A stage occupies a worker for the sum over its adapters and for its start. A rank of the sweep is trained before it is
+measured; neither ranks nor keys of the study wait for each other. The longest begins first, on the worker that is free
+first.
 
-The seconds of one adapter come from the last sweep on this machine (docs/costs/<model>/costs.json), or else, for the
-shape of Llama-3.1-8B, from the benchmarks of docs/performance.md; the measuring then runs at the measured rate of
-scoring. If neither exists, the time is unknown.
+The seconds of a base and of one adapter come from the last run on this machine (docs/costs/<model>/costs.json). If it
+had no sweep, those of an adapter come from the benchmarks of docs/performance.md, for the shape of Llama-3.1-8B; the
+measuring then runs at the measured rate of scoring. If neither exists, the time is unknown.
 """
 
 from __future__ import annotations
@@ -19,70 +21,60 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tli.commands import plan
-from tli.config.parameters import MicroworldModel, Params
+from tli.config import study
+from tli.config.parameters import STUDIED, Params
 from tli.data.words import lexicon
 from tli.io.structured import read_json
 
 WORKERS = (1, 8, 64)
-# Seconds of a process before its receipt begins: 20 minutes for the 190 of the full grid (docs/decisions/pipeline.md).
+# Seconds of a process before its receipt begins: 20 minutes for 190 of them (docs/decisions/pipeline.md).
 START = 6.0
 STAGES = {"sweep-train": "training", "sweep-score": "measuring"}
+OF_BASE = ("microworld", "base", "benchmarks", "quantize", "base-rows")  # stages that every key of the study runs
 TRAINING, SCORING = ("gpu train", "training"), ("gpu score",)  # names of benchmarks; the first one measured counts
 
 
 class Seconds(NamedTuple):
-    """Seconds to train and to measure one adapter, None if not measured, and where the figures come from."""
+    """Seconds to train and to measure one adapter, None if not measured; where they come from; seconds of a base."""
 
     train: float | None
     measure: float | None
     source: str
+    base: float = 0.0
 
 
 class Chain(NamedTuple):
-    """Stages that run one after another: a variant on a base, or a rank of the sweep.
+    """Stages that run one after another: a key of the study, or a rank of the sweep.
 
     Attributes:
         cells: the number of stages.
         adapters: the number of adapters that each stage handles.
         layers: the layer of the loss, divided by the layer of the measured training.
+        bases: the number of bases that they make and measure.
     """
 
     cells: int
     adapters: int
     layers: float
+    bases: int = 0
 
 
-def arms(params: Params) -> list[str]:
-    """Returns the names of the full grid's variants that the model can run.
-
-    A partial model can run none; only the micro-world model has those of an attention sink (`sweep.bos_arms`).
-    """
-    if not params.active.model.whole:
-        return []
-    with_sink = params.sweep.bos_arms if isinstance(params.active.model, MicroworldModel) else ()
-    return [*params.sweep.arms, *with_sink]
-
-
-def chains(params: Params, loaded: Mapping[str, Params]) -> dict[str, list[Chain]]:
-    """Returns the chains of the default sweep and of the full grid, by title.
-
-    Args:
-        params: the default parameters.
-        loaded: the parameters of each variant in `arms(params)`.
-    """
+def chains(params: Params) -> dict[str, list[Chain]]:
+    """Returns the chains of the sweep and, for the micro-world's model, of every key of the study, by title."""
     seeds = len(params.sweep.seeds)
-    bases = len(params.sweep.base_seeds) if isinstance(params.active.model, MicroworldModel) else 1
-    grid = [
-        Chain(2, len(params.arms[name].ranks) * seeds, changed.train.layer / params.train.layer)
-        for _ in range(bases)
-        for name, changed in loaded.items()
-    ]
     sweep = {"sweep": [Chain(2, seeds, 1.0) for _ in params.sweep.ranks]}
-    return sweep | ({f"full grid, {bases} bases" if bases > 1 else "every variant, 1 base": grid} if grid else {})
+    if params.model != STUDIED:
+        return sweep
+    variants = {name: params.of_variant(name) for name in params.variants}
+    keys = [
+        Chain(1, len(changed.sweep.ranks) * seeds, changed.train.layer / params.train.layer, bases=1)
+        for changed in (variants[key.variant] for key in study.keys(params))
+    ]
+    return sweep | {f"study, all {len(keys)} keys": keys}
 
 
 def seconds(params: Params, pairs: Path, results: Path, measured: Sequence[Path]) -> Seconds:
-    """Returns the seconds to train and to measure one adapter of the default variant.
+    """Returns the seconds to train and to measure one adapter of the paper's configuration, and those of a base.
 
     Args:
         params: the default parameters.
@@ -95,7 +87,8 @@ def seconds(params: Params, pairs: Path, results: Path, measured: Sequence[Path]
         costs = read_json(results / "costs.json")
         adapters = len(params.sweep.seeds) * sum(name.startswith("sweep-train@") for name in costs["stages"])
         source = "the last sweep on this machine"
-        return Seconds(60 * last["sweep-train"] / adapters, 60 * last["sweep-score"] / adapters, source)
+        base = 60 * sum(last.get(stage, 0.0) for stage in OF_BASE)
+        return Seconds(60 * last["sweep-train"] / adapters, 60 * last["sweep-score"] / adapters, source, base)
     lines = {
         benchmark["extra_info"]["name"]: benchmark["extra_info"]
         for path in measured
@@ -127,22 +120,25 @@ def hours(chains: Sequence[Chain], adapter: Seconds, workers: int) -> float:
         workers: how many chains run at a time.
     """
     train, measure = adapter.train or 0.0, adapter.measure or 0.0
-    lengths = [chain.cells * START + chain.adapters * (chain.layers * train + measure) for chain in chains]
+    lengths = [
+        chain.cells * START + chain.bases * adapter.base + chain.adapters * (chain.layers * train + measure)
+        for chain in chains
+    ]
     free = [0.0] * workers
     for length in sorted(lengths, reverse=True):
         heapq.heapreplace(free, free[0] + length)
     return max(free) / 3600
 
 
-def page(params: Params, loaded: Mapping[str, Params], pairs: Path, results: Path, measured: Sequence[Path]) -> str:
+def page(params: Params, pairs: Path, results: Path, measured: Sequence[Path]) -> str:
     """Returns the page that `tli plan --cluster` prints: stages, adapters, hours on 1, 8 and 64 workers, and sources.
 
-    Args: as of `chains` and `seconds`.
+    Args: as of `seconds`.
     """
     adapter, planned = seconds(params, pairs, results, measured), _planned(params, pairs)
     memory = [f"{task} {planned[stage].memory / 1e9:.1f} GB" for stage, task in STAGES.items()]
     notes = [*_notes(adapter), f"Memory, computed from the model's shape: {', '.join(memory)}."]
-    lines = [*_table(chains(params, loaded), adapter), "", *notes]
+    lines = [*_table(chains(params), adapter), "", *notes]
     return "\n".join([f"plan for a cluster, {params.model}", "", *lines])
 
 
@@ -164,4 +160,4 @@ def _notes(adapter: Seconds) -> Iterator[str]:
     )
     source = adapter.source or "none: this machine has no sweep yet, and no file of --measured contains the times"
     yield f"One adapter: training {train}, measuring {measure}; source: {source}."
-    yield "Not counted: base models, their quantization, rank 0 and the queue. Formulas: src/tli/cluster/workers.py."
+    yield "Not counted: the sweep's base model and rank 0, and the queue. Formulas: src/tli/cluster/workers.py."

@@ -19,16 +19,16 @@ MACHINE = ("machine", "processors", "cpu_capability", "python")  # keys of a rec
 def collect(build: Path) -> dict[str, dict[str, Any]]:
     """Returns stage -> seconds, CPU seconds, peak memory and threads of its last run.
 
-    Reads every receipt under `build`, except those of the full grid under `build`/full.
+    Reads every receipt under `build`, except those of the study's keys (`study`).
     """
     costs: dict[str, dict[str, Any]] = {}
     for path in sorted(build.rglob("*.receipt.json")):
-        if path.relative_to(build).parts[0] == "full":
-            continue
         receipt = read_json(path)
         command = receipt["command"]
         while command[0] in ("--set", "--model"):
             command = command[2:]
+        if command[0] == "study":
+            continue
         stage = command[0] + (f"@{command[command.index('--rank') + 1]}" if "--rank" in command else "")
         costs[stage] = {
             "seconds": round(receipt["seconds"], 1),
@@ -39,13 +39,13 @@ def collect(build: Path) -> dict[str, dict[str, Any]]:
     return costs
 
 
-def grid(build: Path) -> str:
-    """Returns the time of the full grid's last run as text: the sum over the receipts under `build`/full, or empty."""
-    receipts = [read_json(path) for path in sorted((build / "full").rglob("*.receipt.json"))]
+def study(build: Path) -> str:
+    """Returns the time of the study's keys, each at its last run, as text; empty without one."""
+    receipts = [read_json(path) for path in sorted((build / "study").glob("*-*.receipt.json"))]
     if not receipts:
         return ""
     minutes, processor = (sum(receipt[key] for receipt in receipts) / 60 for key in ("seconds", "cpu_seconds"))
-    return f"; full grid: {minutes:.0f} minutes in {len(receipts)} stages, {processor:.0f} CPU minutes"
+    return f"; study: {minutes:.0f} minutes for {len(receipts)} keys, {processor:.0f} CPU minutes"
 
 
 def machine(build: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def run(build: Path, out: Path) -> str:
     for name, stage in stages.items():
         numbers = (stage["seconds"], stage["cpu_seconds"], stage["peak_memory_gib"], stage["threads"])
         lines.append(f"| {name} | {' | '.join(map(str, numbers))} |")
-    summary = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{grid(build)}"
+    summary = f"{total['minutes']} minutes in all stages, {total['peak_memory_gib']} GiB at most{study(build)}"
     lines += ["", f"Together: {summary}. Interpreter start and imports, a few seconds a stage, are not counted.", ""]
     write_text(out / "costs.md", "\n".join(lines))
     return summary

@@ -144,14 +144,13 @@ def _relative(path: Path) -> Path:
 
 
 def _outputs() -> Iterator[Output]:
-    """The outputs in the lock files. All paths are relative to the checkout (in full/dvc.yaml because of `wdir`)."""
-    for lock in (*sorted(Path().glob("*.dvc")), Path("dvc.lock"), Path("full", "dvc.lock")):
+    """The outputs in the lock files. All paths are relative to the checkout."""
+    for lock in (*sorted(Path().glob("*.dvc")), Path("dvc.lock")):
         if lock.is_file():
             try:
                 content: Any = YAML(typ="safe").load(read_text(lock))
                 stages = {} if lock.suffix == ".dvc" else content["stages"]
-                chosen = _of_the_run(stages) if lock == Path("dvc.lock") else [*stages.values()]
-                parts = [content] if lock.suffix == ".dvc" else chosen
+                parts = [content] if lock.suffix == ".dvc" else _of_the_run(stages)
                 outs = [(Path(out["path"]), str(out["md5"])) for part in parts for out in part["outs"]]
             except (YAMLError, KeyError, TypeError, AttributeError):
                 raise UserError(
@@ -263,7 +262,8 @@ def digest(path: Path, sha256: bool = False) -> Digest:
 
 
 def _of_the_run(stages: dict[str, Any]) -> list[Any]:
-    """The stages of dvc.lock, without those of models that `models` in params.yaml does not list."""
-    models = set(read_yaml("params.yaml").get("models", [])) if Path("params.yaml").is_file() else set()
-    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, `smollm2-16` in the sweep, or empty
-    return [stages[name] for name, item in items.items() if not item or {item, item.rpartition("-")[0]} & models]
+    """The stages of dvc.lock, without those of models and keys of the study that params.yaml does not list."""
+    params = read_yaml("params.yaml") if Path("params.yaml").is_file() else {}
+    listed = {*params.get("models", []), *params.get("study", [])}
+    items = {name: name.partition("@")[2] for name in stages}  # `smollm2`, `smollm2-16` in the sweep, `s1-2r`, or empty
+    return [stages[name] for name, item in items.items() if not item or {item, item.rpartition("-")[0]} & listed]

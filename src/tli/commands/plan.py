@@ -83,7 +83,7 @@ def sizes(params: Params, forms: int) -> Sizes:
 
 
 def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
-    """Yields the cost of every stage in the pipeline's order, with the runs of the sweep in one stage.
+    """Yields the cost of every stage in the pipeline's order, with the runs of the sweep and of the study in one each.
 
     Args:
         params: the parameters.
@@ -132,6 +132,12 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     swept = adapter * sum(params.sweep.ranks) * len(params.sweep.seeds) * params.adapted_blocks
     yield Cost("sweep-train", disk=swept, memory=loaded_cut, flop=runs * training)
     yield Cost("sweep-score", memory=loaded, flop=runs * (forward + scoring))
+    keys = [params.of_key(key) for key in params.keys]
+    runs_of_key = [len(key.sweep.ranks) * len(key.sweep.seeds) for key in keys]
+    trained_blocks = sum(n * 2 * size.block * key.adapted_blocks for n, key in zip(runs_of_key, keys, strict=True))
+    training_of_keys = 2 * trained_blocks * 2 * trained * train.epochs * PADDED
+    measuring = (sum(runs_of_key) + len(keys)) * (forward + scoring) + len(keys) * forward
+    yield Cost("study", memory=loaded if keys else 0, flop=training_of_keys + measuring)
 
 
 def _base(params: Params, size: Sizes) -> Cost:

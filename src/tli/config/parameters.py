@@ -7,16 +7,16 @@ a bad value fails before DVC removes any output.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tli.io.errors import UserError
 from tli.io.structured import brief, parse_yaml, read_yaml
 
+STUDIED = "microworld"  # the model whose further bases the study runs
 Dtype = Literal["float32", "float16", "bfloat16"]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -184,26 +184,33 @@ Seeds = Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_unique)
 Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_unique)]
 
 
-class Arm(Section):
-    """A variant of the full grid: its ranks, and the values of this file that it changes (dotted key -> value)."""
-
-    ranks: Ranks
-    changes: dict[Annotated[str, Field(pattern=r"^(lora|train)\.\w+$")], str | int | float | bool]
-
-
 class Sweep(Section):
-    """The rank sweep: every rank of `ranks` with every seed of `seeds`. Rank 0, the base model, is always included.
-
-    With `grid: [full]`, full/dvc.yaml repeats the sweep for every variant of `arms` on each base of `base_seeds`, which
-    are further base models, each with its own corpus. The variants of `bos_arms` run on bases with an attention sink.
-    """
+    """The rank sweep: every rank of `ranks` with every seed of `seeds`. Rank 0, the base model, is always included."""
 
     ranks: Ranks
     seeds: Annotated[Seeds, Field(min_length=1)]
-    grid: Annotated[tuple[Literal["full"], ...], Field(strict=False, max_length=1)]
-    base_seeds: Annotated[Seeds, Field(min_length=1)]
-    arms: Names
-    bos_arms: Names
+
+
+class Variant(Section):
+    """A variant of the training that the study runs.
+
+    `changes`: the values of this file that it changes (dotted key -> value). `ranks`: its ranks. `sink`: whether it
+    runs on the base with an attention sink (section `bos`).
+    """
+
+    ranks: Ranks
+    changes: dict[Annotated[str, Field(pattern=r"^(lora|train)\.\w+$")], str | int | float | bool]
+    sink: bool = False
+
+
+class Key(NamedTuple):
+    """A key of the study, `s1-2r`: a variant on the base of a seed."""
+
+    base: int
+    variant: str
+
+    def __str__(self) -> str:
+        return f"s{self.base}-{self.variant}"
 
 
 class Cluster(Section):
@@ -530,7 +537,8 @@ class Params(Section):
     """All of params.yaml, for one of its models.
 
     `models` lists the models of a run by their keys in `profiles`. `model` is the one that this process works on; it is
-    not in the file, `load` sets it.
+    not in the file, `load` sets it. `study` lists keys BASE-VARIANT: further bases of the micro-world, of the seeds in
+    `bases`, each with its own corpus, items and weights, and the variants of the training to run on them.
     """
 
     models: Annotated[Names, Field(min_length=1)]
@@ -547,8 +555,10 @@ class Params(Section):
     probe: Probe
     project: Project
     sweep: Sweep
+    study: Names
+    bases: Seeds
     bos: Bos
-    arms: dict[Annotated[str, Field(pattern=r"^\w+$")], Arm]
+    variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], Variant]
     stats: Stats
     cluster: Cluster
     profiles: dict[str, Profile]
@@ -589,11 +599,55 @@ class Params(Section):
         """The smallest width of the target projections: a higher rank adds parameters but no rank."""
         return min(min(self.widths(target)) for target in self.lora.targets)
 
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys of the study that this process's model runs: all of the micro-world's model, none of another."""
+        return tuple(map(self.key, self.study)) if self.model == STUDIED else ()
+
+    def key(self, text: str, path: Path | str = "params.yaml") -> Key:
+        """Reads a key of the study.
+
+        Raises:
+            UserError: `bases` lacks its base, or `variants` its variant.
+        """
+        base, _, variant = text.partition("-")
+        bases = {f"s{seed}": seed for seed in self.bases}
+        for part, key, known in ((base, "bases", bases), (variant, "variants", self.variants)):
+            if part not in known:
+                expected = "base" if key == "bases" else "variant"
+                raise UserError(
+                    f"{path}: study: expected keys BASE-VARIANT with the {expected} one of {', '.join(known)}, "
+                    f"got {text!r}; correct its spelling, or add it to {key}"
+                )
+        return Key(bases[base], variant)
+
+    def of_variant(self, name: str, path: Path | str = "params.yaml") -> Params:
+        """The parameters of a variant: its changes, and its ranks as those of the sweep.
+
+        Raises:
+            UserError: a changed value or a rank is not valid.
+        """
+        where, variant = f"{path}: variants.{name}", self.variants[name]
+        raw = self.model_dump()
+        for dotted, value in variant.changes.items():
+            _change(raw, dotted, value, where)
+        raw["sweep"]["ranks"] = variant.ranks
+        _check_ranks(self, f"{where}.ranks", variant.ranks)
+        return _validated(raw, where)
+
+    def of_key(self, key: Key, path: Path | str = "params.yaml") -> Params:
+        """The parameters of a key of the study: its variant's, with the corpus, items and weights of its base."""
+        raw = self.of_variant(key.variant, path).model_dump()
+        profile = raw["profiles"][self.model]
+        profile["benchmarks"]["seed"] = profile["model"]["seed"] = key.base
+        profile["model"]["weights"] += f"-s{key.base}"
+        return _validated(raw, f"{path}: {key}")
+
 
 def load(
     path: Path | str = "params.yaml",
     changes: Mapping[str, Any] | None = None,
-    arm: str | None = None,
+    key: str | None = None,
     model: str | None = None,
 ) -> Params:
     """Reads and checks params.yaml for one model.
@@ -601,26 +655,29 @@ def load(
     Args:
         path: the file.
         changes: dotted key -> value, set before the check.
-        arm: a variant in `arms`, whose changes are applied after `changes`.
+        key: a key of the study, whose base and variant are applied after `changes`; the model is then STUDIED.
         model: a key of `profiles`; if not given, the first of `models`.
 
     Raises:
         UserError: a bad value; the line names file, key, the expected and the actual value.
     """
     raw = read_yaml(path)
-    for key, value in (changes or {}).items():
-        _change(raw, key, value, path)
+    for dotted, value in (changes or {}).items():
+        _change(raw, dotted, value, path)
     if isinstance(raw, dict):
-        _choose(raw, model, path)
+        _choose(raw, model if key is None else STUDIED, path)
     params = _validated(raw, str(path))
-    # check every variant, but of a partial model only `arm`: the full grid needs the whole model
-    checked = params.arms if params.active.model.whole else {arm: params.arms[arm]} if arm in params.arms else {}
-    changed = {name: _variant(raw, name, variant, path) for name, variant in checked.items()}
-    for key, names in (("sweep.arms", params.sweep.arms), ("sweep.bos_arms", params.sweep.bos_arms), ("--arm", (arm,))):
-        if unknown := [name for name in names if name is not None and name not in params.arms]:
-            known = ", ".join(params.arms)
-            raise UserError(f"{path}: {key}: expected names of arms ({known}), got {unknown[0]!r}; add it to arms")
-    return params if arm is None else changed[arm]
+    for text in params.study:
+        params.key(text, path)
+    if params.study and STUDIED not in params.models:
+        raise UserError(
+            f"{path}: study: expected [] without the model {STUDIED}, got {brief([*params.study])}; "
+            f"add {STUDIED} to models"
+        )
+    if params.model == STUDIED:
+        for name in params.variants:
+            params.of_variant(name, path)
+    return params if key is None else params.of_key(params.key(key, path), path)
 
 
 def _choose(raw: dict[str, Any], model: str | None, path: Path | str) -> None:
@@ -658,16 +715,6 @@ def parse(change: str) -> tuple[str, Any]:
     if not (key and equals and text):
         raise UserError(f"--set: expected KEY=VALUE, got {brief(change)}; write it like lora.rank=8")
     return key, value
-
-
-def _variant(raw: Any, name: str, variant: Arm, path: Path | str) -> Params:
-    """The parameters of a variant, checked like the file itself."""
-    changed = copy.deepcopy(raw)
-    for key, value in variant.changes.items():
-        _change(changed, key, value, f"{path}: arms.{name}")
-    params = _validated(changed, f"{path}: arms.{name}")
-    _check_ranks(params, f"{path}: arms.{name}.ranks", variant.ranks)
-    return params
 
 
 def _change(raw: Any, key: str, value: Any, where: Path | str) -> None:
@@ -709,7 +756,7 @@ def _first(error: ValidationError) -> str:
 
 
 def _check_together(params: Params, path: str) -> None:
-    """Checks that layers, ranks and the grid fit the model, which no single key can show."""
+    """Checks that layers and ranks fit the model, which no single key can show."""
     blocks = params.active.model.blocks
     if params.train.layer > blocks:
         raise UserError(
@@ -721,11 +768,6 @@ def _check_together(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: {key}: expected a value within the first {params.active.model.held} of {blocks} blocks, which "
             f"are all that {params.model} has (model.span), got {got}; set another, or model.span null"
-        )
-    if params.sweep.grid and not params.active.model.whole:
-        raise UserError(
-            f"{path}: sweep.grid: expected [] with model.span ({params.model}), got {[*params.sweep.grid]}; "
-            "the full grid needs the whole model"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _check_ranks(params, f"{path}: {key}", ranks)

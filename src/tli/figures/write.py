@@ -18,7 +18,7 @@ from tli.config.parameters import Params
 from tli.figures.drawing import STYLE, svg
 from tli.io.files import atomic_dir, write_text
 
-ORDER = ("scan", "before_after", "retrieval", "projection", "ranks")
+ORDER = ("scan", "before_after", "retrieval", "projection", "ranks", "study")
 
 
 def write(folder: Path, results: Results, params: Params) -> list[Figure]:

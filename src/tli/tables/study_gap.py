@@ -1,0 +1,37 @@
+"""The study: forgetting of English and transfer gap by rank, over all bases, for the reference variant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from tli.analysis.results import Results
+from tli.analysis.scores import SCORING
+from tli.analysis.study import VARIANT, study_of
+from tli.config.parameters import Params
+from tli.tables import gap
+
+TITLE = "Study: forgetting and transfer gap by rank"
+CAPTION = (
+    "As the table gap, over the models of all bases, for the reference variant: change of accuracy against rank 0 in "
+    "points in English, in the mean target language and in the worst one, and the transfer gap."
+)
+SOURCE = ("study",)
+VIEW = SCORING
+COLUMNS = (VARIANT, *gap.COLUMNS)
+
+
+def rows(results: Results, params: Params) -> Iterator[dict[str, Any]]:
+    """The rows of the table gap for the reference variant."""
+    for variant, of_bases, of_variant in study_of(results, params).of_reference():
+        for row in gap.rows(of_bases, of_variant):
+            yield {"variant": variant, **row}
+
+
+def notes(results: Results, params: Params) -> list[str]:
+    """Those of the table gap."""
+    return [
+        note
+        for _, of_bases, of_variant in study_of(results, params).of_reference()
+        for note in gap.notes(of_bases, of_variant)
+    ]
