@@ -1,1 +1,0 @@
-"""From rows to tables, figures, verdicts, paper and report."""
