@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from synthetic import as_paper, fabricate
-from tli.stages import tables
 from tli.analysis import claims, published
 from tli.analysis.claims import Values
 from tli.analysis.premises import Premises
@@ -20,6 +19,7 @@ from tli.analysis.table import Cell, Column, Table
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
+from tli.stages import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTED = ROOT / "paper" / "reported.yaml"

@@ -14,7 +14,6 @@ import pytest
 from scipy import stats as scipy_stats
 
 from synthetic import as_paper, fabricate, named, with_blocks
-from tli.stages import tables
 from tli.analysis import published
 from tli.analysis.lora_factor import factor
 from tli.analysis.massive import massive_activation
@@ -24,6 +23,7 @@ from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
 from tli.io.rows import read_rows
+from tli.stages import tables
 from tli.tables.controls import SCALED
 
 ROOT = Path(__file__).resolve().parents[2]

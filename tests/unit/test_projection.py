@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from matplotlib import style
 
 from tiny import ROOT
-from tli.stages import tables
 from tli.analysis.results import COLUMNS, Results, Rows
 from tli.config.parameters import Params, Project, load
 from tli.data.words.lexicon import Pair, read_pairs
@@ -25,7 +24,7 @@ from tli.io.errors import UserError
 from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import write_tsv
 from tli.measure.views import BASE, main_run
-from tli.stages import tsne
+from tli.stages import tables, tsne
 from tli.tables.projection import views
 
 

@@ -17,7 +17,6 @@ from statsmodels.stats.multitest import multipletests
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli.stages import tables
 from tli.analysis import outcomes, render, robustness
 from tli.analysis.effects import TESTS, Effect, effects, verdict
 from tli.analysis.outcomes import Outcome, Values
@@ -26,6 +25,7 @@ from tli.analysis.table import Table
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
+from tli.stages import tables
 from tli.tables import equivalence, odds, trends
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")

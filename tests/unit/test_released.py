@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import synthetic
 from tiny import ROOT, SHARED
-from tli.stages import tables
 from tli.analysis import render
 from tli.analysis.results import read_results
 from tli.analysis.table import Table
@@ -26,7 +25,7 @@ from tli.data.benchmarks.prompts import Source
 from tli.io.errors import UserError
 from tli.io.rows import Row, read_rows, write_rows
 from tli.io.structured import read_json, write_json
-from tli.stages import benchmarks
+from tli.stages import benchmarks, tables
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")
 PUBLISHED = parameters.load(ROOT / "params.yaml").profiles["lugha_llama"]

@@ -17,7 +17,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from synthetic import fabricate
 from tiny import ROOT
-from tli.stages import tables
 from tli.analysis import render
 from tli.analysis.results import Results, read_results, run_name
 from tli.analysis.scores import CLASSES, TASKS
@@ -25,6 +24,7 @@ from tli.analysis.table import Table
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
+from tli.stages import tables
 from tli.stats.bootstrap import paired_bootstrap
 
 SMOKE = parameters.load(ROOT / "tests" / "smoke" / "params.yaml")

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from statsmodels.stats.contingency_tables import mcnemar
 
 from tiny import ROOT
-from tli.stages import tables
 from tli.analysis.results import COLUMNS, Results
 from tli.analysis.table import Table
 from tli.config.parameters import Params, Probe
@@ -27,7 +26,7 @@ from tli.io.structured import write_tsv
 from tli.measure.scoring import Request
 from tli.measure.views import BASE, main_run
 from tli.model import checkpoint, lora
-from tli.stages import translate
+from tli.stages import tables, translate
 
 
 def listed(*lines: str) -> list[Pair]:

@@ -115,7 +115,7 @@ def check_unique(path: Path, rows: pd.DataFrame) -> None:
     names = ["run", "set", "item", "view", "measure"]
     twice = rows.duplicated(names)
     if twice.any():
-        first = " ".join(str(value) for value in rows.loc[twice.idxmax(), names])
+        first = " ".join(str(value) for value in rows.loc[twice, names].iloc[0])
         raise UserError(f"{path}: expected one row for {first}, got two; remove the file and run `dvc repro`")
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from tli.analysis import render
 from tli.analysis.results import Results, read_results
-from tli.analysis.table import Steps, Table, display
+from tli.analysis.table import Row, Steps, Table, display
 from tli.analysis.tolerances import load
 from tli.config.parameters import Params
 from tli.figures import plots
@@ -166,7 +166,8 @@ def compute(name: str, results: Results, params: Params, steps: Steps) -> Table:
     """
     module = MODULES[name]
     columns = module.COLUMNS if hasattr(module, "COLUMNS") else module.columns(results, params)
-    rows, notes = [], []
+    rows: list[Row] = []
+    notes: list[str] = []
     for row in module.rows(results, params):
         note = row.pop(NOTE, ())
         notes += [note] if isinstance(note, str) else note
