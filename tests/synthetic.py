@@ -42,7 +42,7 @@ def fabricate(
         seed: of the invented numbers; another one stands in for another base model.
         pairs: number of trained and of control pairs.
         items: test items a task and language; none where the model has no benchmarks.
-        gain: of the paper's cell in cosine; random pairs gain half of it.
+        gain: of the paper's configuration in cosine; random pairs gain half of it.
     """
     rng = np.random.default_rng(seed)
     blocks, main = params.active.model.blocks, ("main", params.lora.scaling, params.lora.rank, str(params.train.seed))
@@ -61,7 +61,7 @@ def fabricate(
     labels = {set_: rng.integers(0, 2 if set_.startswith("xcopa") else 3, items) for set_ in sets}
     write_rows(base_rows / "score.tsv", _scores_of_base(rng, labels))
     write_rows(build / "score.tsv", _transfer(rng, main, 1.1, labels))
-    own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.project.pairs]
+    own, drawn = np.random.default_rng(seed + 1), forms["trained"][: params.tsne.pairs]
     cells = (BASE, main)
     asked = forms["control"] if sets else []  # as in a run: without items nothing is asked by prompt
     write_rows(build / "translate.tsv", [row for cell in cells for row in _probe(own, cell, asked, params)])
@@ -323,7 +323,7 @@ def _scores_of_base(rng: np.random.Generator, labels: dict[str, Any]) -> Iterato
 
 
 def _probe(rng: np.random.Generator, cell: Cell, names: list[str], params: Params) -> Iterator[Row]:
-    for shots in (0, params.probe.shots):
+    for shots in (0, params.translate.shots):
         for name in names:
             yield Row(*cell, f"shots{shots}", f"word-{name}", "-", "candidate_tokens", 1 + len(name) % 2)
             for score in ("sum", "mean"):

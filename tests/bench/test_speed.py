@@ -34,7 +34,7 @@ SHAPES = {"xnli": "Scoring 72 items of XNLI's shape, float32", "xcopa": "Scoring
 def test_a_cell_of_five_seeds(
     benchmark: BenchmarkFixture, cache: Path, committed: Params, noted: Noted, tell: Tell, name: str
 ) -> None:
-    """Five adapters of the paper's cell, sixty steps each: PEFT on the whole 4-bit model, or batched LoRA."""
+    """Five adapters of the paper's configuration, sixty steps each: PEFT on the whole 4-bit model, or batched LoRA."""
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in WORDS]
     settings, seeds = committed.train.model_copy(update={"epochs": 30, "warmup_steps": 5}), [0, 1, 2, 3, 4]
 

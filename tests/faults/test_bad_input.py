@@ -141,7 +141,7 @@ PICKLE = pickle.dumps(Bomb())
 WEIGHTS, SETTINGS = "adapter/adapter_model.safetensors", "adapter/adapter_config.json"
 CONFIG, BLOCK = "quantized/nf4/config.json", "quantized/nf4/block-001.safetensors"
 WORD = "mbwa\tdog\tnoun\tany\ttrained"
-HEADER = "cell\tarm\trank\tseed\tset\titem\tview\tmeasure\tvalue\n"
+HEADER = "run\tvariant\trank\tseed\tset\titem\tview\tmeasure\tvalue\n"
 ROW = "main\t2r\t16\t0\txcopa.en\tc1\t-\tcorrect\t{}\n"
 RESULTS = "swahili,english,sim_pre_tli,sim_post_tli,group,improvement\n"
 

@@ -200,9 +200,9 @@ def test_every_key_has_the_ranks_and_seeds_of_its_variant(every: Path) -> None:
         runs = {f"r{rank}-s{seed}" for rank in variant.ranks for seed in params.sweep.seeds}
         for file in ("similarity.tsv", "score.tsv"):
             rows = read_rows(every / f"s1-{name}" / file)
-            assert set(rows["cell"]) - {"untrained"} == {"base", *runs}
+            assert set(rows["run"]) - {"untrained"} == {"base", *runs}
             of_runs = rows[rows["rank"] > 0]
-            assert set(of_runs["arm"]) == {name}
+            assert set(of_runs["variant"]) == {name}
             assert {*of_runs["measure"]} == {*rows[rows["rank"] == 0]["measure"]} - {"padding_drift"}
 
 
@@ -214,7 +214,7 @@ def test_bases_differ_and_no_two_variants_train_the_same_adapter(every: Path) ->
     means = []
     for name in parameters.load(SMOKE).variants:
         rows = read_rows(every / f"s1-{name}" / "similarity.tsv")
-        chosen = rows[(rows["cell"] == "r2-s0") & (rows["set"] == "trained") & (rows["measure"] == "cosine_mean")]
+        chosen = rows[(rows["run"] == "r2-s0") & (rows["set"] == "trained") & (rows["measure"] == "cosine_mean")]
         means.append(tuple(chosen["value"]))
     assert len(set(means)) == len(means)
 
@@ -222,7 +222,7 @@ def test_bases_differ_and_no_two_variants_train_the_same_adapter(every: Path) ->
 def mean(rows: Path, view: str, measure: str) -> float:
     """A measure of the base, over all pairs."""
     frame = read_rows(rows / "similarity.tsv")
-    chosen = frame[(frame["cell"] == "base") & (frame["view"] == view) & (frame["set"] == "all")]
+    chosen = frame[(frame["run"] == "base") & (frame["view"] == view) & (frame["set"] == "all")]
     return float(chosen[chosen["measure"] == measure]["value"].astype(float).mean())
 
 
@@ -235,7 +235,7 @@ def test_with_a_sink_words_are_as_before_and_any_two_look_alike_with_bos_in(ever
             assert values[0] == pytest.approx(values[1], abs=0.02), (layer, measure)
     rows = read_rows(sink / stage.SINK).pivot_table(index="view", columns="measure", values="value")
     assert rows["ratio_before"].max() < 20
-    np.testing.assert_allclose(rows["ratio"][1:], parameters.load(SMOKE).bos.ratio, rtol=0.1)
+    np.testing.assert_allclose(rows["ratio"][1:], parameters.load(SMOKE).sink.ratio, rtol=0.1)
     assert rows["leak"].max() < 0.05
     assert mean(plain, "2.mask.nf4", "random_cosine_mean") < 0.999
     assert mean(sink, "2.mask.nf4", "random_cosine_mean") > 0.9999

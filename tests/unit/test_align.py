@@ -99,7 +99,7 @@ def test_before_is_what_the_scan_saw(files: Path) -> None:
     scanned, measured = read_rows(files / "scan.tsv"), aligned(files)
     for view in scanned[scanned["measure"] == "cosine_mean"]["view"].unique():
         for set_ in ("trained", "control", "all"):
-            where = {"set": set_, "view": view, "measure": "cosine_mean", "cell": "base"}
+            where = {"set": set_, "view": view, "measure": "cosine_mean", "run": "base"}
             assert _value(scanned, **where) == _value(measured, **where)
 
 
@@ -112,7 +112,7 @@ def test_one_cosine_by_hand(files: Path, tiny_quantized: Path) -> None:
             states = model(**tokenizer(word, return_tensors="pt"), output_hidden_states=True).hidden_states[2]
         vectors.append(states[0, 1:].float().mean(dim=0))
     expected = float(torch.nn.functional.cosine_similarity(*vectors, dim=0))
-    found = _value(aligned(files), cell="base", item="mkate", view="2.content.nf4", measure="cosine")
+    found = _value(aligned(files), run="base", item="mkate", view="2.content.nf4", measure="cosine")
     assert found == pytest.approx(expected, abs=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_means_are_means_of_the_pairs(files: Path, view: str) -> None:
     frame = aligned(files)
     for cell in ("base", "main"):
         for set_ in ("trained", "control"):
-            where = (frame["cell"] == cell) & (frame["set"] == set_) & (frame["view"] == view)
+            where = (frame["run"] == cell) & (frame["set"] == set_) & (frame["view"] == view)
             each = frame[where & (frame["measure"] == "cosine")]["value"]
             mean = _value(frame[where], measure="cosine_mean")
             assert mean == pytest.approx(float(np.mean(each)), abs=1e-8)
@@ -132,12 +132,12 @@ def test_norms_before_are_what_the_scan_saw_and_layer_zero_keeps_its_own(files: 
     for measure in ("bos_norm", "content_norm", "bos_peak", "bos_peak_dimension", "median_magnitude"):
         for layer in ("0", "2", "norm"):
             where = {"view": f"{layer}.-.nf4", "measure": measure}
-            before = _value(measured, cell="base", **where)
+            before = _value(measured, run="base", **where)
             assert before == _value(scanned, **where)
-            after = _value(measured, cell="main", **where)
+            after = _value(measured, run="main", **where)
             assert layer != "0" or after == before
-    assert _value(measured, cell="main", view="2.-.nf4", measure="content_norm") != _value(
-        measured, cell="base", view="2.-.nf4", measure="content_norm"
+    assert _value(measured, run="main", view="2.-.nf4", measure="content_norm") != _value(
+        measured, run="base", view="2.-.nf4", measure="content_norm"
     )
 
 
@@ -153,7 +153,7 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
         for side in ("swahili", "english")
     )
     frame = aligned(files)
-    where = {"cell": "base", "view": "2.mask.nf4"}
+    where = {"run": "base", "view": "2.mask.nf4"}
     a, b = x - x.mean(axis=0), y - y.mean(axis=0)
     own = [float(u @ v / np.sqrt(u @ u * (v @ v))) for u, v in zip(a, b, strict=True)]
     found = _value(frame, set="control", measure="centred_cosine_mean", **where)
@@ -170,7 +170,7 @@ def test_measures_without_the_shared_direction_and_in_small_pools(
     assert shares.between(0, 1 + 1e-9).all()
     assert (frame[frame["measure"].str.startswith("participation")]["value"] >= 0).all()
     own_pool, full = (
-        frame[frame["measure"] == name].set_index(["cell", "set", "view"])["value"]
+        frame[frame["measure"] == name].set_index(["run", "set", "view"])["value"]
         for name in ("own_p_at_1.sw_en", "p_at_1.sw_en")
     )
     assert (own_pool >= full[own_pool.index]).all(), "fewer candidates, no fewer hits"
@@ -182,17 +182,17 @@ def test_every_named_view_and_neighbour_has_rows_per_pair(files: Path, pairs: li
     expected = {f"{i}.{p}.{q}" for i in ("2", "3", "norm") for p in ("mask", "content") for q in ("nf4", "fp4")}
     assert set(each["view"]) == expected
     assert {str(view) for view in views.names(4).values()} <= expected
-    assert (each.groupby(["cell", "view"]).size() == len(pairs)).all()
+    assert (each.groupby(["run", "view"]).size() == len(pairs)).all()
 
 
 def test_the_base_and_the_adapter_stand_in_files_of_their_own(files: Path) -> None:
     """Another rank measures the adapter anew, and not the base."""
-    assert {*read_rows(files / "similarity.tsv")["cell"]} == {"main"}
-    assert {*read_rows(files / "base-rows" / "similarity.tsv")["cell"]} == {"base"}
+    assert {*read_rows(files / "similarity.tsv")["run"]} == {"main"}
+    assert {*read_rows(files / "base-rows" / "similarity.tsv")["run"]} == {"base"}
     scored = read_rows(files / "base-rows" / "score.tsv")
-    assert {*scored["cell"]} == {"base", "untrained"}
+    assert {*scored["run"]} == {"base", "untrained"}
     right = scored[scored["measure"] == "correct"]
-    assert (right.groupby("cell").size() == len(ITEMS)).all()
+    assert (right.groupby("run").size() == len(ITEMS)).all()
     assert (scored["measure"] == "padding_drift").sum() == 1
 
 
@@ -200,7 +200,7 @@ def test_training_moved_the_trained_view(files: Path) -> None:
     frame = aligned(files)
     view = frame[(frame["view"] == "2.mask.nf4") & (frame["set"] == "trained")]
     gap = {
-        cell: _value(view, cell=cell, measure="cosine_mean") - _value(view, cell=cell, measure="random_cosine_mean")
+        cell: _value(view, run=cell, measure="cosine_mean") - _value(view, run=cell, measure="random_cosine_mean")
         for cell in ("base", "main")
     }
     assert gap["main"] > gap["base"]

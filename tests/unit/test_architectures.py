@@ -225,7 +225,7 @@ def load_shape(head_dim: int, **changes: object) -> Params:
     name = next(name for name, one in profiles if one.model.source == "hub" and one.model.whole)
     prefix = f"profiles.{name}.model."
     shape = {f"{prefix}{key}": value for key, value in (QWEN3 | {"head_dim": head_dim}).items()}
-    return parameters.load(path, {"bos.layer": 2} | shape | changes, model=name)
+    return parameters.load(path, {"sink.layer": 2} | shape | changes, model=name)
 
 
 @pytest.mark.parametrize(

@@ -265,14 +265,14 @@ def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path
     sources = items.read_sources(folder / "items.jsonl")
     assert {item.id for item in asked} == {source.id for source in sources if source.split == "test"}
     rows = read_rows(tmp_path / "one" / "baselines.tsv")
-    assert set(rows["cell"]) == {"choice-only", "ngram"}
+    assert set(rows["run"]) == {"choice-only", "ngram"}
     assert set(rows["item"]) == {item.id for item in asked}
     assert len(rows) == 2 * 3 * 32
-    wide = rows.pivot(index=["cell", "item"], columns="measure", values="value")
+    wide = rows.pivot(index=["run", "item"], columns="measure", values="value")
     assert ((wide["label"] == wide["pred"]) == (wide["correct"] == 1)).all()
 
     metrics = read_json(tmp_path / "one.json")
-    accuracy = rows[rows["measure"] == "correct"].groupby(["set", "cell"])["value"].mean()
+    accuracy = rows[rows["measure"] == "correct"].groupby(["set", "run"])["value"].mean()
     assert {f"{name}.test.accuracy.{cell}": value for (name, cell), value in accuracy.items()} == {
         key: value for key, value in metrics.items() if ".accuracy." in key
     }

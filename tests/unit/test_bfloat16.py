@@ -1,4 +1,4 @@
-"""The paper's cell once more in bfloat16: its product, its rows, and that they are those of a bfloat16 run."""
+"""The paper's configuration once more in bfloat16: its product, its rows, and that they are those of a bfloat16 run."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def test_rows_are_those_of_every_pair_at_the_view_of_the_public_scripts(
     rows = read_rows(measured / "bfloat16.tsv")
     assert {*rows["view"]} == {VIEW}
     assert {*rows["measure"]} == {"cosine", "random_cosine"}
-    assert rows.groupby(["cell", "measure"]).size().to_dict() == {
+    assert rows.groupby(["run", "measure"]).size().to_dict() == {
         (cell, measure): len(pairs)
         for cell in ("base-bfloat16", "main-bfloat16")
         for measure in ("cosine", "random_cosine")
     }
-    main = rows[rows["cell"] == "main-bfloat16"]
+    main = rows[rows["run"] == "main-bfloat16"]
     assert {*main["rank"]} == {params.lora.rank}
     assert {path.name for path in measured.iterdir()} == {"pairs.tsv", "bfloat16.tsv"}, "the adapter does not stay"
 
 
 def cosines(rows: pd.DataFrame, cell: str) -> pd.Series:
-    chosen = rows[(rows["cell"] == cell) & (rows["measure"] == "cosine") & (rows["view"] == VIEW)]
+    chosen = rows[(rows["run"] == cell) & (rows["measure"] == "cosine") & (rows["view"] == VIEW)]
     return chosen.set_index("item")["value"].astype(float)
 
 

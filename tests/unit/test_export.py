@@ -120,7 +120,7 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
     assert {"xcopa_sw", "xnli_sw", "copa"} <= known_tasks
     assert set(found["versions"].values()) == {None}
     assert found["config"]["model_args"]["rank"] == smoke.lora.rank
-    right = [row for row in read_rows(scores).itertuples() if row.cell == "main"]
+    right = [row for row in read_rows(scores).itertuples() if row.run == "main"]
     values = [float(row.value) for row in right if (row.set, row.measure) == ("xnli.sw", "correct")]
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(values) / len(values))
 

@@ -75,7 +75,7 @@ def by_pair(rows: pd.DataFrame, view: str, measure: str = "cosine", set_: str | 
     """A line per (set, item), a column per run."""
     chosen = rows[(rows["view"] == view) & (rows["measure"] == measure) & (rows["item"] != "-")]
     chosen = chosen if set_ in (None, "all") else chosen[chosen["set"] == set_]
-    return chosen.pivot_table(index=["set", "item"], columns="cell", values="value")
+    return chosen.pivot_table(index=["set", "item"], columns="run", values="value")
 
 
 def of_run(table: Table) -> list[Row]:
@@ -164,7 +164,7 @@ def test_norms_before_and_after_and_their_ratio(computed: dict[str, Table], made
     assert [line["view"] for line in lines] == [f"{layer}.-.nf4" for layer in (0, 1, 2, 3, 4, "norm")]
     for line in lines:
         for when, run in RUNS.items():
-            chosen = rows[(rows["cell"] == run) & (rows["view"] == line["view"])].set_index("measure")["value"]
+            chosen = rows[(rows["run"] == run) & (rows["view"] == line["view"])].set_index("measure")["value"]
             assert line[f"bos_norm_{when}"] == pytest.approx(chosen["bos_norm"])
             assert line[f"ratio_{when}"] == pytest.approx(chosen["bos_norm"] / chosen["content_norm"])
             assert line[f"times_{when}"] == pytest.approx(chosen["bos_peak"] / chosen["median_magnitude"])
@@ -320,7 +320,7 @@ def test_controls_are_the_gain_beyond_random_pairs(fresh: dict[str, Any]) -> Non
 
     rewrite(fresh["build"] / "similarity.tsv", noisy)
     rows = similarity(fresh)
-    of_set = rows[rows["item"] == "-"].set_index(["cell", "set", "view", "measure"])["value"].sort_index()
+    of_set = rows[rows["item"] == "-"].set_index(["run", "set", "view", "measure"])["value"].sort_index()
     table = compute("controls", read(fresh), fresh["params"])
     for line in table.matching(measure="cosine"):
         parts = [by_pair(rows, line["view"], key, line["set"]) for key in ("cosine", "random_cosine")]
@@ -361,7 +361,7 @@ def test_retrieval_has_every_named_view(computed: dict[str, Table], made: dict[s
     names = {line["view"]: line["name"] for line in lines}
     assert {"trained_on", "as_scripted", "as_described", "final"} <= set(names.values())
     assert {"2.mask.nf4", "2.content.nf4", "2.content.fp4", "3.content.nf4", "3.mask.nf4"} <= names.keys()
-    keys = ["cell", "set", "view", "measure", "item"]
+    keys = ["run", "set", "view", "measure", "item"]
     value = similarity(made).set_index(keys)["value"].sort_index()
     assert len(lines) == len(names) * 2 * 2
     for line in lines:
@@ -375,7 +375,7 @@ def test_retrieval_has_every_named_view(computed: dict[str, Table], made: dict[s
 def test_retrieval_and_geometry_of_every_layer_are_the_rows(
     computed: dict[str, Table], made: dict[str, Any], smoke: Params
 ) -> None:
-    rows = similarity(made).set_index(["cell", "set", "view", "measure", "item"])["value"].sort_index()
+    rows = similarity(made).set_index(["run", "set", "view", "measure", "item"])["value"].sort_index()
     views = 2 * (smoke.active.model.blocks + 2)
     lines = computed["pools"].rows
     assert len(lines) == views * 2 * 2 * 2
@@ -442,7 +442,7 @@ def test_missing_rows_and_unequal_items_are_one_line(fresh: dict[str, Any]) -> N
 def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, Any]) -> None:
     """lr = 0: every gain is 0, t is undefined, and nothing is NaN or fails."""
     rows = read_rows(fresh["build"] / "base-rows" / "similarity.tsv")
-    rows.assign(cell="main").to_csv(fresh["build"] / "similarity.tsv", sep="\t", index=False)
+    rows.assign(run="main").to_csv(fresh["build"] / "similarity.tsv", sep="\t", index=False)
     results = read(fresh)
     table = compute("before_after", results, fresh["params"])
     assert {(line["gain"], line["t"], line["p"]) for line in of_run(table)} == {(0.0, None, None)}

@@ -153,7 +153,7 @@ def test_changes_come_before_the_checks() -> None:
         ("lora.rank.of", 8, "lora.rank.of: unknown key"),
         ("lora.rank", "8", "lora.rank: expected a valid integer, got '8'"),
         ("train.layer", "top", "train.layer: expected a valid integer, got 'top'"),
-        ("bos.layer", 30, "bos.layer: expected 2 to 7"),
+        ("sink.layer", 30, "sink.layer: expected 2 to 7"),
         ("study", ["s9-2r"], "study: expected keys BASE-VARIANT with the base one of s1, s2, s3, s4, s5, got 's9-2r'"),
         ("study", ["s1-3r"], "study: expected keys BASE-VARIANT with the variant one of 2r, fixed32, rslora, "),
         ("study", ["s1"], "study: expected keys BASE-VARIANT with the variant one of"),

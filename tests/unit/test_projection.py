@@ -16,7 +16,7 @@ from matplotlib import style
 
 from tiny import ROOT
 from tli.analysis.results import COLUMNS, Results, Rows
-from tli.config.parameters import Params, Project, load
+from tli.config.parameters import Params, Tsne, load
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.figures import projection
 from tli.figures.drawing import STYLE, svg
@@ -31,7 +31,7 @@ from tli.tables.projection import views
 @given(count=st.integers(2, 60), seed=st.integers(0, 2**32 - 1))
 def test_the_draw_is_of_trained_pairs_each_once(count: int, seed: int) -> None:
     pairs = read_pairs(ROOT / "data" / "pairs.tsv")
-    settings = Project(pairs=count, perplexity=1.5, seed=seed)
+    settings = Tsne(pairs=count, perplexity=1.5, seed=seed)
     chosen = tsne.draw(pairs, settings)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == count
@@ -42,9 +42,9 @@ def test_the_draw_is_of_trained_pairs_each_once(count: int, seed: int) -> None:
 def test_a_word_of_two_pairs_is_not_drawn() -> None:
     lines = [("kali", "fierce"), ("Kali", "sharp"), ("moto", "hot"), ("joto", "hot"), ("mti", "tree"), ("jua", "sun")]
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in lines]
-    assert tsne.draw(pairs, Project(pairs=2, perplexity=1, seed=0)) == [4, 5]
+    assert tsne.draw(pairs, Tsne(pairs=2, perplexity=1, seed=0)) == [4, 5]
     with pytest.raises(UserError, match=r"project\.pairs: expected at most 2, .*, got 3; set fewer"):
-        tsne.draw(pairs, Project(pairs=3, perplexity=1, seed=0))
+        tsne.draw(pairs, Tsne(pairs=3, perplexity=1, seed=0))
 
 
 def test_a_perplexity_that_cannot_be_is_refused_with_its_key(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_pca_is_the_singular_value_decomposition() -> None:
 
 def test_tsne_keeps_neighbours_and_is_the_same_twice() -> None:
     """Two far clusters stay apart, each word nearer to its own; the same bytes whatever the number of threads."""
-    settings = Project(pairs=12, perplexity=5, seed=3)
+    settings = Tsne(pairs=12, perplexity=5, seed=3)
     points = cloud() * 0.1
     points[::2] += 5
     threads = torch.get_num_threads()
@@ -97,7 +97,7 @@ def test_distances_of_identical_halves() -> None:
 
 def results(path: Path) -> Results:
     """The results of a model of which only the stage tsne has rows."""
-    frame = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+    frame = read_rows(path)
     return Results(frame.assign(model="tiny", base=0, stage="tsne")[list(COLUMNS)], {}, {}, {})
 
 
@@ -132,12 +132,12 @@ def test_the_same_rows_twice(rows: Path) -> None:
 
 def test_rows_hold_every_pair_at_both_poolings_and_in_both_layouts(rows: Path, params: Params) -> None:
     measured = tsne_rows(rows / "one.tsv")
-    assert measured.runs == ["base", main_run(params.lora.scaling, params.lora.rank, params.train.seed).cell]
+    assert measured.runs == ["base", main_run(params.lora.scaling, params.lora.rank, params.train.seed).run]
     for run in measured.runs:
         for view in ("2.mask.nf4", "2.content.nf4"):
             for space in ("pca", "tsne"):
                 for axis in ("x.sw", "y.sw", "x.en", "y.en"):
-                    assert len(measured.each(run, "trained", view, f"{space}.{axis}")) == params.project.pairs
+                    assert len(measured.each(run, "trained", view, f"{space}.{axis}")) == params.tsne.pairs
             # what the stage measured in a layout is what the coordinates give
             laid = [
                 np.column_stack(
@@ -159,7 +159,7 @@ def test_the_embeddings_own_distance_follows_the_cosine(
     from tli.measure import similarity
     from tli.measure.embeddings import embed
 
-    drawn = [pairs[index] for index in tsne.draw(pairs, params.project)]
+    drawn = [pairs[index] for index in tsne.draw(pairs, params.tsne)]
     x, y = (embed(tiny.model, tiny.tokenizer, [pair[side] for pair in drawn], 8).pooled["2", "mask"] for side in (0, 1))
     expected = np.sqrt(2 - 2 * similarity.cosine(x, y)).mean()
     got = tsne_rows(rows / "one.tsv").one("base", "trained", "2.mask.nf4", "distance.original")
@@ -177,7 +177,7 @@ def fabricated(folder: Path, params: Params, shift: float, at: Sequence[str]) ->
                     invented.append(Row(*run, "trained", "-", view, f"{name}.{space}", value))
             for space in ("pca", "tsne"):
                 for axis in ("x.sw", "y.sw", "x.en", "y.en"):
-                    for number in range(params.project.pairs):
+                    for number in range(params.tsne.pairs):
                         item = f"neno{number}"
                         invented.append(Row(*run, "trained", item, view, f"{space}.{axis}", float(rng.normal())))
     write_rows(folder / f"{shift}.tsv", invented)
@@ -197,7 +197,7 @@ def test_the_figure_is_the_same_to_the_byte_and_describes_its_rows(tmp_path: Pat
     first, caption, alt = drawn(near, params)
     assert first == drawn(near, params)[0]
     ElementTree.fromstring(first)
-    assert caption.startswith(f"{params.project.pairs} trained pairs at the layer of the loss, by t-SNE")
+    assert caption.startswith(f"{params.tsne.pairs} trained pairs at the layer of the loss, by t-SNE")
     assert len(caption.split()) <= 40
     assert "van der Maaten" in caption
     assert "Wattenberg" in caption
@@ -213,4 +213,4 @@ def test_the_table_has_the_distance_ratio_in_every_space(tmp_path: Path, params:
     assert table.values()["projection/2.content.nf4,embeddings/p1_after"] == 0.4
     assert {row["name"] for row in table.rows} == {"trained_on", "neighbour"}
     assert len(table.caption.split()) <= 40
-    assert f"{1 / params.project.pairs:.3g} by chance" in " ".join(table.notes)
+    assert f"{1 / params.tsne.pairs:.3g} by chance" in " ".join(table.notes)

@@ -42,7 +42,7 @@ def params(split: str = "default", limit: int | None = None, **languages: list[s
     }
     hub = settings.model_copy(update=tasks | {"limit": limit})
     profile = SMOKE.active.model_copy(update={"benchmarks": hub})
-    update = {"profiles": {SMOKE.model: profile}, "transfer": parameters.Transfer(split=split)}
+    update = {"profiles": {SMOKE.model: profile}, "transfer": parameters.Score(split=split)}
     return SMOKE.model_copy(update=update)
 
 
@@ -143,7 +143,7 @@ def test_each_task_is_scored_on_the_harness_s_own_split(repositories: Path, tmp_
     assert (english.context, english.options) == ("P1 en therefore", ("  one 1.", "  two 1."))
     assert metrics["xnli.sw.scored"] == "validation"
     assert metrics["xcopa.sw.test.released"] == N
-    fitted = {set_: set(part["cell"]) for set_, part in rows.groupby("set")}
+    fitted = {set_: set(part["run"]) for set_, part in rows.groupby("set")}
     assert fitted == {set_: {"choice-only"} for set_ in ("xcopa.it", "xcopa.sw", "xnli.en", "xnli.sw")}, (
         "COPA's test labels are kept back, so nothing can be fitted on them; there is no corpus for n-grams"
     )
@@ -337,7 +337,7 @@ def test_a_file_that_is_no_parquet_is_one_line(repositories: Path, tmp_path: Pat
 def again(path: Path, runs: Callable[[str], bool]) -> None:
     """Adds to score rows the first ten Swahili items, asked again, and now all answered rightly."""
     frame = read_rows(path)
-    chosen = frame["item"].isin([f"xcopa.sw.test.{n:04}" for n in range(10)]) & frame["cell"].map(runs)
+    chosen = frame["item"].isin([f"xcopa.sw.test.{n:04}" for n in range(10)]) & frame["run"].map(runs)
     extra = frame[chosen].assign(set="xcopa-corrected.sw")
     extra.loc[extra["measure"] == "correct", "value"] = 1.0
     rows = [Row(*row) for row in [*frame.itertuples(index=False), *extra.itertuples(index=False)]]
@@ -368,8 +368,8 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(synthetic, "SETS", tuple(sets))
     made = synthetic.fabricate(tmp_path, hub, pairs=(6, 4), items=20)
     baselines = made["build"] / "benchmarks" / "baselines.tsv"
-    filtered(baselines, lambda rows: (rows["cell"] == "choice-only") & (rows["set"] != "xcopa.en"))
-    filtered(score_files(made)[0], lambda rows: rows["cell"] != "untrained")
+    filtered(baselines, lambda rows: (rows["run"] == "choice-only") & (rows["set"] != "xcopa.en"))
+    filtered(score_files(made)[0], lambda rows: rows["run"] != "untrained")
     counts = read_json(made["metrics"] / "benchmarks.json")
     defaults = {f"{set_}.scored": released.scored_split(*set_.split("."), "default") for set_ in sets}
     write_json(made["metrics"] / "benchmarks.json", counts | defaults)
@@ -412,7 +412,7 @@ def test_released_and_corrected_stand_side_by_side(made: dict[str, Any]) -> None
     right = scores[(scores["measure"] == "correct") & (scores["set"] == "xcopa.sw")]
     right = right.assign(value=right["value"].astype(float))
     for run in ("base", "main"):
-        values = right[right["cell"] == run].set_index("item")["value"]
+        values = right[right["run"] == run].set_index("item")["value"]
         expected = {"released": 100 * values.mean()}
         values.iloc[:10] = 1
         expected["corrected"] = 100 * values.mean()

@@ -51,7 +51,7 @@ def _train(
 
 
 CASES: dict[str, dict[str, object]] = {
-    "the paper's cell": {},
+    "the paper's configuration": {},
     "rank 1": {"lora_rank": 1, "lora_scaling": "fixed32"},
     "rank 32": {"lora_rank": 32, "lora_scaling": "rslora"},
     "four projections": {"lora_targets": ("q_proj", "k_proj", "v_proj", "o_proj")},

@@ -25,7 +25,7 @@ def test_rows_survive_the_round_trip(tmp_path_factory: pytest.TempPathFactory, v
     rows = [Row(cell, "-", rank, "0", "trained", item, "2.mask.nf4", name, v) for cell, item, rank, name, v in values]
     write_rows(path, rows)
     frame = read_rows(path)
-    assert list(frame["cell"]) == [row.cell for row in rows]
+    assert list(frame["run"]) == [row.run for row in rows]
     assert list(frame["rank"]) == [row.rank for row in rows]
     assert list(frame["value"]) == pytest.approx([row.value for row in rows], rel=1e-8)
 
@@ -108,7 +108,7 @@ def test_missing_or_foreign_rows_are_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dvc repro"):
         read_rows(tmp_path / "none.tsv")
     (tmp_path / "other.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(UserError, match=r"other\.tsv:1: expected the columns cell arm"):
+    with pytest.raises(UserError, match=r"other\.tsv:1: expected the columns run variant"):
         read_rows(tmp_path / "other.tsv")
 
 

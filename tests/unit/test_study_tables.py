@@ -68,7 +68,7 @@ def made(rows: Path, smoke: Params) -> dict[str, Table]:
 def of_run(rows: Path, key: str, rank: int, file: str, **wanted: str) -> float:
     """The mean of the chosen values of one rank of a key, over seeds, by pandas."""
     values = read_rows(rows / key / file)
-    chosen = (values["rank"] == rank) & (values["cell"] != "untrained")
+    chosen = (values["rank"] == rank) & (values["run"] != "untrained")
     for column, value in wanted.items():
         chosen &= values[column] == value
     return float(values[chosen]["value"].astype(float).mean())

@@ -189,7 +189,7 @@ def test_figures_are_svg_without_dates_or_fonts_of_the_machine(made: dict[str, A
 def test_a_missing_sweep_file_or_run_is_one_line(fresh: dict[str, Any]) -> None:
     path = fresh["build"] / "sweep" / "rows" / "r4" / "similarity.tsv"
     kept = path.read_text()
-    rewrite(path, lambda rows: rows[rows["cell"] != "r4-s1"])
+    rewrite(path, lambda rows: rows[rows["run"] != "r4-s1"])
     with pytest.raises(UserError, match=r"similarity\.tsv: no rows of r4-s1, though sweep\.seeds lists 1"):
         tables.run(**fresh)
     path.write_text(kept)
@@ -227,8 +227,8 @@ def test_an_adapter_that_changes_nothing_gives_defined_cells(fresh: dict[str, An
     """lr = 0: every gain is 0, t and McNemar's p are undefined, and nothing is NaN or fails."""
     for name in ("similarity", "score"):
         rows = read_rows(fresh["build"] / "base-rows" / f"{name}.tsv")
-        base = rows[(rows["cell"] == "base") & (rows["set"] != "drift")]
-        base.assign(cell="main").to_csv(fresh["build"] / f"{name}.tsv", sep="\t", index=False)
+        base = rows[(rows["run"] == "base") & (rows["set"] != "drift")]
+        base.assign(run="main").to_csv(fresh["build"] / f"{name}.tsv", sep="\t", index=False)
     tables.run(**fresh)
     written = render.read_model(fresh["out"]).tables
     lines = written["before_after"].matching(values="run")

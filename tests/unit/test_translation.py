@@ -18,7 +18,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from tiny import ROOT
 from tli.analysis.results import COLUMNS, Results
 from tli.analysis.table import Table
-from tli.config.parameters import Params, Probe
+from tli.config.parameters import Params, Translate
 from tli.data.words.lexicon import Pair, read_pairs
 from tli.io.errors import UserError
 from tli.io.rows import Row, read_rows, write_rows
@@ -63,23 +63,23 @@ def test_a_translation_of_either_set_is_right() -> None:
 
 
 def test_no_control_word_is_in_an_example() -> None:
-    assert translate.examples(DOUBLE, Probe(shots=1, seed=0)) == DOUBLE[:1], (
+    assert translate.examples(DOUBLE, Translate(shots=1, seed=0)) == DOUBLE[:1], (
         "each other one holds a control form's word"
     )
     with pytest.raises(UserError, match=r"probe\.shots: expected at most 1, .*, got 2; set fewer"):
-        translate.examples(DOUBLE, Probe(shots=2, seed=0))
+        translate.examples(DOUBLE, Translate(shots=2, seed=0))
 
 
 @given(shots=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
 def test_the_prompt_never_holds_a_word_of_the_control_set(shots: int, seed: int) -> None:
     pairs = read_pairs(ROOT / "data" / "pairs.tsv")
-    drawn = translate.examples(pairs, Probe(shots=shots, seed=seed))
+    drawn = translate.examples(pairs, Translate(shots=shots, seed=seed))
     assert len(set(drawn)) == shots
     assert {pair.set for pair in drawn} == {"trained"}
     before = translate.prompt(drawn, "QUERY").removesuffix("QUERY = QUERY,")
     control = {word for pair in pairs if pair.set == "control" for word in f"{pair[0]} {pair[1]}".lower().split()}
     assert not control & set(before.lower().replace(".", " ").replace(",", " ").split())
-    assert drawn == translate.examples(pairs, Probe(shots=shots, seed=seed))
+    assert drawn == translate.examples(pairs, Translate(shots=shots, seed=seed))
 
 
 def test_the_prompt_is_a_dictionary_line_of_the_micro_world() -> None:
@@ -128,7 +128,7 @@ def run(pairs: Sequence[Pair], quantized: Path, adapter: Path, folder: Path, par
 
 def results(path: Path) -> Results:
     """Results with nothing but the rows of the stage translate."""
-    rows = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+    rows = read_rows(path)
     return Results(rows.assign(model="tiny", base=0, stage="translate")[list(COLUMNS)], {}, {}, {})
 
 
@@ -151,7 +151,7 @@ def test_an_adapter_that_changes_nothing_changes_no_score(
     path = run(pairs, tiny_quantized, untouched, tmp_path, params)
     rows = results(path).of("translate")
     sets = rows.sets("rank.sum")
-    assert sets == ["shots0", f"shots{params.probe.shots}"]
+    assert sets == ["shots0", f"shots{params.translate.shots}"]
     control = [pair for pair in pairs if pair.set == "control"]
     for set_ in sets:
         for measure in ("rank.sum", "rank.mean", *(f"loglik.{pair.english}" for pair in control)):
@@ -176,7 +176,7 @@ def test_scores_are_those_of_the_whole_text(pairs: list[Pair], tiny: SimpleNames
     """log p(answer | prompt) = log p(prompt answer) - log p(prompt), by the model's own loss over whole sequences."""
     candidates = translate.candidate_forms(pairs)
     asked = translate.prompt_requests(
-        tiny.tokenizer, translate.examples(pairs, params.probe), translate.queries(pairs, candidates), candidates
+        tiny.tokenizer, translate.examples(pairs, params.translate), translate.queries(pairs, candidates), candidates
     )
     request = asked.requests[1]
     cut = Request(request.ids[: -request.scored], len(request.ids) - request.scored - 1)
@@ -195,7 +195,7 @@ def test_a_model_that_knows_gets_every_word_right(
 ) -> None:
     """Only the likelihoods are rigged: the base knows no word, the paper's configuration every word."""
     tokenizer = checkpoint.tokenizer(tiny_quantized / "nf4")
-    prompts = ([], translate.examples(pairs, params.probe))
+    prompts = ([], translate.examples(pairs, params.translate))
     texts = [translate.prompt(shots, pair.swahili) + f" {pair.english}" for shots in prompts for pair in pairs]
     true = {tuple(tokenizer.encode(text)) for text in texts}
     models: list[object] = []
@@ -222,13 +222,13 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
             (BASE, before),
             (main_run(params.lora.scaling, params.lora.rank, params.train.seed), after),
         )
-        for shots in (0, params.probe.shots)
+        for shots in (0, params.translate.shots)
         for score in ("sum", "mean")
         for i, value in enumerate(values)
     ]
     rows += [
         Row(*BASE, f"shots{shots}", f"word{i}", "-", "candidate_tokens", 1 + i % 2)
-        for shots in (0, params.probe.shots)
+        for shots in (0, params.translate.shots)
         for i in range(20)
     ]
     write_rows(tmp_path / "translate.tsv", rows)

@@ -331,9 +331,7 @@ def computed(rows: Mapping[str, Sequence[Path]], metrics_: Measured, params: Par
         metrics_: the metrics of the stage `benchmarks`.
     """
     parts = [
-        read_rows(path)
-        .rename(columns={"cell": "run", "arm": "variant"})
-        .assign(model=params.model, base=0, stage=stage)[list(COLUMNS)]
+        read_rows(path).assign(model=params.model, base=0, stage=stage)[list(COLUMNS)]
         for stage, paths in rows.items()
         for path in paths
     ]

@@ -67,7 +67,7 @@ class Counts(NamedTuple):
         elif of_items:
             n = self._items(set_, params)
         else:
-            n = params.project.pairs if table.name == "projection" else self._pairs(set_)
+            n = params.tsne.pairs if table.name == "projection" else self._pairs(set_)
         in_percent = of_items and column.kind not in ("share", "share_change", "probability")
         return (100 if in_percent else 1) / n
 
@@ -78,9 +78,7 @@ class Counts(NamedTuple):
     def _items(self, set_: str, params: Params) -> int:
         """The number of scored items of a set, or of the smallest set of a task."""
         released = set_.replace("-corrected", "")
-        splits = (
-            ("validation", "dev", "test") if params.transfer.split == "validation" else ("test", "validation", "dev")
-        )
+        splits = ("validation", "dev", "test") if params.score.split == "validation" else ("test", "validation", "dev")
         for split in splits:
             numbers = [
                 _count(number, f"items/{name},{split}/items")

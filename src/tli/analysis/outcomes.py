@@ -150,7 +150,7 @@ def similarities(results: Bases, params: Params) -> Iterator[Outcome]:
             {key: x - random.tuned[key] for key, x in pairs.tuned.items()},
         )
         name = f"cosine − random, {set_} pairs"
-        yield _outcome("left", f"excess.{set_}", name, view, margins.cosine, values, params)
+        yield _outcome("excess", f"excess.{set_}", name, view, margins.cosine, values, params)
     for way, arrow in WAYS.items():
         values = by_pair(results, "all", view, f"p_at_1.{way}", params)
         yield _outcome("p1", f"p1.{way}", f"P@1 {arrow}, all pairs", view, margins.retrieval, values, params)

@@ -99,7 +99,7 @@ def read_results(build: Path, metrics: Path, published: Path, params: Params) ->
                 path = build / pattern.format(rank=rank)
                 if rank is not None and not path.is_file():
                     raise UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
-                rows = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+                rows = read_rows(path)
                 check_unique(path, rows)
                 _check_runs(path, rows, rank, stage, params)
                 parts.append(rows.assign(model=params.model, base=base, stage=stage)[list(COLUMNS)])

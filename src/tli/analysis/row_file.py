@@ -19,7 +19,7 @@ def read_files(*paths: Path) -> Rows:
     Raises:
         UserError: a file is missing or broken, or two rows are the same.
     """
-    frames = [read_rows(path).rename(columns={"cell": "run", "arm": "variant"}) for path in paths]
+    frames = [read_rows(path) for path in paths]
     frame = pd.concat(frames, ignore_index=True)
     twice = frame.duplicated(NAMES)
     if twice.any():

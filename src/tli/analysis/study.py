@@ -218,7 +218,7 @@ def read_key(folder: Path, key: Key, params: Params) -> Results:
     parts = []
     for stage in STAGES:
         path = folder / f"{stage}.tsv"
-        rows = read_rows(path).rename(columns={"cell": "run", "arm": "variant"})
+        rows = read_rows(path)
         check_unique(path, rows)
         runs = set(rows["run"])
         for name in (run_name(rank, seed) for rank in params.sweep.ranks for seed in params.sweep.seeds):

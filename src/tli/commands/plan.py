@@ -126,9 +126,9 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     )
     yield Cost("score", memory=loaded if scored else 0, flop=scoring)
     # tokens of each control word with each candidate
-    translated = control * control * 2 * ALONE * (1 + params.probe.shots) if scored else 0
+    translated = control * control * 2 * ALONE * (1 + params.translate.shots) if scored else 0
     yield Cost("translate", memory=loaded if scored else 0, flop=2 * 2 * size.block * size.blocks * translated)
-    yield Cost("tsne", memory=loaded, flop=2 * forward * params.project.pairs / (trained + control))
+    yield Cost("tsne", memory=loaded, flop=2 * forward * params.tsne.pairs / (trained + control))
     swept = adapter * sum(params.sweep.ranks) * len(params.sweep.seeds) * params.adapted_blocks
     yield Cost("sweep-train", disk=swept, memory=loaded_cut, flop=runs * training)
     yield Cost("sweep-score", memory=loaded, flop=runs * (forward + scoring))

@@ -142,14 +142,14 @@ class Measure(Section):
     random_seeds: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)]
 
 
-class Probe(Section):
+class Translate(Section):
     """The translation prompt: the number of trained pairs in it as examples, and the seed that chooses them."""
 
     shots: Count
     seed: Seed
 
 
-class Project(Section):
+class Tsne(Section):
     """The t-SNE plot: the number of trained pairs, the perplexity, and the seed that chooses pairs and starts t-SNE."""
 
     pairs: Annotated[int, Field(ge=2)]
@@ -163,7 +163,7 @@ class Project(Section):
         return self
 
 
-class Bos(Section):
+class Sink(Section):
     """The attention sink added to a base (model/attention_sink.py).
 
     From layer `layer` on, the hidden state of BOS has `ratio` times the norm of the other tokens.
@@ -260,7 +260,7 @@ class Margins(Section):
     retrieval: Positive
 
 
-OUTCOMES = ("cosine", "left", "p1", "xcopa", "xnli")
+OUTCOMES = ("cosine", "excess", "p1", "xcopa", "xnli")
 
 
 class Stats(Section):
@@ -274,7 +274,7 @@ class Stats(Section):
     power: Annotated[float, Field(ge=0.5, lt=1)]
     bootstrap: Bootstrap
     margins: Margins
-    families: dict[str, Annotated[tuple[Literal["cosine", "left", "p1", "xcopa", "xnli"], ...], Field(strict=False)]]
+    families: dict[str, Annotated[tuple[Literal["cosine", "excess", "p1", "xcopa", "xnli"], ...], Field(strict=False)]]
 
     @field_validator("families")
     @classmethod
@@ -496,7 +496,7 @@ class NoBenchmarks(Section):
     source: Literal["none"]
 
 
-class Transfer(Section):
+class Score(Section):
     """The split to score: `default` is the harness's own for each task, and `test` for the micro-world."""
 
     split: Literal["default", "validation", "test"]
@@ -551,13 +551,13 @@ class Params(Section):
     lora: Lora
     train: Train
     measure: Measure
-    transfer: Transfer
-    probe: Probe
-    project: Project
+    score: Score
+    translate: Translate
+    tsne: Tsne
     sweep: Sweep
     study: Names
     bases: Seeds
-    bos: Bos
+    sink: Sink
     variants: dict[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")], Variant]
     stats: Stats
     cluster: Cluster
@@ -771,10 +771,10 @@ def _check_together(params: Params, path: str) -> None:
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _check_ranks(params, f"{path}: {key}", ranks)
-    if params.bos.layer >= blocks:
+    if params.sink.layer >= blocks:
         raise UserError(
-            f"{path}: bos.layer: expected 2 to {blocks - 1} (below the last block of {params.model}), "
-            f"got {params.bos.layer}; set a layer that the model has"
+            f"{path}: sink.layer: expected 2 to {blocks - 1} (below the last block of {params.model}), "
+            f"got {params.sink.layer}; set a layer that the model has"
         )
 
 

@@ -21,7 +21,7 @@ def settings(key: Key, params: Params) -> dict[str, Any]:
         include={"quantize": True, "lora": True, "train": True, "measure": True, "transfer": True, "sweep": True},
         exclude={"lora": {"rank"}, "train": {"seed"}},  # the study has the ranks and the seeds of its sweep
     )
-    sink = params.bos.model_dump(mode="json") if params.variants[key.variant].sink else None
+    sink = params.sink.model_dump(mode="json") if params.variants[key.variant].sink else None
     return {"base": key.base, "variant": key.variant, **chosen, "sink": sink, **params.active.model_dump(mode="json")}
 
 

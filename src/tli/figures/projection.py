@@ -17,8 +17,8 @@ from tli.tables.projection import SPACES, ratio, views
 
 LAYOUTS = ("tsne", "pca")
 CAPTION = (
-    "{params.project.pairs} trained pairs at the layer of the loss, by t-SNE (perplexity "
-    "{params.project.perplexity:g}) and PCA; lines join translations; scales differ. In t-SNE, sizes, directions and "
+    "{params.tsne.pairs} trained pairs at the layer of the loss, by t-SNE (perplexity "
+    "{params.tsne.perplexity:g}) and PCA; lines join translations; scales differ. In t-SNE, sizes, directions and "
     "distances between clusters mean nothing (van der Maaten & Hinton 2008; Wattenberg et al. 2016)."
 )
 
@@ -43,7 +43,7 @@ def figure(results: Results, params: Params) -> tuple[Canvas, str, str]:
                 ratios.append(f"{title} at {view} {before} before and {after} after")
         canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     alt = (
-        f"Scatter plots of {2 * params.project.pairs} words with a line from each Swahili word to its translation. "
+        f"Scatter plots of {2 * params.tsne.pairs} words with a line from each Swahili word to its translation. "
         f"Mean distance of translations over that of other pairs: {'; '.join(ratios)}."
     )
     return canvas, CAPTION.format(params=params), alt

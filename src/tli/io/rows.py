@@ -1,6 +1,6 @@
 """Row files: TSV files with one measured value per line.
 
-The other columns say what was measured: the run (`cell`), its variant (`arm`), rank and seed, the set, the item, the
+The other columns say what was measured: the run, its variant, rank and seed, the set, the item, the
 view and the measure.
 """
 
@@ -21,8 +21,8 @@ class Row(NamedTuple):
     """One measured value. A column that does not apply holds `-`.
 
     Attributes:
-        cell: the run: `base`, `main`, or `r8-s0` for rank 8 and seed 0 of the sweep.
-        arm: the variant of the training settings.
+        run: the run: `base`, `main`, or `r8-s0` for rank 8 and seed 0 of the sweep.
+        variant: the variant of the training settings.
         rank: LoRA rank; 0 is the base model.
         seed: the training seed.
         set: the set of word pairs, or the benchmark and its language.
@@ -32,8 +32,8 @@ class Row(NamedTuple):
         value: a finite number or a word.
     """
 
-    cell: str
-    arm: str
+    run: str
+    variant: str
     rank: int
     seed: str
     set: str

@@ -210,7 +210,7 @@ def measure(
 
     With `finished` the scores are saved there as checkpoints.
     """
-    scores = iter(log_likelihoods(model, prepared.batches, finished, run_id.cell))
+    scores = iter(log_likelihoods(model, prepared.batches, finished, run_id.run))
     return [row for item in prepared.items for row in _item_rows(run_id, item, [next(scores) for _ in item.options])]
 
 

@@ -66,11 +66,11 @@ def per_pair(model: Shape, trained_layer: int, quantization: str) -> list[View]:
 class RunId(NamedTuple):
     """Whose rows these are: the base, the paper's configuration, or one run of the sweep.
 
-    The fields are the first four columns of a row: `cell` names the run, `arm` the variant.
+    The fields are the first four columns of a row.
     """
 
-    cell: str
-    arm: str
+    run: str
+    variant: str
     rank: int
     seed: str
 
@@ -83,6 +83,6 @@ def main_run(scaling: str, rank: int, seed: int) -> RunId:
     return RunId("main", scaling, rank, str(seed))
 
 
-def sweep_run(params: Params, rank: int, seed: int, arm: str | None = None) -> RunId:
-    """The run of one rank and seed of the sweep, for example `r8-s3`. Without `arm` the variant is the scaling."""
-    return RunId(f"r{rank}-s{seed}", arm or params.lora.scaling, rank, str(seed))
+def sweep_run(params: Params, rank: int, seed: int, variant: str | None = None) -> RunId:
+    """The run of one rank and seed of the sweep, for example `r8-s3`. Without `variant` it is the scaling."""
+    return RunId(f"r{rank}-s{seed}", variant or params.lora.scaling, rank, str(seed))

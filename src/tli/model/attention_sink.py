@@ -93,7 +93,7 @@ def run(
     size, pad_id = params.active.compute.batch_size, tokenizer.pad_token_id
     before_by_layer = layer_activations(model, sequences, pad_id, size)
     weights, gates = add_neurons(
-        load_file(base / "model.safetensors"), model, before_by_layer, params.bos.layer, params.bos.ratio
+        load_file(base / "model.safetensors"), model, before_by_layer, params.sink.layer, params.sink.ratio
     )
     with atomic_dir(out) as folder:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -229,7 +229,7 @@ def bos_direction(
     g = dequantize_4bit(*quantize_4bit(g.bfloat16(), quant_type="nf4")).double().flatten()
     highest_other, gate_at_bos = float((x @ g).max()), float(y @ g)
     if highest_other >= 0 or gate_at_bos <= 0:
-        raise CheckFailed(f"{where}: expected a direction that is positive at BOS only, got none; raise bos.layer")
+        raise CheckFailed(f"{where}: expected a direction that is positive at BOS only, got none; raise sink.layer")
     scale = GATE_MARGIN / -highest_other
     return (scale * g).float(), (scale * gate_at_bos, -GATE_MARGIN)
 

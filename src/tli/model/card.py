@@ -15,7 +15,7 @@ from tli.io.files import MANIFEST, sha256_of
 from tli.model import lora
 
 RESULTS = "## Results"
-LATER = "Measured after this file was written: `paper/tables/{model}`. `tli export` copies the adapter and adds them."
+LATER = "Measured after this file was written: `paper/tables`. `tli export` copies the adapter and adds them."
 
 
 def page(params: Params, seed: int | None, pairs: Path, quantized: Path) -> str:

@@ -58,7 +58,7 @@ def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
     Raises:
         UserError: a file is not as expected, or the choice-only baseline cannot be fitted.
     """
-    settings, split = params.active.benchmarks, params.transfer.split
+    settings, split = params.active.benchmarks, params.score.split
     if isinstance(settings, NoBenchmarks):
         with atomic_dir(out) as folder:
             write_items(folder / "items.jsonl", [])
@@ -217,5 +217,5 @@ def _accuracies(items: Iterable[Item], rows: Iterable[Row]) -> dict[str, float]:
     correct: dict[str, list[float]] = {}
     for row in rows:
         if row.measure == "correct":
-            correct.setdefault(f"{row.set}.{splits[row.item]}.accuracy.{row.cell}", []).append(float(row.value))
+            correct.setdefault(f"{row.set}.{splits[row.item]}.accuracy.{row.run}", []).append(float(row.value))
     return {key: sum(values) / len(values) for key, values in correct.items()}

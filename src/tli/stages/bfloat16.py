@@ -100,4 +100,4 @@ def round_products(model: nn.Module) -> PreTrainedModel:
 
 
 def _named_run(run_id: RunId) -> RunId:
-    return run_id._replace(cell=f"{run_id.cell}-{DTYPE}")
+    return run_id._replace(run=f"{run_id.run}-{DTYPE}")

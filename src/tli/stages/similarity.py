@@ -47,7 +47,7 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
         write_rows(path, measure(run_id, pairs, adapted, checkpoint.tokenizer(folder), params, quantization))
 
     settings = {
-        "cell": run_id,
+        "run": run_id,
         "measure": params.measure,
         "layer": params.train.layer,
         "compute": params.active.compute,

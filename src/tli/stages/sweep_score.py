@@ -39,13 +39,13 @@ def run(
     ranks: Mapping[int, str],
     out: Path,
     params: Params,
-    arm: str | None = None,
+    variant: str | None = None,
 ) -> None:
     """Writes OUT/similarity.tsv and OUT/score.tsv, the rows of every adapter under NF4.
 
     Args:
         ranks: rank -> the folder of its adapters inside `adapters`.
-        arm: the variant; `params` are those of the variant.
+        variant: the variant; `params` are those of the variant.
 
     Raises:
         UserError: an adapter has another rank than its folder, or does not belong to this model.
@@ -58,8 +58,8 @@ def run(
                 raise UserError(
                     f"{adapter / lora.SETTINGS}: r: expected {rank}, got {actual}; run `dvc repro`, which trains it"
                 )
-            adapter_of_run[sweep_run(params, rank, seed, arm)] = adapter
-    _measure_adapters(adapter_of_run, pairs_path, items_path, quantized, out, params, every_layer=arm is not None)
+            adapter_of_run[sweep_run(params, rank, seed, variant)] = adapter
+    _measure_adapters(adapter_of_run, pairs_path, items_path, quantized, out, params, every_layer=variant is not None)
 
 
 def _measure_adapters(
@@ -89,11 +89,11 @@ def _measure_adapters(
         lora.unload(adapted)
 
     inputs = (pairs_path, items_path, quantized, *adapter_of_run.values())
-    settings = {"cells": [*adapter_of_run], "measure": params.measure, "layer": params.train.layer, "compute": compute}
+    settings = {"runs": [*adapter_of_run], "measure": params.measure, "layer": params.train.layer, "compute": compute}
     settings["every_layer"] = every_layer
     ranks = ",".join(dict.fromkeys(str(run_id.rank) for run_id in adapter_of_run))
     with resume.checkpoints(out, inputs, **settings) as finished:
         shown = progress.track(adapter_of_run.items(), f"sweep-score r={ranks}", len(adapter_of_run))
-        checkpoints = [finished.get_or_make(run_id.cell, partial(write, run_id, adapter)) for run_id, adapter in shown]
+        checkpoints = [finished.get_or_make(run_id.run, partial(write, run_id, adapter)) for run_id, adapter in shown]
         for file in (pair_rows.FILE, scoring.FILE):
             join_rows(out / file, [folder / file for folder in checkpoints])

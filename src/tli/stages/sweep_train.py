@@ -34,7 +34,7 @@ def run(
     out: Path,
     rows: Path,
     params: Params,
-    arm: str | None = None,
+    variant: str | None = None,
 ) -> None:
     """Trains the adapters and writes them to OUT/FOLDER/sSEED, and their training rows to `rows`.
 
@@ -42,7 +42,7 @@ def run(
 
     Args:
         ranks: rank -> its folder inside `out`.
-        arm: the variant; `params` are those of the variant.
+        variant: the variant; `params` are those of the variant.
     """
     pairs = loop.training_pairs(pairs_path)
     folder, blocks, seeds = quantized / "nf4", params.adapted_blocks, params.sweep.seeds
@@ -57,11 +57,11 @@ def run(
             adapter_folder = target_folder / "adapters" / f"s{seed}"
             model_card = card.page(params.model_copy(update={"lora": settings}), seed, pairs_path, quantized)
             lora.save(adapters.tensors(index), settings, blocks, adapter_folder, folder.as_posix(), model_card)
-            rows_of_rank += loop.summary_rows(sweep_run(params, rank, seed, arm), trained[index], params.train)
+            rows_of_rank += loop.summary_rows(sweep_run(params, rank, seed, variant), trained[index], params.train)
         write_rows(target_folder / "train.tsv", rows_of_rank)
 
     resume_settings = {
-        "arm": arm,
+        "variant": variant,
         "lora": params.lora,
         "train": params.train,
         "seeds": seeds,

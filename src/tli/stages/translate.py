@@ -26,7 +26,7 @@ from numpy import ndarray
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli.config.parameters import Params, Probe
+from tli.config.parameters import Params, Translate
 from tli.data.benchmarks.prompts import Item
 from tli.data.words.lexicon import Pair, key, read_pairs
 from tli.io import progress
@@ -56,7 +56,7 @@ class PromptRequests(NamedTuple):
 
 
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
-    """Writes the rows of the base and of the paper's adapter, without examples and with `probe.shots` examples.
+    """Writes the rows of the base and of the paper's adapter, without examples and with `translate.shots` examples.
 
     There are no rows if the profile has no benchmarks; its model may have no head.
 
@@ -71,7 +71,7 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     pairs = read_pairs(pairs_path)
     candidates = candidate_forms(pairs)
     word_queries = queries(pairs, candidates)
-    example_pairs = examples(pairs, params.probe)
+    example_pairs = examples(pairs, params.translate)
     prompts = [prompt_requests(tokenizer, shots, word_queries, candidates) for shots in ([], example_pairs)]
     base = checkpoint.load(folder)
     check_length(prompts, base.config.max_position_embeddings)
@@ -107,7 +107,7 @@ def queries(pairs: Sequence[Pair], candidates: Sequence[str]) -> list[Query]:
     return [Query(form, tuple(sorted(correct[key(form)]))) for form in forms]
 
 
-def examples(pairs: Sequence[Pair], settings: Probe) -> list[Pair]:
+def examples(pairs: Sequence[Pair], settings: Translate) -> list[Pair]:
     """Draws `settings.shots` trained pairs by `settings.seed`, without words of any control form.
 
     The model could copy a control word from the prompt, or exclude it as an answer. Swahili forms with several
@@ -127,7 +127,7 @@ def examples(pairs: Sequence[Pair], settings: Probe) -> list[Pair]:
     ]
     if len(allowed) < settings.shots:
         raise UserError(
-            f"params.yaml: probe.shots: expected at most {len(allowed)}, the trained pairs with one translation and no "
+            f"params.yaml: translate.shots: expected at most {len(allowed)}, the trained pairs with one translation and no "
             f"word of a control pair, got {settings.shots}; set fewer"
         )
     drawn = np.random.default_rng(settings.seed).choice(len(allowed), settings.shots, replace=False)
@@ -158,7 +158,7 @@ def check_length(prompts: Sequence[PromptRequests], positions: int) -> None:
     longest = max(len(request.ids) for prompt in prompts for request in prompt.requests)
     if longest > positions:
         raise UserError(
-            f"params.yaml: probe.shots: expected prompts of at most {positions} tokens (the model's positions), "
+            f"params.yaml: translate.shots: expected prompts of at most {positions} tokens (the model's positions), "
             f"got one of {longest} with {prompts[-1].shots} examples; set fewer"
         )
 
@@ -179,7 +179,7 @@ def measure(
 ) -> list[Row]:
     """Per prompt and query: each candidate's log-likelihood and the rank of the correct one; per candidate: tokens."""
     rows: list[Row] = []
-    for prompt_ in progress.track(prompts, f"translate {run_id.cell}"):
+    for prompt_ in progress.track(prompts, f"translate {run_id.run}"):
         shape = len(word_queries), len(candidates)
         flat = scores(model, prompt_.requests, tokenizer.pad_token_id, batch_size)
         tokens = np.array([request.scored for request in prompt_.requests]).reshape(shape)

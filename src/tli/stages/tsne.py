@@ -28,7 +28,7 @@ from sklearn.manifold import TSNE
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from tli.config.parameters import Params, Project
+from tli.config.parameters import Params, Tsne
 from tli.data.words.lexicon import Pair, item_names, key, read_pairs
 from tli.io.errors import UserError
 from tli.io.rows import Row, write_rows
@@ -43,7 +43,7 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     folder = quantized / "nf4"
     tokenizer = checkpoint.tokenizer(folder)
     pairs = read_pairs(pairs_path)
-    indices = draw(pairs, params.project)
+    indices = draw(pairs, params.tsne)
     names = [item_names(pairs)[index] for index in indices]
     drawn = [pairs[index] for index in indices]
     base = checkpoint.load(folder)
@@ -54,7 +54,7 @@ def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Par
     write_rows(out, rows)
 
 
-def draw(pairs: Sequence[Pair], settings: Project) -> list[int]:
+def draw(pairs: Sequence[Pair], settings: Tsne) -> list[int]:
     """Indices of `settings.pairs` trained pairs, drawn by `settings.seed`, in ascending order.
 
     Only pairs whose forms are in no other trained pair: such a form would have two partners.
@@ -89,12 +89,12 @@ def measure(
     rows: list[Row] = []
     for pooling in POOLINGS:
         view = View(str(params.train.layer), pooling, "nf4")
-        rows += _rows(run_id, str(view), names, similarity.unit(pooled[view.layer, pooling]), params.project)
+        rows += _rows(run_id, str(view), names, similarity.unit(pooled[view.layer, pooling]), params.tsne)
     return rows
 
 
 def _rows(
-    run_id: RunId, view: str, names: Sequence[str], points: Float[ndarray, "word d_model"], settings: Project
+    run_id: RunId, view: str, names: Sequence[str], points: Float[ndarray, "word d_model"], settings: Tsne
 ) -> Iterator[Row]:
     spaces = {"original": points, "pca": pca(points), "tsne": tsne(points, settings)}
     for space, layout in spaces.items():
@@ -114,7 +114,7 @@ def pca(points: Float[ndarray, "word d_model"]) -> Float[ndarray, "word 2"]:
     return layout
 
 
-def tsne(points: Float[ndarray, "word d_model"], settings: Project) -> Float[ndarray, "word 2"]:
+def tsne(points: Float[ndarray, "word d_model"], settings: Tsne) -> Float[ndarray, "word 2"]:
     """t-SNE of all words of both languages together (van der Maaten & Hinton 2008), exact, initialised by PCA.
 
     The vectors have length 1, so the squared distance is 2 - 2 cos and the neighbours are those by cosine.

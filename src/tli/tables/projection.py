@@ -15,7 +15,7 @@ from tli.measure.views import POOLINGS
 
 TITLE = "Pairs in two dimensions"
 CAPTION = (
-    "Distances of {params.project.pairs} trained pairs (seed {params.project.seed}) in the base and in the paper's "
+    "Distances of {params.tsne.pairs} trained pairs (seed {params.tsne.seed}) in the base and in the paper's "
     "configuration: in the embedding space, with embeddings of length 1, and in their PCA and t-SNE layouts."
 )
 SOURCE = ("tsne",)
@@ -60,7 +60,7 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 
 def notes(results: Results, params: Params) -> list[str]:
     """Definitions, and what the table cannot show."""
-    pairs = params.project.pairs
+    pairs = params.tsne.pairs
     return [
         "distance ratio: mean Euclidean distance of translations over that of every other Swahili–English pair; 1 "
         "where translations are no closer than any two words",

@@ -14,7 +14,7 @@ from tli.stats.descriptive import mean, spread
 TITLE = "Study: an attention sink, before training"
 CAPTION = (
     "Mean cosine of translations and of random pairs, all pairs, by layer, on bases as they are and with an attention "
-    "sink: from layer {params.bos.layer} on, BOS has {params.bos.ratio:g} times the norm of others. No adapter."
+    "sink: from layer {params.sink.layer} on, BOS has {params.sink.ratio:g} times the norm of others. No adapter."
 )
 SOURCE = ("study",)
 COLUMNS = (

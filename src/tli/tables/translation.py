@@ -47,7 +47,7 @@ TAUGHT = (
 def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
     """Per number of examples and score of a candidate; without a head nothing is asked."""
     translate = results.of("translate")
-    for shots in (0, params.probe.shots):
+    for shots in (0, params.translate.shots):
         set_ = f"shots{shots}"
         if set_ not in translate.sets("rank.sum"):
             continue
@@ -78,7 +78,7 @@ def notes(results: Results, params: Params) -> list[str]:
         "right: every form that the list gives for the word; ties count against it",
         "won, lost: words that only the model after, or only the one before, gets right, with the two-sided p of the "
         "exact McNemar test, uncorrected",
-        f"examples: trained pairs, drawn once (seed {params.probe.seed})",
+        f"examples: trained pairs, drawn once (seed {params.translate.seed})",
         "nothing of this was published",
         TAUGHT if isinstance(params.active.model, MicroworldModel) else "",
     ]

@@ -50,7 +50,20 @@ def settings(params: Params, pairs_sha256: str) -> Measured:
     How files are fetched and where the sweep runs change no value, nor does what only the full grid reads. The author's
     files count only where a source says that they are used. Where a packaged model's file lies does not matter.
     """
-    others = {"models", "model", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
+    others = {
+        "models",
+        "model",
+        "profiles",
+        "stats",
+        "fetch",
+        "author",
+        "variants",
+        "bases",
+        "study",
+        "sink",
+        "sweep",
+        "cluster",
+    }
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     of_model = params.active.model_dump(mode="json", exclude={"compute": True, "model": set(NAMED_BY_HASH)})
