@@ -281,7 +281,7 @@ def test_the_stage_writes_the_same_bytes_twice_and_needs_no_torch(tmp_path: Path
 
 @pytest.mark.parametrize(("chosen", "split"), [("default", "test"), ("test", "test"), ("validation", "dev")])
 def test_the_split_that_is_scored_is_the_one_chosen(chosen: str, split: str, tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"transfer": PARAMS.transfer.model_copy(update={"split": chosen})})
+    params = PARAMS.model_copy(update={"score": PARAMS.score.model_copy(update={"split": chosen})})
     benchmarks.run(world(tmp_path / "world"), tmp_path / "out", tmp_path / "metrics.json", params)
     assert {item.split for item in items.read_items(tmp_path / "out" / "items.jsonl")} == {split}
     metrics = read_json(tmp_path / "metrics.json")

@@ -43,14 +43,14 @@ def test_a_word_of_two_pairs_is_not_drawn() -> None:
     lines = [("kali", "fierce"), ("Kali", "sharp"), ("moto", "hot"), ("joto", "hot"), ("mti", "tree"), ("jua", "sun")]
     pairs = [Pair(sw, en, "noun", "any", "trained") for sw, en in lines]
     assert tsne.draw(pairs, Tsne(pairs=2, perplexity=1, seed=0)) == [4, 5]
-    with pytest.raises(UserError, match=r"project\.pairs: expected at most 2, .*, got 3; set fewer"):
+    with pytest.raises(UserError, match=r"tsne\.pairs: expected at most 2, .*, got 3; set fewer"):
         tsne.draw(pairs, Tsne(pairs=3, perplexity=1, seed=0))
 
 
 def test_a_perplexity_that_cannot_be_is_refused_with_its_key(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8").replace("perplexity: 15", "perplexity: 50")
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="project: expected a perplexity below the number of words, 50, got 50"):
+    with pytest.raises(UserError, match="tsne: expected a perplexity below the number of words, 50, got 50"):
         load(tmp_path / "params.yaml")
 
 

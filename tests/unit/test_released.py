@@ -42,7 +42,7 @@ def params(split: str = "default", limit: int | None = None, **languages: list[s
     }
     hub = settings.model_copy(update=tasks | {"limit": limit})
     profile = SMOKE.active.model_copy(update={"benchmarks": hub})
-    update = {"profiles": {SMOKE.model: profile}, "transfer": parameters.Score(split=split)}
+    update = {"profiles": {SMOKE.model: profile}, "score": parameters.Score(split=split)}
     return SMOKE.model_copy(update=update)
 
 

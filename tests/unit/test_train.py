@@ -18,6 +18,7 @@ from tli.analysis.results import Rows
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair
 from tli.io.errors import CheckFailed
+from tli.io.rows import read_rows
 from tli.io.structured import write_tsv
 from tli.measure import embeddings
 from tli.model import checkpoint, lora
@@ -189,7 +190,7 @@ def test_the_stage_describes_the_adapter_and_the_lengths(
     made = {name: tmp_path / name for name in ("adapter", "train.tsv", "log")}
     more = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 3})})  # the first step has lr 0
     train.run(tmp_path / "pairs.tsv", tiny_quantized, *made.values(), more)
-    rows = Rows(made["train.tsv"])
+    rows = Rows(read_rows(made["train.tsv"]), "train")
     assert rows.each("main", "adapter", "-", "b_is_zero") == {
         f"{b}.{p}": 0.0 for b in (1, 2) for p in ("q_proj", "v_proj")
     }

@@ -66,7 +66,7 @@ def test_no_control_word_is_in_an_example() -> None:
     assert translate.examples(DOUBLE, Translate(shots=1, seed=0)) == DOUBLE[:1], (
         "each other one holds a control form's word"
     )
-    with pytest.raises(UserError, match=r"probe\.shots: expected at most 1, .*, got 2; set fewer"):
+    with pytest.raises(UserError, match=r"translate\.shots: expected at most 1, .*, got 2; set fewer"):
         translate.examples(DOUBLE, Translate(shots=2, seed=0))
 
 
@@ -246,7 +246,7 @@ def test_the_table_s_p_is_statsmodels(params: Params, tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_model_is_refused() -> None:
     asked = translate.PromptRequests(9, [Request([1] * 20, 2)])
     translate.check_length([asked], 20)
-    with pytest.raises(UserError, match=r"probe\.shots: expected prompts of at most 19 tokens .* got one of 20"):
+    with pytest.raises(UserError, match=r"translate\.shots: expected prompts of at most 19 tokens .* got one of 20"):
         translate.check_length([asked], 19)
 
 

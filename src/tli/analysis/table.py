@@ -128,9 +128,8 @@ class Table:
     def source_line(self) -> str:
         """The module that computes the table, and the stages that measured its rows."""
         stages = ", ".join(f"`{name}`" for name in self.source)
-        origin = (
-            f"rows of {'the stages' if len(self.source) > 1 else 'the stage'} {stages}" if stages else "other tables"
-        )
+        noun = "stages" if len(self.source) > 1 else "stage"
+        origin = f"rows of the {noun} {stages}" if stages else "other tables"
         return f"Source: `src/tli/tables/{self.name}.py`; {origin}."
 
     def matching(self, **wanted: Cell) -> list[Row]:

@@ -127,8 +127,8 @@ def examples(pairs: Sequence[Pair], settings: Translate) -> list[Pair]:
     ]
     if len(allowed) < settings.shots:
         raise UserError(
-            f"params.yaml: translate.shots: expected at most {len(allowed)}, the trained pairs with one translation and no "
-            f"word of a control pair, got {settings.shots}; set fewer"
+            f"params.yaml: translate.shots: expected at most {len(allowed)}, the trained pairs with one translation "
+            f"and no word of a control pair, got {settings.shots}; set fewer"
         )
     drawn = np.random.default_rng(settings.seed).choice(len(allowed), settings.shots, replace=False)
     return [allowed[index] for index in drawn]

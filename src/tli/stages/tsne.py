@@ -67,7 +67,7 @@ def draw(pairs: Sequence[Pair], settings: Tsne) -> list[int]:
     unambiguous = [index for index in trained if all(counts[side][key(pairs[index][side])] == 1 for side in (0, 1))]
     if len(unambiguous) < settings.pairs:
         raise UserError(
-            f"params.yaml: project.pairs: expected at most {len(unambiguous)}, the trained pairs whose forms occur "
+            f"params.yaml: tsne.pairs: expected at most {len(unambiguous)}, the trained pairs whose forms occur "
             f"once, got {settings.pairs}; set fewer"
         )
     drawn = np.random.default_rng(settings.seed).choice(len(unambiguous), settings.pairs, replace=False)
