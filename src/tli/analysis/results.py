@@ -112,6 +112,7 @@ def read_results(build: Path, metrics: Path, published: Path, params: Params) ->
 
 
 def check_unique(path: Path, rows: pd.DataFrame) -> None:
+    """Raises UserError if two rows of a file are the same."""
     names = ["run", "set", "item", "view", "measure"]
     twice = rows.duplicated(names)
     if twice.any():

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tli.analysis.results import Rows
-from tli.io.errors import UserError
+from tli.analysis.results import Rows, check_unique
 from tli.io.rows import read_rows
-
-NAMES = ["run", "set", "item", "view", "measure"]  # what identifies a row
 
 
 def read_files(*paths: Path) -> Rows:
@@ -21,10 +18,7 @@ def read_files(*paths: Path) -> Rows:
     """
     frames = [read_rows(path) for path in paths]
     frame = pd.concat(frames, ignore_index=True)
-    twice = frame.duplicated(NAMES)
-    if twice.any():
-        first = " ".join(str(value) for value in frame.loc[twice.idxmax(), NAMES])
-        raise UserError(f"{paths[0]}: expected one row for {first}, got two; remove the file and run `dvc repro`")
+    check_unique(paths[0], frame)
     rows = Rows(frame, paths[0].stem)
     rows.path = str(paths[0])
     return rows
