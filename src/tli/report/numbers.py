@@ -48,7 +48,7 @@ def all_numbers(runs: Sequence[ModelRun], reported: Mapping[str, Any]) -> dict[s
 
 def _settings(params: Params) -> Measured:
     """The parameters outside `profiles`. train.layer may be a word, which means another number for another model."""
-    return flat(params.model_dump(mode="json", exclude={"profiles", "arms", "model"}), "params")
+    return flat(params.model_dump(mode="json", exclude={"profiles", "variants", "model"}), "params")
 
 
 PUBLISHED_KINDS: Mapping[str, Kind] = {  # of published values that the text rounds as the tables do

@@ -81,7 +81,7 @@ def collect(sources: Sources, params: Params) -> dict[str, Any]:
 
 def _parameters(params: Params) -> list[tuple[str, str]]:
     """Every parameter of this model's run, as text."""
-    shared = flat(params.model_dump(mode="json", exclude={"profiles", "arms", "model"}))
+    shared = flat(params.model_dump(mode="json", exclude={"profiles", "variants", "model"}))
     of_model = flat(params.active.model_dump(mode="json"), f"profiles.{params.model}")
     return [(key, plain(value)) for key, value in (shared | of_model).items()]
 

@@ -47,10 +47,23 @@ class Expected:
 def settings(params: Params, pairs_sha256: str) -> Measured:
     """What a value may depend on, flat: params.yaml without threads, intervals and other models; the word list's hash.
 
-    How files are fetched and where the sweep runs change no value, nor does what only the full grid reads. The author's
+    How files are fetched and where the sweep runs change no value, nor does what only the study reads. The author's
     files count only where a source says that they are used. Where a packaged model's file lies does not matter.
     """
-    others = {"models", "model", "profiles", "stats", "fetch", "author", "arms", "bos", "sweep", "cluster"}
+    others = {
+        "models",
+        "model",
+        "profiles",
+        "stats",
+        "fetch",
+        "author",
+        "sweep",
+        "study",
+        "bases",
+        "bos",
+        "variants",
+        "cluster",
+    }
     shared = params.model_dump(mode="json", exclude=others)
     shared["sweep"] = params.sweep.model_dump(mode="json", include={"ranks", "seeds"})
     of_model = params.active.model_dump(mode="json", exclude={"compute": True, "model": set(NAMED_BY_HASH)})
