@@ -72,7 +72,7 @@ def _measure_adapters(
     *,
     every_layer: bool,
 ) -> None:
-    """Measures each run's adapter; with `every_layer`, similarity is measured at every layer (tables/study_sink_training.py)."""
+    """Measures each run's adapter; with `every_layer` (of a study) the similarity at every layer."""
     pairs, items = read_pairs(pairs_path), scoring.items_to_score(items_path, params)
     folder, compute = quantized / "nf4", params.active.compute
     model: PreTrainedModel
