@@ -32,8 +32,7 @@ from tli.data.benchmarks.items import write_items
 from tli.data.words.lexicon import Pair
 from tli.io.files import sha256_of
 from tli.io.structured import write_tsv
-from tli.paper import tables
-from tli.stages import train
+from tli.stages import tables, train
 
 COMMANDS = {
     "check": "check --out out/checked",
@@ -49,7 +48,7 @@ COMMANDS = {
     "score": "score items.jsonl quantized adapter --out out/score.tsv",
     "tsne": "tsne data/pairs.tsv quantized adapter --out out/tsne.tsv",
     "sweep": "sweep-score data/pairs.tsv items.jsonl quantized adapters --rank 16 --out out/rows",
-    "verify": "verify --measured measured.json --out out/verify.json",
+    "verify": "verify --tables tables.json --out out/verify.json",
     "audit": "audit --results results.csv",
     "pilot": "audit --pilot pilot.csv",
     "list": "audit --pairs list.json",
@@ -531,16 +530,17 @@ CASES: dict[str, Case] = {
         "rows.tsv:2: rank: expected",
     ),
     "rows: twice": Case("export", write("rows.tsv", HEADER + ROW.format(1) * 2), "expected one row for"),
-    "measured: missing": Case("verify", remove("measured.json"), "measured.json: no such file"),
-    "measured: no JSON": Case("verify", write("measured.json", "{"), "measured.json: column 2: not JSON"),
-    "measured: a list": Case("verify", write("measured.json", "[1]"), "measured.json: expected measured values by key"),
-    "measured: NaN": Case("verify", write("measured.json", '{"a": NaN}'), "measured.json: not JSON: the number NaN"),
-    "measured: a key twice": Case("verify", write("measured.json", '{"a": 1, "a": 2}'), "the key 'a' twice"),
+    "tables: missing": Case("verify", remove("tables.json"), "tables.json: no such file"),
+    "tables: no JSON": Case("verify", write("tables.json", "{"), "tables.json: column 2: not JSON"),
+    "tables: a list": Case("verify", write("tables.json", "[1]"), "tables.json: expected tables as"),
+    "tables: another form": Case("verify", write("tables.json", '{"tables": 1}'), "tables.json: expected tables as"),
+    "tables: NaN": Case("verify", write("tables.json", '{"a": NaN}'), "tables.json: not JSON: the number NaN"),
+    "tables: a key twice": Case("verify", write("tables.json", '{"a": 1, "a": 2}'), "the key 'a' twice"),
     "reported: no YAML": Case("verify", write("paper/reported.yaml", "a: ["), "reported.yaml:\\d+: not valid YAML"),
     "reported: a list": Case("verify", write("paper/reported.yaml", "- a"), "reported.yaml: expected a mapping"),
     "expected: no JSON": Case("verify", write(f"paper/expected/{MODEL}.json", "{"), "column 2: not JSON"),
     "expected: another form": Case(
-        "verify", write(f"paper/expected/{MODEL}.json", "{}"), "expected the keys model, settings, digests, values"
+        "verify", write(f"paper/expected/{MODEL}.json", "{}"), "expected the keys model, settings, digests, tables"
     ),
     "tolerances: no YAML": Case("verify", write("paper/tolerances.yaml", "a: !!int x"), "s.yaml: not valid YAML"),
     "tolerances: none": Case("verify", remove("paper/tolerances.yaml"), "tolerances.yaml: no such file"),
@@ -620,7 +620,7 @@ def desk(
     (root / "benchmarks.json").write_text("{}", encoding="utf-8")
     made = fabricate(tmp_path_factory.mktemp("rows"), params, pairs=(6, 4), items=6)
     tables.run(**made)
-    shutil.copyfile(made["measured"], root / "measured.json")
+    shutil.copyfile(made["out"], root / "tables.json")
     (root / "paper").mkdir()
     (root / "paper" / "expected").mkdir()
     for name in ("reported.yaml", "conclusions.yaml", "tolerances.yaml"):
