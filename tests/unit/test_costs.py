@@ -57,7 +57,7 @@ def test_the_checklist_answers_from_receipts_and_params(build: Path, tmp_path: P
     assert f"| {runs} trainings:" in page
     assert f"Python {sys.version.split()[0]}, torch {torch.__version__}" in page
     assert "| number of parameters | not measured parameters" in page
-    page = checklist.page(params, found, {"setup.parameters": 12345}, "tables")
+    page = checklist.page(params, found, {"setup/parameters/here": 12345}, "tables")
     assert "| number of parameters | 12,345 parameters" in page
 
 
