@@ -20,7 +20,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from checkout import Checkout, clone
-from tli.cli import PORTABLE
+from tli.commands.process import PORTABLE
 
 # ATen, oneDNN and MKL choose their instructions by the processor, each by a rule of its own: three variables.
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.cli import PORTABLE
+from tli.commands.process import PORTABLE
 
 LIMIT = 300  # seconds until a stage that takes a few is given up
 STEPS = 5  # from one kept state of pre-training to the next: the smoke parameters have 12 steps in all

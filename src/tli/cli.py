@@ -5,110 +5,22 @@ Every stage is one command with its paths as arguments. dvc.yaml calls these com
 
 from __future__ import annotations
 
-import atexit
-import gc
-import importlib
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from tli.commands.process import every_model, load_params, stage
+from tli.commands.program import Tli
 from tli.config import parameters
-from tli.io import faults, progress, resume
 from tli.io.errors import UserError
 from tli.io.files import MANIFEST
-from tli.io.receipts import last_receipt, write_receipt
-
-# Disable garbage collection during imports: the objects are never freed, and start-up is a third faster.
-COLLECTED = gc.get_threshold()
-gc.set_threshold(100_000, *COLLECTED[1:])
-atexit.register(gc.freeze)
-
-# Use one code path for float32 products on every processor with AVX2. By default MKL, PyTorch, oneDNN and OpenBLAS
-# choose a path by the instruction set, and the order of additions differs. The portable path costs no time on AMD
-# processors, and a fifth of the time on Intel processors with AVX512. A variable that is already set is not changed;
-# if it is empty, the library chooses.
-PORTABLE = {
-    "MKL_CBWR": "AVX2",
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "OPENBLAS_CORETYPE": "Haswell",
-}
 
 FILE = click.Path(path_type=Path)
-SECTIONS = {  # sections of the help after the stages; the stages check and verify are for people too
-    "Results": ("summary", "audit", "export", "export-results"),
-    "Maintenance": ("plan", "study-keys", "costs"),
-    "Cluster": ("submit", "collect"),
-}
-FOR_PEOPLE = {name for names in SECTIONS.values() for name in names}
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@contextmanager
-def one_line(path: str) -> Iterator[None]:
-    """Turns click's usage errors in the block into a UserError, whose message is one line.
-
-    Args:
-        path: the command, such as `tli train`, for errors that do not name it.
-    """
-    try:
-        yield
-    except click.exceptions.NoArgsIsHelpError:
-        raise
-    except click.UsageError as error:
-        message = " ".join(error.format_message().split()).rstrip(".")
-        where = error.ctx.command_path if error.ctx else path
-        raise UserError(f"{where}: {message[:1].lower()}{message[1:]}; see `{where} --help`") from None
-
-
-class Command(click.Command):
-    """A command whose usage errors are one line."""
-
-    def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
-        with one_line(f"tli {info_name}"):
-            return super().make_context(info_name, *args, **kwargs)
-
-
-class Tli(click.Group):
-    """The program. Its help lists the commands in the order of this file, in sections.
-
-    Errors of the machine, such as a full disk, end a command with one line instead of a traceback (io/faults.py).
-    """
-
-    command_class = Command
-
-    def list_commands(self, _context: click.Context) -> list[str]:
-        return list(self.commands)
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the commands in sections, the stages first."""
-        for title, names in {"Stages": [n for n in self.commands if n not in FOR_PEOPLE], **SECTIONS}.items():
-            with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=60)) for name in names])
-
-    def make_context(self, info_name: str | None, *args: Any, **kwargs: Any) -> click.Context:
-        with one_line("tli"):
-            return super().make_context(info_name, *args, **kwargs)
-
-    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
-        with one_line("tli"):
-            return super().resolve_command(context, args)
-
-    def invoke(self, context: click.Context) -> Any:
-        faults.open_streams()
-        try:
-            return super().invoke(context)
-        except Exception as error:
-            line = faults.explain(error, context.invoked_subcommand or "tli")
-            if line is None:
-                raise
-            raise UserError(line) from error
 
 
 @click.group(cls=Tli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -121,92 +33,6 @@ class Tli(click.Group):
 def main(context: click.Context, changes: tuple[str, ...], model: str | None) -> None:
     """Targeted Lexical Injection and the LoRA-rank study. Each stage of dvc.yaml is a command."""
     context.obj = {"changes": dict(map(parameters.parse, changes)), "model": model}
-
-
-def load_params(key: str | None = None, model: str | None = None) -> parameters.Params:
-    """Loads params.yaml with the changes of --set and of a study's `key`, for `model` or else that of --model."""
-    options = click.get_current_context().find_root().obj
-    return parameters.load(changes=options["changes"], key=key, model=model or options["model"])
-
-
-def every_model() -> list[parameters.Params]:
-    """Returns the parameters of each model of the run, or only of that of --model."""
-    first = load_params()
-    named = click.get_current_context().find_root().obj["model"]
-    return [first] if named else [load_params(model=model) for model in first.models]
-
-
-@contextmanager
-def stage(
-    out: Path,
-    *inputs: Path,
-    torch: bool = True,
-    fetches: Callable[[parameters.Params], bool] = lambda _: False,
-    key: str | None = None,
-) -> Iterator[parameters.Params]:
-    """The context in which a stage runs. Yields the parameters.
-
-    Sets threads, environment variables and the state of torch; locks `out`; writes a receipt beside `out`; and ends the
-    process if the DVC process that started it ends. Stages run offline unless `fetches(params)` is true.
-
-    Args:
-        out: the stage's output.
-        inputs: the files whose hashes the receipt stores.
-        torch: whether the stage uses torch.
-        fetches: whether the stage needs the network under these parameters.
-        key: a key of the study, whose changes to params.yaml apply.
-
-    Raises:
-        UserError: bad parameters, `out` is locked by another process, or DVC has ended already.
-    """
-    resume.end_with_dvc()
-    params = load_params(key)
-    threads = str(params.active.compute.threads)
-    # Waiting threads spin briefly and then sleep. Without the spinning, two threads are no faster than one; without the
-    # sleep, they take the cores from other processes, and every small layer has to wait.
-    os.environ |= {"OMP_NUM_THREADS": threads, "GOMP_SPINCOUNT": "1000", "TOKENIZERS_PARALLELISM": "false"}
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # for numpy: its matrices are small, and OpenBLAS threads never sleep
-    if params.active.compute.dtype == "float32" and params.active.compute.device == "cpu":
-        for name, value in PORTABLE.items():
-            if os.environ.setdefault(name, value) == "":
-                del os.environ[name]
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the stage shows its own progress
-    os.environ |= {"HF_HUB_DISABLE_TELEMETRY": "1"} | ({} if fetches(params) else {"HF_HUB_OFFLINE": "1"})
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic algorithms need it on a GPU
-    # bitsandbytes warns that the package `kernels` is missing, which would download native code
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    if torch:
-        import_without_compiler("bitsandbytes")
-        from tli.model import backbone
-
-        gc.freeze()
-        gc.set_threshold(*COLLECTED)  # later objects may hold tensors
-        backbone.setup(params.active.compute.threads, params.active.compute.device)
-    with resume.lock(out), progress.stage(_name(), last_receipt(out)) as stage, write_receipt(out, inputs, stage.pace):
-        yield params
-
-
-def import_without_compiler(name: str) -> None:
-    """Imports a module while torch.compile does nothing.
-
-    bitsandbytes wraps its functions for devices without kernels in torch.compile, which imports the whole compiler: a
-    quarter of a stage's start-up. CPU and CUDA devices have kernels, so that none of these functions runs here.
-    """
-    import torch
-
-    compiler = torch.compile
-    torch.compile = lambda function=None, **_: function or (lambda inner: inner)  # type: ignore[assignment]
-    try:
-        importlib.import_module(name)
-    finally:
-        torch.compile = compiler
-
-
-def _name() -> str:
-    """The name of the running command as `tli costs` lists it, with its rank or key of the study if it has one."""
-    context = click.get_current_context()
-    item = context.params.get("rank") or context.params.get("key")
-    return f"{context.info_name}@{item}" if item else str(context.info_name)
 
 
 out_option = click.option("--out", type=FILE, required=True, help="The output: a file or folder to write.")

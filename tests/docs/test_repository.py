@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 import compare
 from tiny import ROOT
-from tli.cli import PORTABLE
+from tli.commands.process import PORTABLE
 
 SOURCE = ROOT / "src"
 # Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the rest, nor on cli.py.

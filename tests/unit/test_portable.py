@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tiny import ROOT
-from tli.cli import PORTABLE
+from tli.commands.process import PORTABLE
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PROGRAM = """
