@@ -28,7 +28,7 @@ from tiny import ROOT
 from tli.cli import PORTABLE
 
 SOURCE = ROOT / "src"
-# Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the others, nor on cli.py.
+# Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the others or on cli.py.
 FREE = ("config", "io", "commands")
 
 
