@@ -96,7 +96,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     checkout("dvc", "pull", "-q", "data.dvc")
     output = checkout("dvc", "repro")
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert checkout.ran(output) == set(stages)
+    assert checkout.ran(output) == set(stages) - {"study"}, "the study has no keys"
     checkout("git", "add", "-A")
     checkout("git", "commit", "-q", "-m", "one run")
     return checkout

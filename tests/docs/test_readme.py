@@ -90,6 +90,8 @@ def test_every_dvc_command_exists_and_sets_keys_that_exist() -> None:
         assert arguments[0] in subcommands.choices, line
         for flag, value in pairwise(arguments):
             if flag in ("-S", "--set-param"):
+                if value.startswith("$(tli study-keys"):
+                    continue
                 at = params
                 for key in value.partition("=")[0].split("."):
                     assert key in at, line

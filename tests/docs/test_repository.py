@@ -28,7 +28,7 @@ from tiny import ROOT
 from tli.commands.process import PORTABLE
 
 SOURCE = ROOT / "src"
-# Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the rest, nor on cli.py.
+# Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the others or on cli.py.
 FREE = ("config", "io", "commands")
 
 

@@ -262,7 +262,7 @@ CASES: dict[str, Case] = {
     "command: an unknown key of the study": Case(
         "study s1-3r plan.json data/pairs.tsv data/world --out out/s1-3r", lambda: None, "study: expected keys"
     ),
-    "command: a pattern without a key": Case("study-keys 's7-*'", lambda: None, "got 's7-\\*', which matches none"),
+    "command: a pattern without a key": Case("study-keys s7-*", lambda: None, "got 's7-\\*', which matches none"),
     "command: repair and out": Case("check --out out/checked --repair", lambda: None, "--repair: expected no --out"),
     "command: no file to audit": Case("audit --strict", lambda: None, "expected a file, got none"),
     "command: an unknown cell": Case(

@@ -73,6 +73,7 @@ def test_without_its_keys_all_is_as_before_and_dvc_s_cache_has_their_rows(
 ) -> None:
     checkout = repro.copied(tmp_path / "project")
     checkout.edit("study: [s1-2r, s1-sink]", "study: []")
+    checkout.edit("2r: {ranks: [2]", "2r: {ranks: [2, 4]")
     checkout("dvc", "repro")
     assert [path.name for path in study_of(checkout).iterdir() if path.is_dir()] == ["plan"]
     lock = done.lock()
