@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from checkout import Checkout, clone
-from tli.cluster import cells
+from tli.cluster import tasks
 
 T = TypeVar("T")
 WAIT = 300  # seconds until a test gives up on what takes a few where nothing else runs
 
 
 def begun(root: Path) -> Checkout:
-    """A checkout in which dvc has run all that the cells of the sweep read."""
+    """A checkout in which dvc has run all that the tasks of the sweep read."""
     checkout = clone(root)
     checkout("dvc", "pull", "-q", "data.dvc")
     checkout("dvc", "repro", "quantize", "benchmarks")
@@ -34,19 +34,19 @@ def waited(condition: Callable[[], T]) -> T:
 
 
 def process_in(checkout: Checkout, stage: str) -> int | None:
-    """The process of a cell's command, running in the folder of an attempt; None before it runs."""
+    """The process of a task's command, running in the folder of an attempt; None before it runs."""
     for link in Path("/proc").glob("[0-9]*/cwd"):
         try:
             place = Path(os.readlink(link))
         except OSError:
             continue
-        if place.parent.name.startswith(f"{stage}.") and place.is_relative_to(checkout.root / cells.FOLDER):
+        if place.parent.name.startswith(f"{stage}.") and place.is_relative_to(checkout.root / tasks.FOLDER):
             return int(link.parent.name)
     return None
 
 
 def killed_in(checkout: Checkout, stage: str, number: signal.Signals) -> int:
-    """Sends a signal to a cell's command once it runs; its process."""
+    """Sends a signal to a task's command once it runs; its process."""
     pid = waited(lambda: process_in(checkout, stage))
     os.kill(pid, number)
     return pid

@@ -19,7 +19,7 @@ import pytest
 from sweep import begun, killed_in, process_in, waited
 
 from checkout import Checkout
-from tli.cluster import cells
+from tli.cluster import tasks
 from tli.io.structured import read_json, write_json
 
 
@@ -47,13 +47,13 @@ def queue(checkout: Checkout) -> dict[str, str]:
 
 
 def folder(checkout: Checkout, stage: str) -> Path:
-    (found,) = (checkout.root / cells.FOLDER).glob(f"{stage}.*")
+    (found,) = (checkout.root / tasks.FOLDER).glob(f"{stage}.*")
     return found
 
 
 def ids(checkout: Checkout) -> set[str]:
     """The jobs that a checkout has submitted."""
-    return {read_json(path)["id"] for path in (checkout.root / cells.FOLDER).glob(f"*/{cells.JOB}")}
+    return {read_json(path)["id"] for path in (checkout.root / tasks.FOLDER).glob(f"*/{tasks.JOB}")}
 
 
 def parent(pid: int) -> int:
@@ -62,7 +62,7 @@ def parent(pid: int) -> int:
 
 @pytest.fixture(scope="module", autouse=True)
 def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """A checkout with its cells on their way, three of them disturbed; Slurm begins what is requeued after two minutes.
+    """A checkout with its tasks on their way, three of them disturbed; Slurm begins what is requeued after two minutes.
 
     kill -9 of a stage and of a job's own process, the signal before the time is up; submitted twice on the way.
     """
@@ -73,7 +73,7 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     os.kill(runner, signal.SIGKILL)
     killed_in(copy, "sweep-train@microworld-2", signal.SIGKILL)
     waited(lambda: process_in(copy, "sweep-score@microworld-2"))
-    job = read_json(folder(copy, "sweep-score@microworld-2") / cells.JOB)["id"]
+    job = read_json(folder(copy, "sweep-score@microworld-2") / tasks.JOB)["id"]
     copy("scancel", "--signal=USR2", job)  # what Slurm sends before the time is up
     said = copy("tli", "submit", "--detach")
     assert said.startswith("0 stages to submit"), said
@@ -81,16 +81,16 @@ def disturbed(ready: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Chec
     return copy
 
 
-def test_a_cell_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Checkout, tmp_path: Path) -> None:
+def test_a_task_that_fails_stops_what_is_behind_it_and_nothing_else(ready: Checkout, tmp_path: Path) -> None:
     copy = ready.copied(tmp_path / "project")
     with copy.started("tli", "submit") as running:
-        place = waited(lambda: next((copy.root / cells.FOLDER).glob("sweep-train@microworld-4.*/cell.json"), None))
+        place = waited(lambda: next((copy.root / tasks.FOLDER).glob("sweep-train@microworld-4.*/task.json"), None))
         spec = read_json(place)
         write_json(place, spec | {"command": ["/bin/sh", "-c", "echo no such rank; exit 3"]})
         assert running.wait(300) == 1
-    assert cells.finished(folder(copy, "sweep-score@microworld-2"))
-    assert cells.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"
-    assert not cells.attempts(folder(copy, "sweep-score@microworld-4"))
+    assert tasks.finished(folder(copy, "sweep-score@microworld-2"))
+    assert tasks.failure(folder(copy, "sweep-train@microworld-4")) == "no such rank"
+    assert not tasks.attempts(folder(copy, "sweep-score@microworld-4"))
     assert not ids(copy) & queue(copy).keys()
     assert "2 stages collected, 2 left" in copy("tli", "collect")
 
@@ -115,7 +115,7 @@ def test_jobs_that_are_killed_and_timed_out_give_the_bytes_of_dvc(
     plain, copy = ready.copied(tmp_path / "plain"), disturbed
     plain("dvc", "repro", "sweep-score")
     assert "stages done; run `tli collect` to take their outputs into DVC" in copy("tli", "submit")
-    tried = {path.name.partition(".")[0]: len(cells.attempts(path)) for path in (copy.root / cells.FOLDER).glob("sw*")}
+    tried = {path.name.partition(".")[0]: len(tasks.attempts(path)) for path in (copy.root / tasks.FOLDER).glob("sw*")}
     trainings = {"sweep-train@microworld-2": 2, "sweep-train@microworld-4": 2}
     assert tried == trainings | {"sweep-score@microworld-2": 2, "sweep-score@microworld-4": 1}
     assert "4 stages collected, 0 left" in copy("tli", "collect")

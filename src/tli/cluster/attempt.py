@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tli.cluster import cells
+from tli.cluster import tasks
 from tli.io import resume
 from tli.io.errors import CheckFailed
 from tli.io.structured import read_json, write_json
@@ -61,17 +61,17 @@ def _end(number: int, _frame: object) -> None:
 def run(folder: Path) -> None:
     """Runs the stage of `folder` until an attempt succeeds.
 
-    A stage that was killed is tried again, as often as cell.json allows. A stage that exits with an error is not.
+    A stage that was killed is tried again, as often as task.json allows. A stage that exits with an error is not.
 
     Args:
-        folder: the stage's folder (cells.Cell.folder), with cell.json and params.yaml.
+        folder: the stage's folder (tasks.Task.folder), with task.json and params.yaml.
 
     Raises:
         CheckFailed: the stage failed or was interrupted too often; failed.json of the last attempt holds the message.
     """
-    spec = read_json(folder / cells.SPEC)
-    while cells.finished(folder) is None:
-        earlier = cells.attempts(folder)
+    spec = read_json(folder / tasks.SPEC)
+    while tasks.finished(folder) is None:
+        earlier = tasks.attempts(folder)
         if earlier and int(earlier[-1].name) >= spec["last"]:
             _fail(earlier[-1], f"killed {len(earlier)} times; give it more time or memory, and run `tli submit` again")
         attempt = folder / str(int(earlier[-1].name) + 1 if earlier else 1)
@@ -85,18 +85,18 @@ def run(folder: Path) -> None:
         except RuntimeError as error:  # submitit raises it when the time limit was reached too often
             _fail(attempt, str(error))
         if code > 0:
-            _fail(attempt, cells.last_line(cells.log(attempt)) or f"exit status {code}")
+            _fail(attempt, tasks.last_line(tasks.log(attempt)) or f"exit status {code}")
         if -code in ENDED:
             raise SystemExit(128 - code)
         if code == 0:
             output_hashes = {out: resume.digest(attempt / out) for out in spec["outs"]}
             where = {"host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", "-")}
-            write_json(attempt / cells.DONE, {"inputs": input_hashes, "outs": output_hashes, **where})
+            write_json(attempt / tasks.DONE, {"inputs": input_hashes, "outs": output_hashes, **where})
 
 
 def _fail(attempt: Path, line: str) -> None:
     """Writes `line` to failed.json and raises CheckFailed with it."""
-    write_json(attempt / cells.FAILED, {"line": line})
+    write_json(attempt / tasks.FAILED, {"line": line})
     raise CheckFailed(line)
 
 
@@ -119,8 +119,8 @@ def _lay_out(attempt: Path, spec: Mapping[str, Any], earlier: list[Path]) -> dic
             target.symlink_to(folder / path)
         else:  # a copy, because `tli collect` may move the other stage's outputs while this one reads them
             (shutil.copytree if (folder / path).is_dir() else shutil.copy)(folder / path, target)
-            if resume.digest(target) != read_json(folder / cells.DONE)["outs"][path]:
-                raise CheckFailed(f"{folder / path}: differs from the hash in {cells.DONE}; run that stage again")
+            if resume.digest(target) != read_json(folder / tasks.DONE)["outs"][path]:
+                raise CheckFailed(f"{folder / path}: differs from the hash in {tasks.DONE}; run that stage again")
         input_hashes[path] = resume.fingerprint(target)
     for out in map(Path, spec["outs"]):
         (attempt / out).parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +145,7 @@ def _wait_for(root: Path, writer: str | None, path: str) -> Path:
     """
     end = time.monotonic() + WAIT
     while True:
-        done = cells.finished(root / writer) if writer else None
+        done = tasks.finished(root / writer) if writer else None
         if done or ((writer is None or not (root / writer).exists()) and (root / path).exists()):
             return done or root
         if time.monotonic() > end:
@@ -164,7 +164,7 @@ def _stage(attempt: Path, spec: Mapping[str, Any]) -> int:
         The exit status, or minus the number of the signal that killed the command.
     """
     environment = os.environ | {"PYTHONPATH": spec["source"], "DVC_STAGE": spec["stage"]}
-    with (attempt / cells.STDOUT).open("ab") as stdout, (attempt / cells.STDERR).open("ab") as stderr:
+    with (attempt / tasks.STDOUT).open("ab") as stdout, (attempt / tasks.STDERR).open("ab") as stderr:
         stage = subprocess.Popen(
             spec["command"],
             cwd=attempt,

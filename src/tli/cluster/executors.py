@@ -20,14 +20,14 @@ from typing import Any
 
 from submitit import Job, LocalExecutor, SlurmExecutor
 
-from tli.cluster import cells
+from tli.cluster import tasks
 from tli.cluster.attempt import Attempts
-from tli.cluster.cells import Cell
+from tli.cluster.tasks import Task
 from tli.config.parameters import Cluster
 from tli.io.structured import read_json, write_json
 
 WARNING = 90  # seconds before the time limit at which a job gets a signal
-JOBS = cells.FOLDER / "jobs"  # submitit's files and logs
+JOBS = tasks.FOLDER / "jobs"  # submitit's files and logs
 
 
 class Executor(ABC):
@@ -44,18 +44,18 @@ class Executor(ABC):
         self.settings = settings
         self.jobs: dict[str, Job[None]] = {}  # stage -> the job that this process submitted
         self.ids: dict[str, str] = {}  # stage -> the id of its queued or running job
-        path = [str(Path.cwd() / cells.source()), *filter(None, [os.environ.get("PYTHONPATH")])]
+        path = [str(Path.cwd() / tasks.source()), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.python = shlex.join(["env", f"PYTHONPATH={os.pathsep.join(path)}", sys.executable])
 
-    def submitted(self, cell: Cell, job: Job[None]) -> None:
+    def submitted(self, task: Task, job: Job[None]) -> None:
         """Remembers the job of a stage, and writes it to the stage's job.json."""
-        self.jobs[cell.stage], self.ids[cell.stage] = job, job.job_id
+        self.jobs[task.stage], self.ids[task.stage] = job, job.job_id
         note = {"executor": self.settings.executor, "id": job.job_id, "host": socket.gethostname()}
-        write_json(cell.folder / cells.JOB, note | {"log": str(job.paths.stderr)})
+        write_json(task.folder / tasks.JOB, note | {"log": str(job.paths.stderr)})
 
-    def working(self, candidates: Sequence[Cell]) -> list[str]:
+    def working(self, candidates: Sequence[Task]) -> list[str]:
         """Returns the names of those stages that have a queued or running job, whoever submitted it."""
-        notes = {cell.stage: cell.folder / cells.JOB for cell in candidates}
+        notes = {task.stage: task.folder / tasks.JOB for task in candidates}
         jobs = {stage: read_json(path) for stage, path in notes.items() if path.is_file()}
         jobs = {stage: note for stage, note in jobs.items() if note["executor"] == self.settings.executor}
         alive = self.alive([*jobs.values()]) if jobs else set()
@@ -67,10 +67,10 @@ class Executor(ABC):
         """Returns the ids of those jobs (each as in job.json) that are queued or running."""
 
     @abstractmethod
-    def start(self, todo: Sequence[Cell]) -> None:
+    def start(self, todo: Sequence[Task]) -> None:
         """Submits the stages, or accepts them for `step` to submit."""
 
-    def step(self, waiting: Sequence[Cell]) -> bool:
+    def step(self, waiting: Sequence[Task]) -> bool:
         """Called at every check. Returns whether some of the stages are still to be submitted."""
         return False
 
@@ -84,25 +84,25 @@ class Slurm(Executor):
 
     poll, grace = 10.0, 90.0
 
-    def start(self, todo: Sequence[Cell]) -> None:
+    def start(self, todo: Sequence[Task]) -> None:
         for group in _groups(todo, self.ids):
-            ids = [[self.ids[stage] for stage in cell.after if stage in self.ids] for cell in group]
+            ids = [[self.ids[stage] for stage in task.after if stage in self.ids] for task in group]
             array = ids[0][0].partition("_")[0] if ids[0] else ""
             if not any(ids):
                 self._submit(group, None)
             elif len(group) > 1 and ids == [[f"{array}_{number}"] for number in range(len(group))]:
                 self._submit(group, f"aftercorr:{array}")
             else:
-                for cell, cell_ids in zip(group, ids, strict=True):
-                    self._submit([cell], f"afterok:{':'.join(cell_ids)}" if cell_ids else None)
+                for task, task_ids in zip(group, ids, strict=True):
+                    self._submit([task], f"afterok:{':'.join(task_ids)}" if task_ids else None)
 
-    def _submit(self, group: Sequence[Cell], dependency: str | None) -> None:
+    def _submit(self, group: Sequence[Task], dependency: str | None) -> None:
         settings, retries = self.settings, self.settings.retries
         executor = SlurmExecutor(JOBS, max_num_timeout=retries, python=self.python)
         # If the process that runs the stage is killed too, the batch script requeues the task. It uses the name
         # ARRAY_TASK, because SLURM_JOB_ID of a task may be the id of the whole array.
         killed = f'[ $code = 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]'
-        task = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
+        array_task = '"${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"'
         gpus = {"gpus_per_node": settings.gpus} if settings.gpus else {}
         executor.update_parameters(
             job_name="tli",
@@ -118,11 +118,11 @@ class Slurm(Executor):
             signal_delay_s=WARNING,
             srun_args=[f"--cpus-per-task={settings.cpus}"],  # srun no longer takes it from sbatch since Slurm 22.05
             additional_parameters={"requeue": True, "kill-on-invalid-dep": "yes"},
-            teardown=["code=$?", f"{killed} && scontrol requeue {task}", "exit $code"],
+            teardown=["code=$?", f"{killed} && scontrol requeue {array_task}", "exit $code"],
         )
-        jobs = executor.submit_array([Attempts(cell.folder.resolve()) for cell in group])
-        for cell, job in zip(group, jobs, strict=True):
-            self.submitted(cell, job)
+        jobs = executor.submit_array([Attempts(task.folder.resolve()) for task in group])
+        for task, job in zip(group, jobs, strict=True):
+            self.submitted(task, job)
 
     def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
         """The jobs that squeue lists. If squeue fails, all of them, so that none is submitted twice or given up."""
@@ -143,29 +143,29 @@ class Local(Executor):
         super().__init__(settings)
         self.slots = 1 if settings.gpus else max(1, len(os.sched_getaffinity(0)) // settings.cpus)
         self.starts = Counter[str]()
-        self.todo: dict[str, Cell] = {}
+        self.todo: dict[str, Task] = {}
 
-    def start(self, todo: Sequence[Cell]) -> None:
+    def start(self, todo: Sequence[Task]) -> None:
         """Accepts the stages; `step` starts one when enough cores are free and its inputs exist."""
-        self.todo = {cell.stage: cell for cell in todo}
+        self.todo = {task.stage: task for task in todo}
 
-    def step(self, waiting: Sequence[Cell]) -> bool:
+    def step(self, waiting: Sequence[Task]) -> bool:
         busy = self.working(waiting)
-        ready = [cell for cell in waiting if cell.stage in self.todo and cell.stage not in busy and self._ready(cell)]
-        for cell in ready[: max(0, self.slots - len(busy))]:
+        ready = [task for task in waiting if task.stage in self.todo and task.stage not in busy and self._ready(task)]
+        for task in ready[: max(0, self.slots - len(busy))]:
             executor = LocalExecutor(JOBS, max_num_timeout=self.settings.retries, python=self.python)
             executor.update_parameters(
                 timeout_min=self.settings.time, signal_delay_s=WARNING, gpus_per_node=self.settings.gpus
             )
-            self.starts[cell.stage] += 1
-            self.submitted(cell, executor.submit(Attempts(cell.folder.resolve())))
+            self.starts[task.stage] += 1
+            self.submitted(task, executor.submit(Attempts(task.folder.resolve())))
         return bool(ready)
 
-    def _ready(self, cell: Cell) -> bool:
+    def _ready(self, task: Task) -> bool:
         """Whether its inputs exist and it has neither ended nor been started too often."""
-        parents = [self.todo[stage].folder for stage in cell.after if stage in self.todo]
-        ended = cells.finished(cell.folder) or cells.failure(cell.folder) is not None
-        return all(map(cells.finished, parents)) and not ended and self.starts[cell.stage] <= self.settings.retries
+        parents = [self.todo[stage].folder for stage in task.after if stage in self.todo]
+        ended = tasks.finished(task.folder) or tasks.failure(task.folder) is not None
+        return all(map(tasks.finished, parents)) and not ended and self.starts[task.stage] <= self.settings.retries
 
     def alive(self, jobs: Sequence[dict[str, Any]]) -> set[str]:
         for job in self.jobs.values():
@@ -178,9 +178,9 @@ class Local(Executor):
             job.cancel()
 
 
-def _groups(todo: Sequence[Cell], ids: dict[str, str]) -> Iterator[list[Cell]]:
+def _groups(todo: Sequence[Task], ids: dict[str, str]) -> Iterator[list[Task]]:
     """Groups stages by command and by whether they wait for other stages; groups that do not wait come first."""
-    names = {cell.stage for cell in todo} | ids.keys()
-    kinds = {cell.stage: (bool(names.intersection(cell.after)), cell.kind) for cell in todo}
+    names = {task.stage for task in todo} | ids.keys()
+    kinds = {task.stage: (bool(names.intersection(task.after)), task.kind) for task in todo}
     for kind in sorted(set(kinds.values())):
-        yield [cell for cell in todo if kinds[cell.stage] == kind]
+        yield [task for task in todo if kinds[task.stage] == kind]

@@ -47,13 +47,13 @@ class Chain(NamedTuple):
     """Stages that run one after another: a key of the study, or a rank of the sweep.
 
     Attributes:
-        cells: the number of stages.
+        tasks: the number of stages.
         adapters: the number of adapters that each stage handles.
         layers: the layer of the loss, divided by the layer of the measured training.
         bases: the number of bases that they make and measure.
     """
 
-    cells: int
+    tasks: int
     adapters: int
     layers: float
     bases: int = 0
@@ -121,7 +121,7 @@ def hours(chains: Sequence[Chain], adapter: Seconds, workers: int) -> float:
     """
     train, measure = adapter.train or 0.0, adapter.measure or 0.0
     lengths = [
-        chain.cells * START + chain.bases * adapter.base + chain.adapters * (chain.layers * train + measure)
+        chain.tasks * START + chain.bases * adapter.base + chain.adapters * (chain.layers * train + measure)
         for chain in chains
     ]
     free = [0.0] * workers
@@ -148,7 +148,7 @@ def _table(rows: Mapping[str, Sequence[Chain]], adapter: Seconds) -> Iterator[st
     known = adapter.train is not None and adapter.measure is not None
     for name, row in rows.items():
         times = [f"{hours(row, adapter, number):.2f} h" if known else "not measured" for number in WORKERS]
-        lines.append((name, str(sum(chain.cells for chain in row)), str(sum(c.adapters for c in row)), *times))
+        lines.append((name, str(sum(chain.tasks for chain in row)), str(sum(c.adapters for c in row)), *times))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         yield "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()

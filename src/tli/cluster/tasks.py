@@ -1,6 +1,6 @@
 """The stages of the sweep and the study as DVC lists them: command, inputs, outputs, and state on the cluster.
 
-A `Cell` is one such stage: it trains or measures one rank of the sweep, or runs one key of the study. `tli submit` and
+A `Task` is one such stage: it trains or measures one rank of the sweep, or runs one key of the study. `tli submit` and
 `tli collect` use a folder for each stage under build/.cluster, named by the stage and its key:
 
     key = SHA-256(command, parameters, hash of each input; for an input that another sweep stage writes, its key)
@@ -25,12 +25,12 @@ from tli.io.structured import read_json
 
 COMMANDS = ("sweep-train", "sweep-score", "study")  # the commands of these stages
 FOLDER = Path("build/.cluster")
-SPEC, JOB, DONE, FAILED = "cell.json", "job.json", "done.json", "failed.json"
+SPEC, JOB, DONE, FAILED = "task.json", "job.json", "done.json", "failed.json"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"  # the output of an attempt's command
 CONSTANT = "check"  # a stage whose output never changes: no stage is stale because this one is
 
 
-class Cell(NamedTuple):
+class Task(NamedTuple):
     """A stage of the sweep.
 
     Attributes:
@@ -70,7 +70,7 @@ class Cell(NamedTuple):
         return [*dict.fromkeys(writer for writer in self.inputs.values() if writer)]
 
 
-def sweep_cells(targets: Sequence[str]) -> list[Cell]:
+def sweep_tasks(targets: Sequence[str]) -> list[Task]:
     """Returns the sweep stages among `targets` and everything they depend on, in the order of `dvc repro`.
 
     A stage is stale if DVC's status lists it as changed, or if it depends on a stale stage.
@@ -89,19 +89,19 @@ def sweep_cells(targets: Sequence[str]) -> list[Cell]:
         with Repo() as repo:
             graph = get_active_graph(repo.index.graph)
             changed = repo.status([*targets], with_deps=True).keys() - {CONSTANT}
-            cells: dict[str, Cell] = {}
+            tasks: dict[str, Task] = {}
             stale: set[str] = set()
             for stage in plan_repro(graph, collect_stages(repo, targets)):
                 name, parents = stage.addressing, {parent.addressing for parent in graph.successors(stage)}
                 if name in changed or parents & stale:
                     stale.add(name)
                 if (command := _command(stage.cmd)) and _kind(command) in COMMANDS:
-                    if name in stale and (missing := parents & stale - cells.keys()):
+                    if name in stale and (missing := parents & stale - tasks.keys()):
                         raise UserError(_missing_inputs(name, missing))
-                    cells[name] = _cell(stage, command, name in stale, repo.root_dir, cells)
+                    tasks[name] = _task(stage, command, name in stale, repo.root_dir, tasks)
     except DvcException as error:
         raise UserError(f"dvc: {' '.join(str(error).split())}") from None
-    return [*cells.values()]
+    return [*tasks.values()]
 
 
 def _command(cmd: Any) -> tuple[str, ...]:
@@ -123,9 +123,9 @@ def _missing_inputs(name: str, stages: Iterable[str]) -> str:
     return f"{name}: expected inputs that exist or come from another sweep stage; first run `dvc repro {targets}`"
 
 
-def _cell(stage: Any, command: tuple[str, ...], stale: bool, root: str, earlier: Mapping[str, Cell]) -> Cell:
-    """The `Cell` of a stage object of DVC, given the sweep stages before it."""
-    writers = {out: cell for cell in earlier.values() for out in cell.outs}
+def _task(stage: Any, command: tuple[str, ...], stale: bool, root: str, earlier: Mapping[str, Task]) -> Task:
+    """The `Task` of a stage object of DVC, given the sweep stages before it."""
+    writers = {out: task for task in earlier.values() for out in task.outs}
     inputs: dict[str, str | None] = {}
     parts: list[Any] = [command]
     for dep in stage.deps:
@@ -136,7 +136,7 @@ def _cell(stage: Any, command: tuple[str, ...], stale: bool, root: str, earlier:
             inputs[path] = writer.stage if writer else None
     outs = tuple(os.path.relpath(out.fs_path, root) for out in stage.outs)
     key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-    return Cell(stage.addressing, command, inputs, outs, key, stale)
+    return Task(stage.addressing, command, inputs, outs, key, stale)
 
 
 def attempts(folder: Path) -> list[Path]:
