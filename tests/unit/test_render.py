@@ -82,7 +82,7 @@ def test_every_format_has_the_cells_of_the_data(tmp_path: Path) -> None:
     assert "smollm2,2.mask.nf4,-0.0902,<1e-4,1234\n" in (folder / "gain.csv").read_text(encoding="utf-8")
     assert "smollm2 & 2.mask.nf4 & $-0.0902$" in (folder / "gain.tex").read_text(encoding="utf-8")
     for name in ("gain.md", "README.md"):
-        assert "Source: `src/tli/tables/gain.py`; rows of the stages `scan`." in (folder / name).read_text("utf-8")
+        assert "Source: `src/tli/tables/gain.py`; rows of the stage `scan`." in (folder / name).read_text("utf-8")
 
 
 def test_the_paper_and_the_report_show_the_same_cells() -> None:
