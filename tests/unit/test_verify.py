@@ -165,7 +165,7 @@ def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Toleran
         ("controls/2.mask.nf4,trained,cosine/excess", "cosines, after training, early"),
         ("norms/norm.-.nf4/bos_norm_after", "magnitudes, after training, deep"),
         ("norms/norm.-.nf4/dimension_after", "extremes and p"),
-        ("geometry/4.mask.nf4/cka_after", "cosines, after training, deep"),
+        ("geometry/4.mask.nf4/cka_after", "geometry, after training, deep"),
         ("geometry/4.mask.nf4/participation_sw_before", "magnitudes, before training, deep"),
         ("projection/2.mask.nf4,PCA/ratio_after", "statistics, after training, early"),
         ("projection/2.mask.nf4,t-SNE/ratio_after", "extremes and p"),
