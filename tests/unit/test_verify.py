@@ -40,7 +40,7 @@ FILES = verdict_files(ROOT)
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 COMMITTED = sorted((ROOT / "results").glob("*/tables.json"))
 GAIN = "before_after/run,2.mask.nf4,trained/gain"
-CKA = "geometry/2.mask.nf4/cka_after"
+NEIGHBOUR = "gains/run,2.mask.fp4/random_trained"  # of a large kind, in no conclusion
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +142,10 @@ def test_every_pattern_has_a_cell(cells: Cells, floors: Tolerances) -> None:
 
 
 def test_a_key_that_two_patterns_match_is_one_line(cells: Cells, floors: Tolerances, smoke: Params) -> None:
-    again = floors.measures["cosines"]._replace(name="again", columns=())
-    with pytest.raises(UserError, match=r"expected one measure for the key geometry/.*, got cosines, again"):
-        Tolerances(floors.measures | {"again": again}, {}).kind(cells.by_key[CKA], smoke)
+    again = floors.measures["geometry"]._replace(name="again", columns=())
+    key = "geometry/2.mask.nf4/cka_after"
+    with pytest.raises(UserError, match=r"expected one measure for the key geometry/.*, got geometry, again"):
+        Tolerances(floors.measures | {"again": again}, {}).kind(cells.by_key[key], smoke)
 
 
 @pytest.mark.parametrize(
@@ -362,22 +363,22 @@ def test_the_recorded_run_agrees_with_itself(judged: Callable[..., Judged], valu
 def test_one_value_of_a_large_kind_may_leave_its_tolerance(
     judged: Callable[..., Judged], values: Measured, cells: Cells, rules: Rules, smoke: Params
 ) -> None:
-    kind = rules.tolerances.kind(cells.by_key[CKA], smoke)
-    moved = values | {CKA: values[CKA] + 3e-4}
+    kind = rules.tolerances.kind(cells.by_key[NEIGHBOUR], smoke)
+    moved = values | {NEIGHBOUR: values[NEIGHBOUR] + 3e-4}
     once = judged(moved)
-    assert verdicts(once)[CKA] == DIFFERS
+    assert verdicts(once)[NEIGHBOUR] == DIFFERS
     assert once.kinds[kind].outside == 1
     assert once.kinds[kind].values >= 100
     assert once.kinds[kind].farthest == pytest.approx(3.0, rel=1e-3)
     assert not once.failures
     (failure,) = judged(moved, strict=True).failures
-    assert failure.startswith(f"{CKA}: expected ")
+    assert failure.startswith(f"{NEIGHBOUR}: expected ")
 
 
 def test_more_than_one_in_a_hundred_of_a_kind_fails(
     judged: Callable[..., Judged], values: Measured, cells: Cells, rules: Rules, smoke: Params
 ) -> None:
-    kind = rules.tolerances.kind(cells.by_key[CKA], smoke)
+    kind = rules.tolerances.kind(cells.by_key[NEIGHBOUR], smoke)
     of_kind = [
         key
         for key, cell in cells.by_key.items()
@@ -395,7 +396,7 @@ def test_more_than_one_in_a_hundred_of_a_kind_fails(
 
 def test_a_value_that_leaves_its_tolerance_fivefold_fails(judged: Callable[..., Judged], values: Measured) -> None:
     for distance, fails in ((4.9e-4, False), (5.1e-4, True)):
-        failures = judged(values | {CKA: values[CKA] + distance}).failures
+        failures = judged(values | {NEIGHBOUR: values[NEIGHBOUR] + distance}).failures
         assert bool(failures) is fails
     assert "5.1 times the tolerance" in failures[0]
 
@@ -516,7 +517,7 @@ def test_each_row_of_a_recorded_table_is_one_line(recorded: Expected, tmp_path: 
     """So that a diff of two recordings shows the rows that changed."""
     paths = [tmp_path / name for name in ("a.json", "b.json")]
     expected.write(paths[0], recorded)
-    moved = with_cells(recorded.tables, {GAIN: 0.5, "before_after/run,2.mask.nf4,trained/t": 9.5, CKA: 0.25})
+    moved = with_cells(recorded.tables, {GAIN: 0.5, "before_after/run,2.mask.nf4,trained/t": 9.5, NEIGHBOUR: 0.25})
     expected.write(paths[1], replace(recorded, tables=moved))
     first, second = (path.read_text(encoding="utf-8").splitlines() for path in paths)
     assert sum(x != y for x, y in zip(first, second, strict=True)) == 2

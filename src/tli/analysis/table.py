@@ -177,7 +177,7 @@ def shown(value: Cell, kind: Kind, step: float | None = None) -> str:
 
     Decimals are those of the kind, fewer where the value may move by `step` between processors: the last decimal is
     not finer than `step`. Cosines from .999 on have up to 6. `number` and `magnitude` have 4 significant digits, or
-    fewer by the same rule, but at least 2. A p below 1e-4 is shown as `<1e-4`.
+    fewer by the same rule, but at least 2, and those before the decimal point. A p below 1e-4 is shown as `<1e-4`.
 
     Args:
         step: twice the largest drift seen between processors, in the unit of the value; None: none is known.
@@ -199,10 +199,8 @@ def shown(value: Cell, kind: Kind, step: float | None = None) -> str:
         text = f"{value:.{decimals}f}"
     else:
         size = math.floor(math.log10(abs(value))) if value else 0
-        digits = int(max(2, min(4, steady + size + 1)))
+        digits = int(max(2, min(size + 1, 4), min(4, steady + size + 1)))
         text = f"{value:.{digits}g}"
-        if 4 > size >= digits:
-            text = f"{float(text):.0f}"
     number = float(text)
     if not number:
         return text.removeprefix("-")
