@@ -175,14 +175,27 @@ def test_a_plan_names_what_a_key_depends_on_and_nothing_else() -> None:
         {"lora__rank": 8},
         {"train__seed": 3},
         {"sweep__ranks": [8]},
-        {"probe__shots": 1},
-        {"bos__ratio": 9.0},
+        {"translate__shots": 1},
+        {"sink__ratio": 9.0},
     ):
         assert plan("s1-2r") == plan("s1-2r", **change), change
     for change in ({"lora__dropout": 0.1}, {"sweep__seeds": [7]}, {"variants__2r__ranks": [8]}):
         assert plan("s1-2r") != plan("s1-2r", **change), change
-    assert plan("s1-sink") != plan("s1-sink", bos__ratio=9.0)
+    assert plan("s1-sink") != plan("s1-sink", sink__ratio=9.0)
     assert plan("s1-shuffled")["train"] != plan("s1-2r")["train"]
+    profile = {"model", "benchmarks", "compute"}
+    assert {*plan("s1-2r")} == {
+        "base",
+        "variant",
+        "quantize",
+        "lora",
+        "train",
+        "measure",
+        "score",
+        "sweep",
+        "sink",
+        *profile,
+    }
 
 
 @pytest.fixture(scope="module")

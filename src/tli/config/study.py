@@ -18,7 +18,7 @@ def settings(key: Key, params: Params) -> dict[str, Any]:
     """
     chosen = params.model_dump(
         mode="json",
-        include={"quantize": True, "lora": True, "train": True, "measure": True, "transfer": True, "sweep": True},
+        include={"quantize": True, "lora": True, "train": True, "measure": True, "score": True, "sweep": True},
         exclude={"lora": {"rank"}, "train": {"seed"}},  # the study has the ranks and the seeds of its sweep
     )
     sink = params.sink.model_dump(mode="json") if params.variants[key.variant].sink else None
