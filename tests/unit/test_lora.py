@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny import ROOT
-from tli.analysis.results import Rows
+from tli.analysis.row_file import read_files
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.data.words.lexicon import Pair, read_pairs
@@ -173,7 +173,7 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
     base = checkpoint.load(tiny.folder, head=False)
     measured = pair_rows.measure(BASE, read_pairs(made.pairs), base, tiny.tokenizer, made.params, "nf4")
     write_rows(tmp_path / "base.tsv", measured)
-    rows = Rows(tmp_path / "base.tsv", tmp_path / "similarity.tsv")
+    rows = read_files(tmp_path / "base.tsv", tmp_path / "similarity.tsv")
     before, after = rows.matched(("base", "main"), "trained", "2.content.nf4", "cosine")
     assert before != after
     assert made.log.is_dir(), "the stage's plots must exist"
@@ -182,7 +182,7 @@ def test_the_authors_adapter_is_loaded_as_one_trained_here(
 def test_rows_say_of_every_block_whether_its_b_is_zero(
     fetched: Callable[..., SimpleNamespace], theirs: Tensors, tmp_path: Path, params: Params, pairs: list[Pair]
 ) -> None:
-    rows = Rows(fetched(serialised(theirs, tmp_path)).rows)
+    rows = read_files(fetched(serialised(theirs, tmp_path)).rows)
     zero = rows.each("main", "adapter", "-", "b_is_zero")
     expected = {f"{block}.{target}": float(block > 2) for block in (1, 2, 3, 4) for target in ("q_proj", "v_proj")}
     assert zero == expected
