@@ -296,7 +296,7 @@ def test_what_is_undefined_is_a_cell_and_a_note(
     assert verdicts <= {*robustness.VERDICTS.values()}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     ranks=st.sets(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=3),
     seeds=st.integers(1, 3),
