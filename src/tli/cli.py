@@ -43,8 +43,9 @@ rank_option = click.option("--rank", type=int, required=True, help="The LoRA ran
 
 @main.command()
 @click.option("--out", type=FILE, help="As a stage: check only params.yaml, and write a constant file.")
+@click.option("--plan", type=FILE, help="With --out: folder to write, the keys of the study with their parameters.")
 @click.option("--repair", is_flag=True, help="Restore damaged files that have a copy, and set the others aside.")
-def check(out: Path | None, repair: bool) -> None:
+def check(out: Path | None, plan: Path | None, repair: bool) -> None:
     """Check params.yaml and, without --out, all files.
 
     With --out it is the stage `check`, on which every stage depends. Without --out it reads every file in data/, in the
@@ -57,8 +58,10 @@ def check(out: Path | None, repair: bool) -> None:
         options = click.get_current_context().find_root().obj
         from tli.stages import check as module
 
-        module.run(out, changes=options["changes"], model=options["model"])
+        module.run(out, changes=options["changes"], model=options["model"], plan=plan)
         return
+    if plan is not None:
+        raise UserError("check: --plan: expected --out beside it, got none; give both or neither")
     from tli.commands import check_files
 
     load_params()
@@ -265,16 +268,6 @@ def sweep_score(pairs_path: Path, items: Path, quantized: Path, adapters: Path, 
         sweep_score.run(pairs_path, items, quantized, adapters, {rank: "."}, out, params)
 
 
-@main.command("study-plan")
-@out_option
-def study_plan(out: Path) -> None:
-    """List the keys of the study with their parameters."""
-    with stage(out, torch=False) as params:
-        from tli.stages import study_plan as module
-
-        module.run(out, params)
-
-
 @main.command()
 @click.argument("key")
 @click.argument("plan", type=FILE)
@@ -284,7 +277,7 @@ def study_plan(out: Path) -> None:
 def study(key: str, plan: Path, pairs_path: Path, vocabulary: Path, out: Path) -> None:
     """Run one key of the study: a variant on a further base.
 
-    KEY is BASE-VARIANT, such as s1-2r. PLAN is its file of the stage study-plan.
+    KEY is BASE-VARIANT, such as s1-2r. PLAN is its file of the plan, which the stage check writes.
     """
     with stage(out, plan, pairs_path, key=key) as params:
         from tli.stages import study as module

@@ -28,7 +28,7 @@ from tiny import ROOT
 from tli.commands.process import PORTABLE
 
 SOURCE = ROOT / "src"
-# Folders that change no number: `check` and `study-plan` depend on config; no stage depends on the others or on cli.py.
+# Folders that change no number: `check` depends on config; no stage depends on the others or on cli.py.
 FREE = ("config", "io", "commands")
 
 
@@ -124,7 +124,7 @@ def test_a_stage_s_deps_hold_its_imports(name: str) -> None:
     listed = {dep for dep in stages()[name].get("deps", []) if dep.startswith("src/")}
     own = command(stages()[name])
     expected = {dep for dep in map(dependency, closure(command_imports()[own])) if dep}
-    if own in ("check", "study-plan"):  # these must see a change of what a parameter means
+    if own == "check":  # it must see a change of what a parameter means
         expected.add("src/tli/config")
     assert listed == expected, f"dvc.yaml, {name}: missing {expected - listed}, too many {listed - expected}"
 
@@ -146,7 +146,8 @@ def test_a_stage_is_a_command_that_says_what_it_is_for(name: str) -> None:
     written = dict(outs(stage))
     assert written
     assert {path: options.get("push") for path, options in written.items()} == dict.fromkeys(written, False)
-    for_all_models = {"build/checked", "paper/tables", "paper/artifact.pdf", "paper/numbers", "paper/report.html"}
+    for_all_models = {"build/checked", "build/microworld/study/plan"}
+    for_all_models |= {"paper/tables", "paper/artifact.pdf", "paper/numbers", "paper/report.html"}
     assert all(re.search(r"\$\{item(\.(model|key))?\}", path) for path in set(written) - for_all_models)
     assert ("matrix" in stage) == (not set(written) & for_all_models)
     kept_by_git = [path for path, options in written.items() if options.get("cache") is False]

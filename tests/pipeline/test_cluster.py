@@ -336,8 +336,8 @@ def test_a_key_of_the_study_is_a_job_too(ready: Checkout, tmp_path: Path) -> Non
     copy.edit("study: []", "study: [s1-sink]")
     message = copy("tli", "submit", "--dry-run", "study", ok=False)
     assert "study@s1-sink: expected inputs that exist" in message
-    assert "`dvc repro study-plan@microworld`" in message
-    copy("dvc", "repro", "study-plan")
+    assert "`dvc repro check`" in message
+    copy("dvc", "repro", "check")
     plain = copy.copied(tmp_path / "plain")
     plain("dvc", "repro", "study")
     assert copy("tli", "submit", "study").startswith("1 stages to submit")

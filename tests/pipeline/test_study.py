@@ -17,8 +17,8 @@ from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.rows import read_rows
 from tli.model import lora
+from tli.stages import check
 from tli.stages import study as stage
-from tli.stages import study_plan
 
 SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 PAIRS, VOCABULARY = ROOT / "data" / "pairs.tsv", ROOT / "data" / "world"
@@ -111,7 +111,7 @@ def test_every_key_is_a_stage_of_the_pipeline(repro: Checkout, tmp_path: Path) -
 def planned(text: str, folder: Path) -> tuple[Key, Path, Params]:
     """A key, its file of the plan and its parameters."""
     whole = parameters.load(SMOKE, {"study": [text]})
-    study_plan.run(folder / "plan", whole)
+    check.write_plan(folder / "plan", whole)
     return whole.key(text), folder / "plan" / f"{text}.json", parameters.load(SMOKE, {"study": [text]}, key=text)
 
 
@@ -161,7 +161,7 @@ def test_the_plan_removes_rows_of_other_keys(tmp_path: Path) -> None:
     planned("s1-2r", tmp_path)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"plan", "s1-2r", ".kept"}
     assert not (tmp_path / "s9-gone.receipt.json").exists()
-    assert (tmp_path / "plan" / study_plan.KEYS).read_text(encoding="utf-8") == "s1-2r\n"
+    assert (tmp_path / "plan" / check.KEYS).read_text(encoding="utf-8") == "s1-2r\n"
 
 
 def test_a_plan_names_what_a_key_depends_on_and_nothing_else() -> None:

@@ -67,7 +67,7 @@ def test_the_published_model_costs_what_it_is_known_to_cost() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_stage_of_the_pipeline_that_computes_is_planned(model: str) -> None:
     stages = YAML(typ="safe", pure=True).load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    quick = ("check", "microworld", "study-plan", "tables", "pages", "verify", "paper", "report-data", "report")
+    quick = ("check", "microworld", "tables", "pages", "verify", "paper", "report-data", "report")
     assert [*of(loaded(model))] == [name for name in stages if name not in quick]
 
 

@@ -4,7 +4,7 @@ It runs the pipeline's own stages under the key's parameters, in one process: mi
 base-rows, and sweep-train and sweep-score for each rank of the variant with all seeds. For a variant with an attention
 sink, the sink is added to the base before it is quantised (model/attention_sink.py). The equations are in those stages.
 
-Inputs: the key's file of the plan (study_plan.py), word pairs, the vocabulary, the versioned weights of the base.
+Inputs: the key's file of the plan (check.py), word pairs, the vocabulary, the versioned weights of the base.
 Outputs, in a folder:
 - similarity.tsv and score.tsv: rows of the base (run `base`) and of each rank and seed (run `r8-s3`), at every layer.
 - train.tsv: training rows of each rank and seed.
@@ -51,7 +51,7 @@ def run(key: Key, plan: Path, pairs_path: Path, vocabulary: Path, out: Path, par
     """
     planned = settings(key, params)
     if read_json(plan, "a file of the study's plan") != rounded(planned):
-        raise UserError(f"{plan}: expected the parameters of params.yaml, got others; run `dvc repro study-plan`")
+        raise UserError(f"{plan}: expected the parameters of params.yaml, got others; run `dvc repro check`")
     sink, model = params.variants[key.variant].sink, params.active.model
     versioned = [Path(model.weights)] if isinstance(model, MicroworldModel) and model.source == "versioned" else []
     ranks = params.sweep.ranks
