@@ -185,31 +185,29 @@ class Rows:
 
     def one(self, run: str, set_: str, view: str, measure: str, item: str = "-") -> float:
         """One value. Raises UserError where the file has no such row."""
-        found = self.each(run, set_, view, measure)
-        if item not in found:
+        values = self.each(run, set_, view, measure)
+        if item not in values:
             raise UserError(
-                f"{self.path}: expected item {item} of {run} {set_} {view} {measure}, got {', '.join([*found][:3])}; "
+                f"{self.path}: expected item {item} of {run} {set_} {view} {measure}, got {', '.join([*values][:3])}; "
                 "run `dvc repro`"
             )
-        return found[item]
+        return values[item]
 
     def text(self, run: str, set_: str, item: str, measure: str) -> str:
         """A value as text, view `-`; `-` where there is none."""
         return str(self._groups.get((run, set_, "-", measure), {}).get(item, "-"))
 
-    def matched(
-        self, runs: tuple[str, str], set_: str, view: str, measure: str, other: Rows | None = None
-    ) -> tuple[list[float], list[float]]:
-        """The values of two runs on the same items, in one order; the second may stand among other rows.
+    def matched(self, runs: tuple[str, str], set_: str, view: str, measure: str) -> tuple[list[float], list[float]]:
+        """The values of two runs on the same items, in one order.
 
         Raises UserError where the items differ: a paired test on unequal items would be wrong.
         """
         first = self.each(runs[0], set_, view, measure)
-        second = (other or self).each(runs[1], set_, view, measure)
+        second = self.each(runs[1], set_, view, measure)
         if first.keys() != second.keys():
             odd = sorted(first.keys() ^ second.keys())
             raise UserError(
-                f"{(other or self).path}: expected the items of {runs[0]} in {set_} for {runs[1]}, {len(odd)} differ "
+                f"{self.path}: expected the items of {runs[0]} in {set_} for {runs[1]}, {len(odd)} differ "
                 f"({odd[0]} first); run `dvc repro`, which measures both on one list"
             )
         return list(first.values()), [second[item] for item in first]
@@ -218,10 +216,10 @@ class Rows:
 def flat(value: object, prefix: str = "") -> Measured:
     """A nested mapping as dotted keys; a list of plain values becomes one text, one of mappings (a log) is left out."""
     if isinstance(value, Mapping):
-        found: Measured = {}
+        dotted: Measured = {}
         for key, item in value.items():
-            found |= flat(item, f"{prefix}.{key}" if prefix else str(key))
-        return found
+            dotted |= flat(item, f"{prefix}.{key}" if prefix else str(key))
+        return dotted
     if isinstance(value, list | tuple):
         if any(isinstance(item, Mapping) for item in value):
             return {}

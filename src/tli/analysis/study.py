@@ -10,10 +10,10 @@ Means, SDs, t and intervals are over bases, one value per base.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -88,10 +88,19 @@ class Study:
         paper = next((params.lora.rank for params in self.params.values()), None)
         return paper if paper in common else max(common, default=None)
 
-    def of_reference(self) -> Iterator[tuple[str, list[Results], Params]]:
-        """The reference variant with its rows and parameters; nothing where the run has none."""
+    def reference_rows(
+        self, rows: Callable[[list[Results], Params], Iterable[dict[str, Any]]]
+    ) -> Iterator[dict[str, Any]]:
+        """The rows that another table's `rows` gives for the reference variant; none where the run has no reference."""
         if self.reference is not None:
-            yield self.reference, self.results(self.reference), self.params[self.reference]
+            for row in rows(self.results(self.reference), self.params[self.reference]):
+                yield {"variant": self.reference, **row}
+
+    def reference_notes(self, notes: Callable[[list[Results], Params], list[str]]) -> list[str]:
+        """The notes that another table's `notes` gives for the reference variant; none where it is missing."""
+        if self.reference is None:
+            return []
+        return notes(self.results(self.reference), self.params[self.reference])
 
     def results(self, variant: str) -> list[Results]:
         """The rows of a variant, one `Results` per base, read anew: all variants would not fit in memory."""

@@ -23,15 +23,9 @@ COLUMNS = (VARIANT, *calibration.COLUMNS)
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Any]]:
     """The rows of the table calibration for the reference variant."""
-    for variant, of_bases, of_variant in study_of(results, params).of_reference():
-        for row in calibration.rows(of_bases, of_variant):
-            yield {"variant": variant, **row}
+    return study_of(results, params).reference_rows(calibration.rows)
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """Those of the table calibration."""
-    return [
-        note
-        for _, of_bases, of_variant in study_of(results, params).of_reference()
-        for note in calibration.notes(of_bases, of_variant)
-    ]
+    return study_of(results, params).reference_notes(calibration.notes)

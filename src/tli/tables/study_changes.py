@@ -24,15 +24,9 @@ COLUMNS = (VARIANT, *changes.COLUMNS)
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Any]]:
     """The rows of the table changes for the reference variant."""
-    for variant, of_bases, of_variant in study_of(results, params).of_reference():
-        for row in changes.rows(of_bases, of_variant):
-            yield {"variant": variant, **row}
+    return study_of(results, params).reference_rows(changes.rows)
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """Those of the table changes."""
-    return [
-        note
-        for _, of_bases, of_variant in study_of(results, params).of_reference()
-        for note in changes.notes(of_bases, of_variant)
-    ]
+    return study_of(results, params).reference_notes(changes.notes)

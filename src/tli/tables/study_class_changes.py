@@ -23,15 +23,9 @@ COLUMNS = (VARIANT, *class_changes.COLUMNS)
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Any]]:
     """The rows of the table class_changes for the reference variant."""
-    for variant, of_bases, of_variant in study_of(results, params).of_reference():
-        for row in class_changes.rows(of_bases, of_variant):
-            yield {"variant": variant, **row}
+    return study_of(results, params).reference_rows(class_changes.rows)
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """Those of the table class_changes."""
-    return [
-        note
-        for _, of_bases, of_variant in study_of(results, params).of_reference()
-        for note in class_changes.notes(of_bases, of_variant)
-    ]
+    return study_of(results, params).reference_notes(class_changes.notes)

@@ -23,15 +23,9 @@ COLUMNS = (VARIANT, *gap.COLUMNS)
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, Any]]:
     """The rows of the table gap for the reference variant."""
-    for variant, of_bases, of_variant in study_of(results, params).of_reference():
-        for row in gap.rows(of_bases, of_variant):
-            yield {"variant": variant, **row}
+    return study_of(results, params).reference_rows(gap.rows)
 
 
 def notes(results: Results, params: Params) -> list[str]:
     """Those of the table gap."""
-    return [
-        note
-        for _, of_bases, of_variant in study_of(results, params).of_reference()
-        for note in gap.notes(of_bases, of_variant)
-    ]
+    return study_of(results, params).reference_notes(gap.notes)
