@@ -27,7 +27,7 @@ COMMANDS = ("sweep-train", "sweep-score", "study")  # the commands of these stag
 FOLDER = Path("build/.cluster")
 SPEC, JOB, DONE, FAILED = "task.json", "job.json", "done.json", "failed.json"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"  # the output of an attempt's command
-CONSTANT = "check"  # a stage whose output never changes: no stage is stale because this one is
+CONSTANT = "check"  # stale after any edit of params.yaml; of its outputs only the plan of the study can change
 
 
 class Task(NamedTuple):
@@ -79,7 +79,8 @@ def sweep_tasks(targets: Sequence[str]) -> list[Task]:
         targets: stages or files of DVC, as for `dvc repro`.
 
     Raises:
-        UserError: a stale sweep stage needs the output of a stale stage that is not in the sweep, or DVC failed.
+        UserError: a stale sweep stage needs the output of a stale stage that is not in the sweep; params.yaml changed
+            since the study's plan was written; or DVC failed.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -88,14 +89,16 @@ def sweep_tasks(targets: Sequence[str]) -> list[Task]:
     try:
         with Repo() as repo:
             graph = get_active_graph(repo.index.graph)
-            changed = repo.status([*targets], with_deps=True).keys() - {CONSTANT}
+            changed = {*repo.status([*targets], with_deps=True)}
             tasks: dict[str, Task] = {}
             stale: set[str] = set()
             for stage in plan_repro(graph, collect_stages(repo, targets)):
                 name, parents = stage.addressing, {parent.addressing for parent in graph.successors(stage)}
-                if name in changed or parents & stale:
+                if name != CONSTANT and (name in changed or parents & stale):
                     stale.add(name)
                 if (command := _command(stage.cmd)) and _kind(command) in COMMANDS:
+                    if _kind(command) == "study" and CONSTANT in changed:  # its plan may be missing or old
+                        raise UserError(_missing_inputs(name, [CONSTANT]))
                     if name in stale and (missing := parents & stale - tasks.keys()):
                         raise UserError(_missing_inputs(name, missing))
                     tasks[name] = _task(stage, command, name in stale, repo.root_dir, tasks)
