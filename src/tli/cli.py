@@ -48,7 +48,7 @@ rank_option = click.option("--rank", type=int, required=True, help="The LoRA ran
 def check(out: Path | None, plan: Path | None, repair: bool) -> None:
     """Check params.yaml and, without --out, all files.
 
-    With --out it is the stage `check`, on which every stage depends. Without --out it reads every file in data/, in the
+    With --out it is the stage `check`, which runs before all others. Without --out it reads every file in data/, in the
     outputs of the pipelines, in DVC's cache and in the remote inside the repository, and compares its hash. A line
     reports each damaged file, and the exit status is 1. After --repair, `dvc repro` makes what had no copy.
     """

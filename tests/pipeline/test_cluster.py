@@ -344,6 +344,8 @@ def test_a_key_of_the_study_is_a_job_too(ready: Checkout, tmp_path: Path) -> Non
     assert "1 stages collected, 0 left" in copy("tli", "collect", "study")
     assert copy.digests("build/microworld/study") == plain.digests("build/microworld/study")
     assert not copy.ran(copy("dvc", "repro", "study"))
+    copy.edit("sink: {ranks: [2], changes: {}", "sink: {ranks: [2], changes: {train.lr: 1.0e-4}")
+    assert "`dvc repro check`" in copy("tli", "submit", "--dry-run", "study", ok=False), "an old plan"
 
 
 def test_interrupted_it_ends_its_own_jobs(ready: Checkout, tmp_path: Path) -> None:
