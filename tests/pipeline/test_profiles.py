@@ -90,7 +90,7 @@ def prepared(folder: Path, hub: loopback.Hub, model_name: str, **model: Any) -> 
     if data["source"] == "hub":
         data["xcopa"] = data["xcopa"] | {"languages": ["sw", "it"]}
         data["xnli"] = data["xnli"] | {"languages": ["en", "sw"]}
-        section["benchmarks"] = data | {"limit": 10}
+        section["benchmarks"] = data | {"limit": {"items": 10, "seed": 0}}
     section["compute"] = {"threads": 1, "batch_size": 64, "device": "cpu", "dtype": "bfloat16", "weights": "packed"}
     params["models"], params["profiles"][model_name] = [model_name], section
     params["pairs"]["source"] = "author"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tiny import ROOT
 from tli.config import parameters, study
+from tli.config.benchmarks import MicroworldBenchmarks
 from tli.io.errors import UserError
 
 COMMITTED = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -194,7 +195,7 @@ def test_a_key_is_a_variant_on_the_corpus_items_and_weights_of_its_base() -> Non
     changed, variant = parameters.load(ROOT / "params.yaml", key="s2-sink-content"), plain.of_variant("sink-content")
     model, benchmarks = changed.active.model, changed.active.benchmarks
     assert isinstance(model, parameters.MicroworldModel)
-    assert isinstance(benchmarks, parameters.MicroworldBenchmarks)
+    assert isinstance(benchmarks, MicroworldBenchmarks)
     assert (changed.model, model.seed, benchmarks.seed) == ("microworld", 2, 2)
     assert model.weights == "data/weights/microworld-s2"
     assert changed.model_dump(exclude={"profiles"}) == variant.model_dump(exclude={"profiles"})

@@ -29,7 +29,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 import harness
 from tiny import ROOT
-from tli.config.parameters import MicroworldBenchmarks, Params
+from tli.config.benchmarks import MicroworldBenchmarks
+from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.data.benchmarks.prompts import ANSWERS, CONNECTORS, Item
 from tli.data.microworld import world

@@ -19,6 +19,7 @@ from tli.analysis import render
 from tli.analysis.results import read_results
 from tli.analysis.table import Table
 from tli.config import parameters
+from tli.config.benchmarks import HubBenchmarks, Limit
 from tli.config.parameters import Params
 from tli.data.benchmarks import items, released
 from tli.data.benchmarks.prompts import Source
@@ -35,12 +36,12 @@ N = 12  # made-up items a language and split
 def params(split: str = "default", limit: int | None = None, **languages: list[str]) -> Params:
     """The smoke parameters with the paper profile's benchmarks: its repositories, fewer languages."""
     settings = PUBLISHED.benchmarks
-    assert isinstance(settings, parameters.HubBenchmarks)
+    assert isinstance(settings, HubBenchmarks)
     tasks = {
         task: getattr(settings, task).model_copy(update={"languages": tuple(languages.get(task, default))})
         for task, default in (("xcopa", ["sw", "it"]), ("xnli", ["en", "sw"]))
     }
-    hub = settings.model_copy(update=tasks | {"limit": limit})
+    hub = settings.model_copy(update=tasks | {"limit": limit and Limit(items=limit, seed=0)})
     profile = SMOKE.active.model_copy(update={"benchmarks": hub})
     update = {"profiles": {SMOKE.model: profile}, "score": parameters.Score(split=split)}
     return SMOKE.model_copy(update=update)
@@ -144,8 +145,8 @@ def test_each_task_is_scored_on_the_harness_s_own_split(repositories: Path, tmp_
     assert metrics["xnli.sw.scored"] == "validation"
     assert metrics["xcopa.sw.test.released"] == N
     fitted = {set_: set(part["run"]) for set_, part in rows.groupby("set")}
-    assert fitted == {set_: {"choice-only"} for set_ in ("xcopa.it", "xcopa.sw", "xnli.en", "xnli.sw")}, (
-        "COPA's test labels are kept back, so nothing can be fitted on them; there is no corpus for n-grams"
+    assert fitted == {set_: {"choice-only"} for set_ in ("xcopa.en", "xcopa.it", "xcopa.sw", "xnli.en", "xnli.sw")}, (
+        "COPA's test labels are kept back, so it is cross-validated; there is no corpus for n-grams"
     )
 
 
@@ -183,17 +184,17 @@ def test_english_without_labels_is_left_out_and_said_so(repositories: Path, tmp_
     assert {split for splits in split_by_set(asked).values() for split in splits} == {"validation"}
 
 
-def test_a_limit_keeps_the_first_items_of_what_is_scored(repositories: Path, tmp_path: Path) -> None:
+def test_a_limit_keeps_the_same_items_of_every_language(repositories: Path, tmp_path: Path) -> None:
     whole, _, _ = stage(tmp_path, params())
-    asked, metrics, _ = stage(tmp_path, params(limit=4))
-    numbers = {(item.task, item.language): 0 for item in whole}
-    kept = []
-    for item in whole:
-        first = item.task == "xcopa-corrected" or numbers[item.task, item.language] < 4
-        numbers[item.task, item.language] += 1
-        kept += [item] if first and item.id != "xcopa.sw.test.0004" else []
-    assert asked == kept
-    assert (metrics["xcopa.sw.test.items"], metrics["xcopa.sw.test.released"]) == (4, N)
+    asked, metrics, _ = stage(tmp_path, params(limit=10))
+    assert asked == [item for item in whole if item in asked], "in the order of the file"
+    numbers: dict[str, set[str]] = {}
+    for item in asked:
+        numbers.setdefault(f"{item.task}.{item.language}", set()).add(item.id.rpartition(".")[2])
+    assert len(numbers["xcopa.sw"]) == 10
+    assert numbers["xcopa.sw"] == numbers["xcopa.it"]
+    assert numbers["xnli.en"] == numbers["xnli.sw"]
+    assert (metrics["xcopa.sw.test.items"], metrics["xcopa.sw.test.released"]) == (10, N)
     assert metrics["xcopa.sw.test.questions_differ"] == 2, "the audit reads the whole split"
     assert metrics["xcopa.sw.validation.items"] == N, "what the baseline is fitted on is whole"
 
@@ -207,6 +208,19 @@ def test_the_same_bytes_twice(repositories: Path, tmp_path: Path) -> None:
 
 
 # Comparing two lists.
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60), st.integers(10, 40), st.integers(0, 5))
+def test_a_limit_takes_whole_premises(premises: list[int], most: int, seed: int) -> None:
+    texts = [{"premise": f"P{premise}.", "hypothesis": f"H{idx}."} for idx, premise in enumerate(premises)]
+    items_by_idx = {idx: Source(f"i{idx}", "xnli", "en", "test", 0, text) for idx, text in enumerate(texts)}
+    chosen = released.whole_premises(items_by_idx, Limit(items=most, seed=seed))
+    assert len(chosen) <= most
+    inside = {premises[idx] for idx in chosen}
+    assert chosen == {idx for idx, premise in enumerate(premises) if premise in inside}
+    assert chosen == released.whole_premises(items_by_idx, Limit(items=most, seed=seed))
+    if len(premises) <= most:
+        assert chosen == {*items_by_idx}
 
 
 def group(questions: list[str], labels: list[int]) -> released.Group:
@@ -362,7 +376,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     profile = PUBLISHED.model_copy(update={"model": SMOKE.active.model})
     hub = SMOKE.model_copy(update={"profiles": {SMOKE.model: profile}})
     chosen = PUBLISHED.benchmarks
-    assert isinstance(chosen, parameters.HubBenchmarks)
+    assert isinstance(chosen, HubBenchmarks)
     sets = [f"xcopa.{language}" for language in ("en", *chosen.xcopa.languages)]
     sets += [f"xnli.{language}" for language in chosen.xnli.languages]
     monkeypatch.setattr(synthetic, "SETS", tuple(sets))
@@ -434,9 +448,9 @@ def test_what_is_left_out_or_cut_is_a_note(made: dict[str, Any]) -> None:
     write_json(made["metrics"] / "benchmarks.json", counts)
     for path in score_files(made):
         filtered(path, lambda rows: rows["set"] != "xcopa.en")
-    hub = made["params"].active.benchmarks.model_copy(update={"limit": 20})
+    hub = made["params"].active.benchmarks.model_copy(update={"limit": Limit(items=20, seed=0)})
     profile = made["params"].active.model_copy(update={"benchmarks": hub})
     made["params"] = made["params"].model_copy(update={"profiles": {SMOKE.model: profile}})
     for name, table in compute(made, "accuracy_by_rank", "changes", "items", "baselines", "classes").items():
         assert "XCOPA, English (COPA): not scored, the labels of its test split are not released" in table.notes, name
-        assert any("Only the first 20 items of each language are scored" in note for note in table.notes), name
+        assert any("At most 20 items of each set are scored" in note for note in table.notes), name

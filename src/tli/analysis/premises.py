@@ -27,7 +27,7 @@ def premise(item: Item) -> str:
     Raises:
         ValueError: the item does not have that form.
     """
-    if item.task.removesuffix(CORRECTED) == "xcopa":
+    if item.task != "xnli":
         for connector in CONNECTORS[item.language]:
             if item.context.endswith(f" {connector}"):
                 return item.context.removesuffix(f" {connector}")

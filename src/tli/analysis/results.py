@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,11 @@ def read_results(build: Path, metrics: Path, published: Path, params: Params) ->
                     raise UserError(f"{path}: no rows of rank {rank}, which sweep.ranks lists; run `dvc repro`")
                 rows = read_rows(path)
                 check_unique(path, rows)
-                _check_runs(path, rows, rank, stage, params)
+                if rank is not None and stage != "score":
+                    _check_runs(path, rows, rank, params)
                 parts.append(rows.assign(model=params.model, base=base, stage=stage)[list(COLUMNS)])
     frame = pd.concat(parts, ignore_index=True)
+    _check_scores(frame, build, params)
     flat_metrics = {stage: flat(read_json(metrics / f"{stage}.json", "metrics of a stage")) for stage in METRICS}
     scored = params.active.benchmarks.source != "none"
     premises = read_premises(build / "benchmarks" / "items.jsonl") if scored else {}
@@ -120,10 +123,20 @@ def check_unique(path: Path, rows: pd.DataFrame) -> None:
         raise UserError(f"{path}: expected one row for {first}, got two; remove the file and run `dvc repro`")
 
 
-def _check_runs(path: Path, rows: pd.DataFrame, rank: int | None, stage: str, params: Params) -> None:
-    """Every seed of a rank has rows; without benchmarks nothing is scored."""
-    if rank is None or (stage == "score" and params.active.benchmarks.source == "none"):
-        return
+def _check_scores(frame: pd.DataFrame, build: Path, params: Params) -> None:
+    """Every set that the base is scored on has rows of each run of the sweep that scores its language."""
+    scores = frame[(frame["stage"] == "score") & (frame["measure"] == "correct")]
+    measured = set(zip(scores["run"], scores["set"], strict=True))
+    for set_ in scores.loc[scores["run"] == "base", "set"].unique():
+        language = set_.rpartition(".")[2]
+        for rank, seed in product(params.sweep.ranks, params.sweep.seeds):
+            if params.sweep_scores(language, rank, seed) and (run_name(rank, seed), set_) not in measured:
+                path = build / "sweep" / "rows" / f"r{rank}" / "score.tsv"
+                raise UserError(f"{path}: no rows of {run_name(rank, seed)} for {set_}; run `dvc repro`")
+
+
+def _check_runs(path: Path, rows: pd.DataFrame, rank: int, params: Params) -> None:
+    """Every seed of a rank has rows."""
     runs = set(rows["run"])
     for seed in params.sweep.seeds:
         if run_name(rank, seed) not in runs:

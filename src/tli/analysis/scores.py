@@ -7,14 +7,17 @@ from typing import NamedTuple
 
 from tli.analysis.results import Measured, Results, Rows
 from tli.analysis.table import Cell, Column
+from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.stats import mcnemar, proportions
 from tli.stats.descriptive import mean
 
 SCORING = "summed log-likelihood of each choice under NF4; no layer, no pooling"
-TASKS = {"xcopa": "XCOPA", "xnli": "XNLI"}
-CLASSES = {"xcopa": ("first choice", "second choice"), "xnli": ("entailment", "neutral", "contradiction")}
+TASKS = {"xcopa": "XCOPA", prompts.COPA_TEST: "COPA", "xnli": "XNLI"}
+_CHOICES = ("first choice", "second choice")
+CLASSES = {"xcopa": _CHOICES, prompts.COPA_TEST: _CHOICES, "xnli": ("entailment", "neutral", "contradiction")}
+STYLES = {"xcopa": "COPA-style", "xnli": "NLI-style"}  # items that were written for this artifact
 LANGUAGES = {
     "ar": "Arabic",
     "bg": "Bulgarian",
@@ -43,9 +46,23 @@ SET_COLUMNS = (Column("set", "set", id=True), Column("task", "task"), Column("la
 
 
 def item_name(task: str, params: Params) -> str:
-    """The name of a task's items. The micro-world's items have a benchmark's form and never its bare name."""
+    """The name of a task's items. Items that are not a benchmark's never have its bare name."""
     name = TASKS.get(task, task)
+    if written_here(params):
+        return STYLES.get(task, task)
     return f"{name}-form" if params.active.benchmarks.source == "microworld" else name
+
+
+def released_items(params: Params) -> bool:
+    """Whether the items are those of the released benchmarks."""
+    benchmarks = params.active.benchmarks
+    return benchmarks.source == "hub" or (isinstance(benchmarks, FileBenchmarks) and benchmarks.items_of == "released")
+
+
+def written_here(params: Params) -> bool:
+    """Whether the items are sentences that were written for this artifact."""
+    benchmarks = params.active.benchmarks
+    return isinstance(benchmarks, FileBenchmarks) and benchmarks.items_of == "project"
 
 
 def said_of_items(params: Params) -> str:
@@ -53,16 +70,24 @@ def said_of_items(params: Params) -> str:
     benchmarks = params.active.benchmarks
     if benchmarks.source == "microworld":
         return "The items are the micro-world's, in XCOPA's and XNLI's form: they are not XCOPA and XNLI scores."
-    if benchmarks.source == "hub" and benchmarks.limit is not None:
-        return f"Only the first {benchmarks.limit} items of each language are scored: these are not full scores."
+    if written_here(params):
+        return (
+            "The items were written for this artifact, in COPA's and NLI's form: they are not XCOPA and XNLI scores. "
+            "The Swahili ones were translated and reviewed twice, not by a native speaker."
+        )
+    if isinstance(benchmarks, HubBenchmarks | FileBenchmarks) and benchmarks.limit is not None:
+        return (
+            f"At most {benchmarks.limit.items} items of each set are scored, whole premises drawn with seed "
+            f"{benchmarks.limit.seed}: larger sets have no full scores."
+        )
     return ""
 
 
 def language_name(set_: str, params: Params) -> str:
-    """The language of a set in words. XCOPA has no English: there it is COPA's, a different list of items."""
+    """The language of a set in words. XCOPA has no English: there it is COPA's."""
     task, _, language = set_.partition(".")
     name = LANGUAGES.get(language, language)
-    is_copa = params.active.benchmarks.source == "hub" and (task, language) == ("xcopa", "en")
+    is_copa = (task, language) == ("xcopa", "en") and released_items(params)
     return f"{name} (COPA)" if is_copa else name
 
 

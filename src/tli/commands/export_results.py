@@ -14,8 +14,11 @@ from typing import Any
 
 from tli.analysis.results import Measured, Rows
 from tli.analysis.row_file import read_files
-from tli.analysis.scores import CORRECTED, Shown, each, shown
-from tli.config.parameters import HubBenchmarks, HubModel, HubRepo, Params
+from tli.analysis.scores import CORRECTED, TASKS, Shown, each, released_items, shown, written_here
+from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
+from tli.config.parameters import HubModel, Params
+from tli.config.section import HubRepo
+from tli.data.benchmarks.prompts import COPA_TEST
 from tli.data.benchmarks.released import scored_split
 from tli.io.errors import UserError
 from tli.io.structured import read_json, write_json
@@ -28,6 +31,10 @@ def task_name(task: Shown, params: Params) -> str:
     language = task.set.partition(".")[2]
     if params.active.benchmarks.source == "microworld":
         return f"micro_world_{task.task}_form_{language}"
+    if written_here(params):
+        return f"natural_{task.task}_style_{language}"
+    if task.task == COPA_TEST:
+        return "copa_test"
     name = "copa" if (task.task, language) == ("xcopa", "en") else f"{task.task}_{language}"
     corrected = "_question_corrected" if CORRECTED in task.set else ""
     split = "" if task.split == scored_split(task.task, language, "default") else f"_{task.split}"
@@ -56,11 +63,11 @@ def results(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str,
     sections: dict[str, dict[str, Any]] = {"results": {}, "group_subtasks": {}}
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
-    for task in shown(rows, counts, params, "xcopa", "xnli"):
+    for task in shown(rows, counts, params, *TASKS):
         name = task_name(task, params)
         correct = [*each(rows, run, task.set, "correct").values()]
         released = counts.get(f"{task.task}.{task.set.partition('.')[2]}.{task.split}.released", len(correct))
-        version = VERSION if params.active.benchmarks.source == "hub" and CORRECTED not in task.set else None
+        version = VERSION if released_items(params) and CORRECTED not in task.set else None
         sections["results"][name] = {
             "name": name,
             "alias": name,
@@ -87,6 +94,16 @@ def _config(name: str, task: Shown, version: float | None, params: Params) -> di
         dataset = {"dataset_path": repo.repo, "dataset_name": "copa" if copa else language}
         if re.fullmatch(r"[0-9a-f]{40}", repo.revision):
             dataset["dataset_kwargs"] = {"revision": repo.revision}
+    elif isinstance(settings, FileBenchmarks):
+        files = [
+            file
+            for file in settings.files
+            if (file.task, file.language, file.split) == (task.task, language, task.split)
+        ]
+        dataset = {
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {task.split: files[0].path}, "sha256": files[0].sha256},
+        }
     return {
         "task": name,
         **dataset,
@@ -105,8 +122,8 @@ def _model(rows: Rows, run: str, params: Params) -> dict[str, Any]:
     name = model.repo if isinstance(model, HubModel) else model.title
     arguments: dict[str, str | int] = {"model": params.model, "run": run, "rank": int(first["rank"])}
     arguments |= {"scaling": str(first["variant"]), "seed": str(first["seed"])}
-    limit = settings.limit if isinstance(settings, HubBenchmarks) else None
-    return {"model": name, "model_args": arguments, "limit": limit}
+    limit = settings.limit if isinstance(settings, HubBenchmarks | FileBenchmarks) else None
+    return {"model": name, "model_args": arguments, "limit": limit and limit.items}
 
 
 def rows_of(run: str, build: Path) -> Path:

@@ -17,7 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.config.parameters import HubBenchmarks, HubModel, MicroworldBenchmarks, MicroworldModel, PackagedModel, Params
+from tli.config.benchmarks import FileBenchmarks, HubBenchmarks, MicroworldBenchmarks
+from tli.config.parameters import HubModel, MicroworldModel, PackagedModel, Params
+from tli.data.benchmarks.prompts import COPA_TEST
 from tli.data.words import lexicon
 from tli.io.structured import read_json
 
@@ -96,8 +98,8 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     forward = 2 * size.block * size.blocks * forms * ALONE
     cut = 2 * size.block * params.adapted_blocks
     training = 2 * cut * 2 * trained * train.epochs * PADDED
-    scored = sum(_scored(params))
-    scoring = 2 * (size.block * size.blocks + size.head) * scored
+    scored = _scored(params)
+    scoring, swept_scoring = (2 * (size.block * size.blocks + size.head) * n for n in (scored, _swept(params)))
     adapter = sum(sum(params.widths(target)) for target in params.lora.targets) * FULL
     loaded = IMPORTS + size.packed
     words = min(model.vocab_size, ROWS * forms) * model.hidden_size * HALF  # the embeddings that the words need
@@ -126,12 +128,12 @@ def costs(params: Params, trained: int, control: int) -> Iterator[Cost]:
     )
     yield Cost("score", memory=loaded if scored else 0, flop=scoring)
     # tokens of each control word with each candidate
-    translated = control * control * 2 * ALONE * (1 + params.translate.shots) if scored else 0
-    yield Cost("translate", memory=loaded if scored else 0, flop=2 * 2 * size.block * size.blocks * translated)
+    translated = control * control * 2 * ALONE * (1 + params.translate.shots) if params.translates else 0
+    yield Cost("translate", memory=loaded if translated else 0, flop=2 * 2 * size.block * size.blocks * translated)
     yield Cost("tsne", memory=loaded, flop=2 * forward * params.tsne.pairs / (trained + control))
     swept = adapter * sum(params.sweep.ranks) * len(params.sweep.seeds) * params.adapted_blocks
     yield Cost("sweep-train", disk=swept, memory=loaded_cut, flop=runs * training)
-    yield Cost("sweep-score", memory=loaded, flop=runs * (forward + scoring))
+    yield Cost("sweep-score", memory=loaded, flop=runs * forward + swept_scoring)
     keys = [params.of_key(key) for key in params.keys]
     runs_of_key = [len(key.sweep.ranks) * len(key.sweep.seeds) for key in keys]
     trained_blocks = sum(n * 2 * size.block * key.adapted_blocks for n, key in zip(runs_of_key, keys, strict=True))
@@ -156,30 +158,55 @@ def _base(params: Params, size: Sizes) -> Cost:
     return Cost("base", fetch=weights + SPARE + TOKENIZER, disk=weights + TOKENIZER, memory=IMPORTS)
 
 
-def _items(params: Params) -> Iterator[tuple[str, int]]:
-    """Yields (task, number of scored items) for each task and language."""
+def _items(params: Params) -> Iterator[tuple[str, str, int]]:
+    """Yields (task, language, number of scored items)."""
     settings = params.active.benchmarks
     if isinstance(settings, MicroworldBenchmarks):
-        yield from ((task, settings.items.test) for task in BENCHMARKS for _ in ("english", "swahili"))
-    elif isinstance(settings, HubBenchmarks):  # English COPA counts as a language of XCOPA
-        languages = {"xcopa": len(settings.xcopa.languages) + 1, "xnli": len(settings.xnli.languages)}
-        for task, count in languages.items():
-            items = BENCHMARKS[task][2]
-            yield from ((task, min(items, settings.limit or items)) for _ in range(count))
+        yield from ((task, language, settings.items.test) for task in BENCHMARKS for language in ("en", "sw"))
+    elif isinstance(settings, HubBenchmarks | FileBenchmarks):
+        for task, language, path in _sets(settings):
+            items = len(path.read_bytes().splitlines()) if path and path.is_file() else BENCHMARKS[task][2]
+            yield task, language, min(items, settings.limit.items) if settings.limit else items
 
 
-def _scored(params: Params) -> Iterator[int]:
-    """Yields the tokens that a model reads to score each task and language."""
-    for task, items in _items(params):
-        options, tokens, _, _ = BENCHMARKS[task]
-        yield items * options * tokens
+def _sets(settings: HubBenchmarks | FileBenchmarks) -> Iterator[tuple[str, str, Path | None]]:
+    """Yields (task, language, local file) of each scored set. English COPA counts as a language of XCOPA."""
+    if isinstance(settings, FileBenchmarks):
+        for file in settings.files:
+            if file.use == "score":
+                yield file.task.replace(COPA_TEST, "xcopa"), file.language, Path(settings.folder) / file.path
+    else:
+        for task, languages in {"xcopa": ("en", *settings.xcopa.languages), "xnli": settings.xnli.languages}.items():
+            yield from ((task, language, None) for language in languages)
+
+
+def _tokens(task: str, items: int) -> int:
+    """The tokens that a model reads to score so many items of a task."""
+    options, tokens, _, _ = BENCHMARKS[task]
+    return items * options * tokens
+
+
+def _scored(params: Params) -> int:
+    """The tokens that a model reads to score every set."""
+    return sum(_tokens(task, items) for task, _, items in _items(params))
+
+
+def _swept(params: Params) -> int:
+    """The tokens of all runs of the sweep."""
+    return sum(
+        _tokens(task, items)
+        for task, language, items in _items(params)
+        for rank in params.sweep.ranks
+        for seed in params.sweep.seeds
+        if params.sweep_scores(language, rank, seed)
+    )
 
 
 def _released(params: Params) -> float:
     """Bytes of the released items in both splits. `limit` reduces what is scored, not what is fetched."""
     if not isinstance(params.active.benchmarks, HubBenchmarks):
         return 0
-    return sum(ITEM * sum(BENCHMARKS[task][2:]) for task, _ in _items(params))
+    return sum(ITEM * sum(BENCHMARKS[task][2:]) for task, _, _ in _items(params))
 
 
 def minutes(results: Path) -> dict[str, float]:

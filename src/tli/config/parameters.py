@@ -8,37 +8,29 @@ a bad value fails before DVC removes any output.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from tli.config.benchmarks import Benchmarks, FileBenchmarks, HubBenchmarks
+from tli.config.section import (
+    Count,
+    Dtype,
+    HubRepo,
+    Names,
+    Positive,
+    Ranks,
+    Section,
+    Seed,
+    Seeds,
+    Sha256,
+)
 from tli.io.errors import UserError
 from tli.io.structured import brief, parse_yaml, read_yaml
 
 STUDIED = "microworld"  # the model whose further bases the study runs
-Dtype = Literal["float32", "float16", "bfloat16"]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Section(BaseModel):
-    """A section of params.yaml: every key is declared, has a type, and is read-only once loaded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Shares(Section):
-    """A section whose values are shares that sum to 1."""
-
-    @model_validator(mode="after")
-    def _sums(self) -> Self:
-        total = sum(value for _, value in self)
-        if abs(total - 1) > 1e-9:
-            raise ValueError(f"shares that sum to 1, got the sum {total:g}")
-        return self
 
 
 class Pairs(Section):
@@ -57,7 +49,7 @@ class Listed(Section):
     """A file of the author's repository: its path there and its SHA-256."""
 
     path: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
 
 
 class Blob(Section):
@@ -143,10 +135,14 @@ class Measure(Section):
 
 
 class Translate(Section):
-    """The translation prompt: the number of trained pairs in it as examples, and the seed that chooses them."""
+    """The translation prompt: the number of trained pairs in it as examples, and the seed that chooses them.
+
+    `skip`: models that are not measured.
+    """
 
     shots: Count
     seed: Seed
+    skip: Names
 
 
 class Tsne(Section):
@@ -171,17 +167,6 @@ class Sink(Section):
 
     layer: Annotated[int, Field(ge=2)]
     ratio: Annotated[float, Field(gt=1)]
-
-
-def _unique(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) != len(values):
-        raise ValueError("each value once")
-    return values
-
-
-Ranks = Annotated[tuple[Count, ...], Field(min_length=1, strict=False), AfterValidator(_unique)]
-Seeds = Annotated[tuple[Seed, ...], Field(strict=False), AfterValidator(_unique)]
-Names = Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_unique)]
 
 
 class Sweep(Section):
@@ -260,7 +245,7 @@ class Margins(Section):
     retrieval: Positive
 
 
-OUTCOMES = ("cosine", "excess", "p1", "xcopa", "xnli")
+OUTCOMES = ("cosine", "excess", "p1", "xcopa", "copa_test", "xnli")
 
 
 class Stats(Section):
@@ -274,7 +259,9 @@ class Stats(Section):
     power: Annotated[float, Field(ge=0.5, lt=1)]
     bootstrap: Bootstrap
     margins: Margins
-    families: dict[str, Annotated[tuple[Literal["cosine", "excess", "p1", "xcopa", "xnli"], ...], Field(strict=False)]]
+    families: dict[
+        str, Annotated[tuple[Literal["cosine", "excess", "p1", "xcopa", "copa_test", "xnli"], ...], Field(strict=False)]
+    ]
 
     @field_validator("families")
     @classmethod
@@ -382,25 +369,13 @@ class PackagedModel(Shape):
 
     source: Literal["package"]
     file: str
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     name: str
     licence: str
 
     @property
     def title(self) -> str:
         return f"{self.name}, out of {self.file.rpartition('/')[2]}"
-
-
-Name = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
-# The revision of a repository. `first`: the commit of `main` at the first fetch, and then the one in the manifest.
-Revision = Annotated[str, Field(min_length=1)]
-
-
-class HubRepo(Section):
-    """A repository of the Hugging Face hub at a pinned revision: 40 hex digits, or `first` (data/hub/fetch.py)."""
-
-    repo: Name
-    revision: Revision
 
 
 class HubModel(Shape, HubRepo):
@@ -432,70 +407,6 @@ class HubModel(Shape, HubRepo):
         return f"{self.repo}@{self.revision}"
 
 
-class Mix(Shares):
-    """Shares of the corpus documents by kind; they sum to 1."""
-
-    dictionary: Share
-    parallel: Share
-    switched: Share
-    causal: Share
-    entailment: Share
-
-
-class Languages(Shares):
-    """Shares of the causal and entailment statements by language, or switching between both; they sum to 1."""
-
-    english: Share
-    switched: Share
-    swahili: Share
-
-
-class Items(Section):
-    """The number of items per task and language in each split. The bounds keep the items distinct."""
-
-    test: Annotated[int, Field(ge=6, le=800)]
-    dev: Annotated[int, Field(ge=6, le=400)]
-
-
-class MicroworldBenchmarks(Section):
-    """The micro-world: a generated corpus and benchmark items.
-
-    `documents`: the size of the corpus. `held_out`: the share of combinations that only the items use. `rivals`: the
-    share of XCOPA items whose wrong choice is the rival of the right one (data/microworld/world.py).
-    """
-
-    source: Literal["microworld"]
-    seed: Seed
-    documents: Count
-    held_out: Annotated[float, Field(gt=0, lt=1)]
-    rivals: Share
-    mix: Mix
-    languages: Languages
-    items: Items
-
-
-class HubTask(HubRepo):
-    """A benchmark's repository and the languages to score."""
-
-    languages: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
-
-
-class HubBenchmarks(Section):
-    """XCOPA, English COPA and XNLI as released. `limit`: the number of items per task and language; null means all."""
-
-    source: Literal["hub"]
-    xcopa: HubTask
-    copa: HubRepo
-    xnli: HubTask
-    limit: Annotated[int, Field(ge=10)] | None
-
-
-class NoBenchmarks(Section):
-    """No benchmarks: nothing is scored, and tables of scores are left out."""
-
-    source: Literal["none"]
-
-
 class Score(Section):
     """The split to score: `default` is the harness's own for each task, and `test` for the micro-world."""
 
@@ -523,7 +434,7 @@ class Profile(Section):
     """The settings of one model: its shape and source, its benchmarks, and its computation."""
 
     model: Annotated[PackagedModel | MicroworldModel | HubModel, Field(discriminator="source")]
-    benchmarks: Annotated[MicroworldBenchmarks | HubBenchmarks | NoBenchmarks, Field(discriminator="source")]
+    benchmarks: Annotated[Benchmarks, Field(discriminator="source")]
     compute: Compute
 
     @model_validator(mode="after")
@@ -598,6 +509,20 @@ class Params(Section):
     def highest_rank(self) -> int:
         """The smallest width of the target projections: a higher rank adds parameters but no rank."""
         return min(min(self.widths(target)) for target in self.lora.targets)
+
+    @property
+    def translates(self) -> bool:
+        """Whether the stage `translate` measures this process's model."""
+        return self.active.benchmarks.source != "none" and self.model not in self.translate.skip
+
+    def sweep_scores(self, language: str, rank: int, seed: int) -> bool:
+        """Whether the sweep scores the items of a language with the adapter of this rank and seed."""
+        benchmarks = self.active.benchmarks
+        swept = benchmarks.sweep if isinstance(benchmarks, HubBenchmarks | FileBenchmarks) else None
+        if swept is None:
+            return benchmarks.source != "none"
+        at_rank = language in swept.languages or rank in swept.others
+        return at_rank and seed in self.sweep.seeds[: swept.seeds]
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -737,14 +662,15 @@ def _validated(raw: Any, where: str) -> Params:
     return params
 
 
-KINDS = ("package", "versioned", "pretrain", "hub", "microworld", "none")
+UNIONS = ("model", "benchmarks")
 
 
 def _first(error: ValidationError) -> str:
     """The first of pydantic's errors as one line."""
     finding = error.errors(include_url=False)[0]
-    # for a union pydantic adds the name of the chosen member, which is no key of the file
-    key = ".".join(str(part) for part in finding["loc"] if part not in KINDS) or "the whole file"
+    # for the unions `model` and `benchmarks` pydantic adds the name of the chosen member, which is no key of the file
+    loc = ("", *map(str, finding["loc"]))
+    key = ".".join(part for before, part in pairwise(loc) if before not in UNIONS) or "the whole file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if finding["type"] == "extra_forbidden":
         return f"{key}: unknown key, got {brief(finding['input'])}; remove it or correct its spelling{more}"
@@ -768,6 +694,11 @@ def _check_together(params: Params, path: str) -> None:
         raise UserError(
             f"{path}: {key}: expected a value within the first {params.active.model.held} of {blocks} blocks, which "
             f"are all that {params.model} has (model.span), got {got}; set another, or model.span null"
+        )
+    if isinstance(params.active.benchmarks, FileBenchmarks) and params.score.split != "default":
+        raise UserError(
+            f"{path}: score.split: expected default with benchmarks.source files (each file of {params.model} says "
+            f"what it is used for), got {params.score.split}; set default"
         )
     for key, ranks in (("lora.rank", (params.lora.rank,)), ("sweep.ranks", params.sweep.ranks)):
         _check_ranks(params, f"{path}: {key}", ranks)

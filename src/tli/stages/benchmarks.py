@@ -1,14 +1,15 @@
 """Stage `benchmarks`: builds the benchmark items, renders their prompts, audits them and scores two baselines.
 
-Items come from the micro-world, or from the released XCOPA, COPA and XNLI. The prompts are those of
-lm-evaluation-harness 0.4.13. The baselines use no language model:
+Items come from the micro-world, from local files (written for this artifact, or released), or from the hub. The prompts
+are those of lm-evaluation-harness 0.4.13. The baselines use no language model:
 
-    choice-only: logistic regression on words and word pairs, without the premise, fitted on the other split
+    choice-only: logistic regression on words and word pairs, without the premise, fitted on the other split or, where
+                 there is none, cross-validated over premises
     ngram:       argmax over choices of log p(choice | context) under word trigrams of the micro-world's corpus
 
 Details of both: data/benchmarks/baselines.py.
 
-Inputs: the micro-world's folder or the hub, params.yaml.
+Inputs: the micro-world's folder, local files or the hub, params.yaml.
 Outputs: items.jsonl (the items to score); baselines.tsv, rows of the runs `choice-only` and `ngram` (sets
 task.language, no view, measures label, pred, correct); benchmarks.json (audit, facts about the releases, accuracies).
 
@@ -22,9 +23,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tli.config.parameters import HubBenchmarks, NoBenchmarks, Params
-from tli.data.benchmarks import released
-from tli.data.benchmarks.baselines import Question, Trigrams, choice_only
+from tli.config.benchmarks import FileBenchmarks, HubBenchmarks, Limit, MicroworldBenchmarks, NoBenchmarks
+from tli.config.parameters import Params
+from tli.data.benchmarks import files, released
+from tli.data.benchmarks.baselines import Question, Trigrams, choice_only, cross_validated
 from tli.data.benchmarks.items import read_sources, write_items
 from tli.data.benchmarks.prompts import Item, Source, render
 from tli.io.errors import UserError
@@ -32,6 +34,7 @@ from tli.io.files import atomic_dir, read_text
 from tli.io.rows import Row, write_rows
 from tli.io.structured import write_json
 
+QUOTES = frozenset('"“”„«»「')  # a long text without any may have lost them when it was re-exported
 WORLD_SPLIT = {"default": "test", "validation": "dev", "test": "test"}
 
 
@@ -53,7 +56,7 @@ class BenchmarkItems(NamedTuple):
 def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
     """Writes `out`/items.jsonl, `out`/baselines.tsv and `metrics` (JSON); without items if there are no benchmarks.
 
-    `world` is the micro-world's folder; it is not used if the profile fetches its benchmarks.
+    `world` is the micro-world's folder; it is not used if the items come from files or the hub.
 
     Raises:
         UserError: a file is not as expected, or the choice-only baseline cannot be fitted.
@@ -64,16 +67,22 @@ def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
             write_items(folder / "items.jsonl", [])
             write_rows(folder / "baselines.tsv", [])
         return write_json(metrics, {})
-    fetched = isinstance(settings, HubBenchmarks)
+    made_here = isinstance(settings, MicroworldBenchmarks)
     if isinstance(settings, HubBenchmarks):
         collected = from_hub(settings, Path(params.fetch.manifest), split)
+    elif isinstance(settings, FileBenchmarks):
+        collected = from_files(settings)
     else:
         collected = from_world(read_sources(world / "items.jsonl"), split)
-    items_by_task = {key: [render(source, fetched) for source in sources] for key, sources in collected.scored.items()}
-    fitted_items = {key: [render(source, fetched) for source in sources] for key, sources in collected.fitted.items()}
+    items_by_task = {
+        key: [render(source, not made_here) for source in sources] for key, sources in collected.scored.items()
+    }
+    fitted_items = {
+        key: [render(source, not made_here) for source in sources] for key, sources in collected.fitted.items()
+    }
     scored_items = [item for group in items_by_task.values() for item in group]
     rows = _rows("choice-only", scored_items, choice_only_predictions(collected.scored, collected.fitted))
-    if not fetched:
+    if made_here:
         model = Trigrams.fit(read_text(world / "corpus.txt").splitlines())
         rows += _rows("ngram", scored_items, ngram_predictions(scored_items, model))
     sources = [source for half in (collected.fitted, collected.scored) for group in half.values() for source in group]
@@ -93,26 +102,56 @@ def from_world(sources: Sequence[Source], split: str) -> BenchmarkItems:
 
 
 def from_hub(settings: HubBenchmarks, manifest: Path, chosen_split: str) -> BenchmarkItems:
-    """The released benchmarks' items, the first `limit` of each scored split; English COPA counts as XCOPA's `en`.
-
-    Items without a published label cannot be scored; they are left out and counted.
-    """
+    """The items of the hub; of each task and language the split `chosen_split`. English COPA counts as XCOPA's `en`."""
     groups = released.read(settings, manifest)
+    splits = {(task, language): released.scored_split(task, language, chosen_split) for task, language, _ in groups}
+    return from_released(groups, splits, settings.limit)
+
+
+def from_files(settings: FileBenchmarks) -> BenchmarkItems:
+    """The items of local files, with where each file is published; what is scored says `use`."""
+    groups = files.read(settings)
+    splits: dict[tuple[str, str], str] = {
+        (file.task, file.language): file.split for file in settings.files if file.use == "score"
+    }
+    collected = from_released(groups, splits, settings.limit)
+    facts = collected.facts
+    for file in settings.files:
+        key = f"{file.task}.{file.language}.{file.split}"
+        facts |= {f"{key}.origin": file.origin, f"{key}.commit": file.commit or "-", f"{key}.sha256": file.sha256[:12]}
+    return collected
+
+
+def from_released(
+    groups: released.Groups, splits: Mapping[tuple[str, str], str], limit: Limit | None
+) -> BenchmarkItems:
+    """The items of released benchmarks, at most `limit` of each scored split, and what is known of them.
+
+    Items without a published label cannot be scored; they are left out and counted. XCOPA's `question` is compared with
+    that of the English items of the same split.
+
+    Args:
+        groups: the items by task, language and split.
+        splits: the split to score, by task and language.
+    """
+    english = {split: group for (task, language, split), group in groups.items() if language == "en" and task != "xnli"}
     facts: dict[str, int | str] = {}
     corrected: list[Item] = []
     sources: list[Source] = []
-    splits = {(task, language): released.scored_split(task, language, chosen_split) for task, language, _ in groups}
+    chosen: dict[str, set[int]] = {}
     for (task, language, split), group in groups.items():
-        key, is_scored = f"{task}.{language}.{split}", splits[task, language] == split
+        key, is_scored = f"{task}.{language}.{split}", splits.get((task, language)) == split
         labelled = {idx: source for idx, source in group.items() if source.label != released.HIDDEN}
         facts |= {f"{key}.released": len(group), f"{key}.hidden_labels": len(group) - len(labelled)}
+        facts[f"{key}.with_quotes"] = sum(bool(QUOTES & {*"".join(s.texts.values())}) for s in group.values())
         if is_scored and not labelled:
             facts[f"{task}.{language}.left_out"] = f"the labels of its {split} split are not released"
-        if is_scored:
-            labelled = dict([*labelled.items()][: settings.limit])
+        if is_scored and limit is not None:
+            members = chosen.setdefault(f"{task}.{split}", released.whole_premises(labelled, limit))
+            labelled = {idx: source for idx, source in labelled.items() if idx in members}
         sources += labelled.values()
-        if task == "xcopa" and language != "en":
-            comparison = released.compare(group, groups["xcopa", "en", split])
+        if task == "xcopa" and language != "en" and split in english:
+            comparison = released.compare(group, english[split])
             facts |= {f"{key}.questions_compared": comparison.compared, f"{key}.compared_by": comparison.basis}
             facts[f"{key}.questions_differ"] = len(comparison.differing)
             corrected += released.corrections(labelled, comparison) if is_scored else []
@@ -127,7 +166,7 @@ def _halves(
     halves: tuple[dict[tuple[str, str], list[Source]], ...] = ({}, {})
     for source in sources:
         key = (source.task, source.language)
-        halves[source.split != splits[key]].setdefault(key, []).append(source)
+        halves[source.split != splits.get(key)].setdefault(key, []).append(source)
     return halves[0], halves[1]
 
 
@@ -141,6 +180,7 @@ def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int | s
 
     - equal_options: items with two choices of the same text.
     - no_final_mark: XCOPA premises that end in a letter or digit; the prompt drops their last character.
+    - right_choice_longer, right_choice_shorter: XCOPA items by the number of characters of their choices.
     - duplicate_prompts: items with the same context and choices as an earlier item of the split.
     - seen_in_dev (for a released benchmark seen_in_validation): test items with the same context and choices there.
     """
@@ -152,8 +192,12 @@ def audit(sources: Sequence[Source], items: Sequence[Item]) -> dict[str, int | s
         counts[f"{key}.items"] += 1
         counts[f"{key}.label.{item.label}"] += 1
         counts[f"{key}.equal_options"] += len(set(item.options)) < len(item.options)
-        if item.task == "xcopa":
+        if item.task != "xnli":
             counts[f"{key}.no_final_mark"] += source.texts["premise"].strip()[-1].isalnum()
+            lengths = [len(choice) for choice in source.candidates]
+            right = lengths.pop(item.label)
+            counts[f"{key}.right_choice_longer"] += right > lengths[0]
+            counts[f"{key}.right_choice_shorter"] += right < lengths[0]
         prompt = (item.context, item.options)
         counts[f"{key}.duplicate_prompts"] += prompt in prompts_of_split.setdefault(key, set())
         prompts_of_split[key].add(prompt)
@@ -172,15 +216,18 @@ def choice_only_predictions(
 ) -> dict[str, int]:
     """Id of each scored item -> the choice of `baselines.choice_only`, fitted on the other split of its language.
 
-    A language whose other split has no labels has no such baseline.
+    A language without another split is cross-validated over premises (`baselines.cross_validated`).
     """
     predictions: dict[str, int] = {}
     for (task, language), sources in scored.items():
-        if (task, language) not in fitted:
-            continue
-        parts = (fitted[task, language], sources)
+        others, questions = (
+            [Question(s.candidates, s.label) for s in part] for part in (fitted.get((task, language), []), sources)
+        )
         try:
-            picks = choice_only(*([Question(s.candidates, s.label) for s in part] for part in parts))
+            if others:
+                picks = choice_only(others, questions)
+            else:
+                picks = cross_validated(questions, [source.texts["premise"] for source in sources])
         except ValueError as error:
             raise UserError(f"{task}.{language}: {error}; the choice-only baseline is fitted on them") from None
         predictions.update(zip((source.id for source in sources), picks, strict=True))

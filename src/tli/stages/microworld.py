@@ -15,7 +15,7 @@ import json
 import random
 from pathlib import Path
 
-from tli.config.parameters import HubBenchmarks, MicroworldBenchmarks, NoBenchmarks
+from tli.config.benchmarks import Benchmarks, MicroworldBenchmarks, NoBenchmarks
 from tli.data.microworld.sampler import World
 from tli.data.microworld.vocabulary import read_vocabulary
 from tli.data.microworld.world import corpus, items, summary
@@ -29,7 +29,7 @@ def run(
     vocabulary_path: Path,
     out: Path,
     metrics: Path,
-    settings: MicroworldBenchmarks | HubBenchmarks | NoBenchmarks,
+    settings: Benchmarks,
 ) -> None:
     """Writes corpus.txt, items.jsonl and verbs.txt to `out`, and counts to `metrics` (JSON).
 
@@ -39,7 +39,7 @@ def run(
         UserError: a line of the vocabulary or of the word pairs is not valid.
     """
     if not isinstance(settings, MicroworldBenchmarks):
-        reason = "are fetched" if isinstance(settings, HubBenchmarks) else "are none"
+        reason = "are none" if isinstance(settings, NoBenchmarks) else "have another source"
         with atomic_dir(out) as folder:
             write_text(folder / "none.txt", f"The benchmarks of this profile {reason}; no micro-world is made.\n")
         write_json(metrics, {})

@@ -6,7 +6,8 @@ Inputs: word pairs, items.jsonl, the NF4 checkpoint, the adapters of `sweep-trai
 Outputs, one run per rank and seed (`r8-s3`):
 - similarity.tsv: sets trained, control and all; NF4 views (the named views; for a variant every view); measures of
   measure/pair_rows.py.
-- score.tsv: sets task.language, no view; measures loglik.N, label, pred, correct, margin.
+- score.tsv: sets task.language, no view; measures loglik.N, label, pred, correct, margin. Which languages are scored at
+  which rank and with which seeds says `benchmarks.sweep`.
 
 Rank 0 is the base model; its rows come from the stage base-rows. Used by: the tables `ranks`, `xcopa`, `xnli`,
 `changes`, `gap`, `calibration`, `class_changes`, `odds`, `equivalence` and `trends`; for variants by the full study's
@@ -16,7 +17,7 @@ tables.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
@@ -79,18 +80,24 @@ def _measure_adapters(
     model, tokenizer = checkpoint.load(folder), checkpoint.tokenizer(folder)
     for adapter in adapter_of_run.values():
         lora.check_adapter(adapter, model)  # check before measuring anything
-    prepared = scoring.prepare(items, tokenizer, compute.batch_size)
+
+    @cache
+    def prepared(*languages: str) -> scoring.PreparedItems:
+        chosen = [item for item in items if item.language in languages]
+        return scoring.prepare(chosen, tokenizer, compute.batch_size)
 
     def write(run_id: RunId, adapter: Path, run_folder: Path) -> None:
+        languages = dict.fromkeys(item.language for item in items)
+        scored = [lang for lang in languages if params.sweep_scores(lang, run_id.rank, int(run_id.seed))]
         adapted = lora.load(model, adapter)
         rows = pair_rows.measure(run_id, pairs, adapted, tokenizer, params, "nf4", every_layer=every_layer)
         write_rows(run_folder / pair_rows.FILE, rows)
-        write_rows(run_folder / scoring.FILE, scoring.measure(run_id, prepared, adapted))
+        write_rows(run_folder / scoring.FILE, scoring.measure(run_id, prepared(*scored), adapted))
         lora.unload(adapted)
 
     inputs = (pairs_path, items_path, quantized, *adapter_of_run.values())
     settings = {"runs": [*adapter_of_run], "measure": params.measure, "layer": params.train.layer, "compute": compute}
-    settings["every_layer"] = every_layer
+    settings |= {"every_layer": every_layer, "benchmarks": params.active.benchmarks}
     ranks = ",".join(dict.fromkeys(str(run_id.rank) for run_id in adapter_of_run))
     with resume.checkpoints(out, inputs, **settings) as finished:
         shown = progress.track(adapter_of_run.items(), f"sweep-score r={ranks}", len(adapter_of_run))

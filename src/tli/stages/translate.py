@@ -58,13 +58,13 @@ class PromptRequests(NamedTuple):
 def run(pairs_path: Path, quantized: Path, adapter: Path, out: Path, params: Params) -> None:
     """Writes the rows of the base and of the paper's adapter, without examples and with `translate.shots` examples.
 
-    There are no rows if the profile has no benchmarks; its model may have no head.
+    There are no rows if the profile has no benchmarks (its model may have no head) or `translate.skip` has the model.
 
     Raises:
         UserError: the checkpoint has no head, a prompt is too long, or there are too few example pairs.
     """
     folder = quantized / "nf4"
-    if params.active.benchmarks.source == "none":
+    if not params.translates:
         return write_rows(out, [])
     checkpoint.require_head(folder)
     tokenizer = checkpoint.tokenizer(folder)

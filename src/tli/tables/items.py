@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tli.analysis.results import Results
-from tli.analysis.scores import SET_COLUMNS, TASKS, item_name, language_name, not_scored, said_of_items
+from tli.analysis.scores import SET_COLUMNS, TASKS, item_name, language_name, not_scored, released_items, said_of_items
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
 
@@ -60,6 +60,6 @@ def notes(results: Results, params: Params) -> list[str]:
     )
     return [
         said_of_items(params),
-        compared if params.active.benchmarks.source == "hub" else "",
+        compared if released_items(params) else "",
         *not_scored(results.metrics["benchmarks"], params),
     ]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-LABELS = {"xcopa": 2, "xnli": 3}
+LABELS = {"xcopa": 2, "copa_test": 2, "xnli": 3}  # task -> number of choices
+COPA_TEST = "copa_test"  # English COPA's test split: items like XCOPA's, which lm-eval does not score
 CORRECTED = "-corrected"  # ends the task of an XCOPA item that is asked again with English COPA's `question`
 
 # Language -> the connectors of premise and choice, for the questions cause and effect. English is COPA.
@@ -47,8 +48,13 @@ ANSWERS = {
     "vi": ("đúng", "Vâng", "Vì vậy", "Không"),
     "zh": ("正确", "是的", "所以", "不是的"),
 }
-LANGUAGES: dict[str, Mapping[str, object]] = {"xcopa": CONNECTORS, "xnli": ANSWERS}
-TEXTS = {"xcopa": ("premise", "choice1", "choice2", "question"), "xnli": ("premise", "hypothesis")}
+LANGUAGES: dict[str, Mapping[str, object]] = {
+    "xcopa": CONNECTORS,
+    "copa_test": {"en": CONNECTORS["en"]},
+    "xnli": ANSWERS,
+}
+_XCOPA = ("premise", "choice1", "choice2", "question")
+TEXTS = {"xcopa": _XCOPA, "copa_test": _XCOPA, "xnli": ("premise", "hypothesis")}
 
 
 class Item(NamedTuple):
@@ -76,7 +82,7 @@ class Source(NamedTuple):
     @property
     def candidates(self) -> tuple[str, ...]:
         """The item without its premise: both choices, or the hypothesis."""
-        names = ("choice1", "choice2") if self.task == "xcopa" else ("hypothesis",)
+        names = ("hypothesis",) if self.task == "xnli" else ("choice1", "choice2")
         return tuple(self.texts[name] for name in names)
 
 
@@ -94,7 +100,7 @@ def render(source: Source, released: bool) -> Item:
             languages.
     """
     texts = source.texts
-    if source.task == "xcopa":
+    if source.task != "xnli":
         connector = CONNECTORS[source.language][QUESTIONS.index(texts["question"])]
         context = f"{texts['premise'].strip()[:-1]} {connector}"
         space = "  " if released and source.language == "en" else " "

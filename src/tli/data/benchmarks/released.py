@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.config.parameters import HubBenchmarks, HubRepo
+from tli.config.benchmarks import HubBenchmarks, Limit
+from tli.config.section import HubRepo
 from tli.data.benchmarks.prompts import LABELS, LANGUAGES, QUESTIONS, TEXTS, Item, Source, corrected
 from tli.data.hub import fetch
 from tli.io.errors import UserError
@@ -160,6 +162,24 @@ def compare(translated: Group, english: Group) -> Compared:
     questions = {idx: english[idx].texts["question"] for idx in aligned}
     differing = {idx: text for idx, text in questions.items() if text != translated[idx].texts["question"]}
     return Compared(basis, len(aligned), differing)
+
+
+def whole_premises(group: Group, limit: Limit) -> set[int]:
+    """The idx of at most `limit.items` items: all items of premises that are drawn in an order given by the seed.
+
+    The same idx are then taken in every language, so that languages are compared on the same items.
+    """
+    of_premise: dict[str, list[int]] = {}
+    for idx, source in group.items():
+        of_premise.setdefault(source.texts["premise"], []).append(idx)
+    premises = [*of_premise.values()]
+    random.Random(f"{limit.seed}:items").shuffle(premises)
+    chosen: set[int] = set()
+    for members in premises:
+        if len(chosen) + len(members) > limit.items:
+            break
+        chosen.update(members)
+    return chosen
 
 
 def corrections(scored: Mapping[int, Source], compared: Compared) -> list[Item]:

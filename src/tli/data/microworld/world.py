@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from tli.config.parameters import MicroworldBenchmarks
+from tli.config.benchmarks import MicroworldBenchmarks
 from tli.data.microworld.grammar import Clause, Language, say
 from tli.data.microworld.sampler import Sampler, World, generic
 from tli.data.words import lexicon
