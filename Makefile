@@ -111,6 +111,10 @@ soak: $(TEST_STAMP) data ## try faults far more often than `test` does, and writ
 	tools/reliability build/figures.jsonl
 	python tests/compare.py params.yaml  # as `compare` does, under the default parameters
 
+parity: $(TEST_STAMP) ## compare the scores of a finished run with lm-evaluation-harness's own (MODEL=smollm2_benchmarks, 25 minutes)
+	@$(enter)
+	PYTHONPATH=tests tools/parity $(or $(MODEL),smollm2_benchmarks)
+
 bench: $(TEST_STAMP) data ## time a cell's training, scoring and the whole run (tests/bench, 15 minutes on quiet cores)
 	@$(enter)
 	mkdir -p build/bench

@@ -443,17 +443,18 @@ def audit(strict: bool, reported: Path, **files: Path | None) -> None:
 @click.option(
     "--metrics", type=FILE, help="Metrics of the stage benchmarks.  [default: results/<model>/benchmarks.json]"
 )
-def export_results(run: str, out: Path, rows: Path | None, metrics: Path | None) -> None:
+@click.option("--samples", type=FILE, help="Folder to write samples_TASK.jsonl to, one line for each item.")
+def export_results(run: str, out: Path, rows: Path | None, metrics: Path | None, samples: Path | None) -> None:
     """Write a run's accuracies in lm-eval's format.
 
     RUN is base, untrained, main, or a run of the sweep such as r8-s0. The file is like the results JSON of
-    lm-evaluation-harness.
+    lm-evaluation-harness; --samples writes its samples files too, with ids in place of the items' texts.
     """
     from tli.commands import export_results as module
 
     params = load_params()
     metrics = metrics or Path("results") / params.model / "benchmarks.json"
-    module.write(rows or module.rows_of(run, Path("build") / params.model), metrics, run, out, params)
+    module.write(rows or module.rows_of(run, Path("build") / params.model), metrics, run, out, samples, params)
 
 
 @main.command()

@@ -74,6 +74,18 @@ def test_the_export_is_what_the_harness_says(tiny_base: Path, hub: Params, tmp_p
     for task, values in theirs["results"].items():
         assert found["results"][task] == pytest.approx(values), task
     assert theirs.keys() - found.keys() == {"samples"}
+    ours = export_results.samples(read_files(tmp_path / "rows.tsv"), "base", COUNTS, hub)
+    for task, samples in theirs["samples"].items():
+        for mine, their in zip(ours[task], sorted(samples, key=lambda sample: sample["doc_id"]), strict=True):
+            assert mine.keys() <= their.keys()
+            assert their.keys() - mine.keys() == {"arguments", "doc_hash", "prompt_hash", "target_hash"}
+            same = ("doc_id", "acc", "filter", "metrics")
+            assert [mine[name] for name in same] == [their[name] for name in same]
+            assert mine["target"] == str(their["doc"]["label"])
+            for name in ("resps", "filtered_resps"):
+                flat = [response[0] if name == "resps" else response for response in mine[name]]
+                expected = [response[0] if name == "resps" else response for response in their[name]]
+                assert [float(p) for p, _ in flat] == pytest.approx([p for p, _ in expected], abs=5e-4)
     for task, config in found["configs"].items():
         assert config.keys() <= theirs["configs"][task].keys() | {"dataset_name", "validation_split"}
     assert make_table(found) == make_table(theirs), "the harness's own table can be made of it"
@@ -111,6 +123,7 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
     scores, metrics = given["build"] / "score.tsv", given["metrics"] / "benchmarks.json"
     monkeypatch.chdir(ROOT / "tests" / "smoke")
     call = ["export-results", "main", "--out", str(tmp_path / "results.json"), "--rows", str(scores)]
+    call += ["--samples", str(tmp_path / "samples")]
     done = CliRunner().invoke(main, [*call, "--metrics", str(metrics)])
     assert done.exit_code == 0, done.output
     found = read_json(tmp_path / "results.json")
@@ -120,6 +133,9 @@ def test_the_command_names_the_micro_world(tmp_path: Path, known_tasks: set[str]
     assert {"xcopa_sw", "xnli_sw", "copa"} <= known_tasks
     assert set(found["versions"].values()) == {None}
     assert found["config"]["model_args"]["rank"] == smoke.lora.rank
+    lines = harness.read(tmp_path / "samples" / "samples_micro_world_xnli_form_sw.jsonl")
+    assert len(lines) == 6
+    assert {*lines[0]["doc"]} == {"id"}, "no text of an item"
     right = [row for row in read_rows(scores).itertuples() if row.run == "main"]
     values = [float(row.value) for row in right if (row.set, row.measure) == ("xnli.sw", "correct")]
     assert found["results"]["micro_world_xnli_form_sw"]["acc,none"] == pytest.approx(sum(values) / len(values))

@@ -6,6 +6,7 @@ micro-world's items, corrected questions and other splits have names that the ha
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -14,13 +15,14 @@ from typing import Any
 
 from tli.analysis.results import Measured, Rows
 from tli.analysis.row_file import read_files
-from tli.analysis.scores import CORRECTED, TASKS, Shown, each, released_items, shown, written_here
+from tli.analysis.scores import CLASSES, CORRECTED, TASKS, Shown, each, released_items, shown, written_here
 from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
 from tli.config.parameters import HubModel, Params
 from tli.config.section import HubRepo
 from tli.data.benchmarks.prompts import COPA_TEST
 from tli.data.benchmarks.released import scored_split
 from tli.io.errors import UserError
+from tli.io.files import atomic_dir, write_text
 from tli.io.structured import read_json, write_json
 
 VERSION = 1.0  # of the tasks in lm-evaluation-harness 0.4.13
@@ -84,6 +86,35 @@ def results(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str,
     return {**sections, "config": _model(rows, run, params)}
 
 
+def samples(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str, list[dict[str, Any]]]:
+    """Returns task -> a record of each item, with the keys of the harness's `samples_TASK.jsonl` but its texts.
+
+    `doc` has the item's id instead of its text, and `target` the index of the right choice; `arguments` and the hashes
+    are left out. A response is a log-likelihood and whether it is the greedy continuation, which is null: it is not
+    computed here.
+    """
+    tasks: dict[str, list[dict[str, Any]]] = {}
+    for task in shown(rows, counts, params, *TASKS):
+        name = task_name(task, params)
+        options = range(len(CLASSES[task.task]))
+        log_p = [each(rows, run, task.set, f"loglik.{option}") for option in options]
+        labels, correct = (each(rows, run, task.set, measure) for measure in ("label", "correct"))
+        tasks[name] = [
+            {
+                "doc_id": number,
+                "doc": {"id": item},
+                "target": str(int(labels[item])),
+                "resps": [[[str(of_option[item]), None]] for of_option in log_p],
+                "filtered_resps": [[str(of_option[item]), None] for of_option in log_p],
+                "filter": "none",
+                "metrics": ["acc"],
+                "acc": correct[item],
+            }
+            for number, item in enumerate(correct)
+        ]
+    return tasks
+
+
 def _config(name: str, task: Shown, version: float | None, params: Params) -> dict[str, Any]:
     """The task's data set, split and metric."""
     settings, language = params.active.benchmarks, task.set.partition(".")[2]
@@ -139,14 +170,22 @@ def rows_of(run: str, build: Path) -> Path:
     return folder / "score.tsv"
 
 
-def write(rows: Path, benchmarks: Path, run: str, out: Path, params: Params) -> None:
-    """Writes the results JSON of a run to `out`.
+def write(rows: Path, benchmarks: Path, run: str, out: Path, items: Path | None, params: Params) -> None:
+    """Writes the results JSON of a run to `out`, and with `items` a file samples_TASK.jsonl of each task there.
 
     Args:
         rows: a row file of `score`, `base-rows` or `sweep-score`.
         benchmarks: metrics of the stage `benchmarks`.
         run: the run.
         out: the file to write.
+        items: the folder to write, replaced as a whole.
         params: the parameters.
     """
-    write_json(out, results(read_files(rows), run, read_json(benchmarks), params))
+    read, counts = read_files(rows), read_json(benchmarks)
+    written = results(read, run, counts, params)
+    if items is not None:
+        with atomic_dir(items) as folder:
+            for task, records in samples(read, run, counts, params).items():
+                lines = (json.dumps(record) + "\n" for record in records)
+                write_text(folder / f"samples_{task}.jsonl", "".join(lines))
+    write_json(out, written)
