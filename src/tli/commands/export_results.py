@@ -57,6 +57,8 @@ def results(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str,
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
     for task in shown(rows, counts, params, "xcopa", "xnli"):
+        if not rows.has(run, task.set, "-", "correct"):
+            continue  # the sweep may be scored on some sets only
         name = task_name(task, params)
         correct = [*each(rows, run, task.set, "correct").values()]
         released = counts.get(f"{task.task}.{task.set.partition('.')[2]}.{task.split}.released", len(correct))
