@@ -9,22 +9,31 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tli.analysis.outcomes import Array, Bases, Values
-from tli.analysis.results import Results
-from tli.analysis.scores import Shown, all_sets, cells, notes_on
+from tli.analysis.outcomes import Array, Values
+from tli.analysis.scores import (
+    Bases,
+    Shown,
+    all_sets,
+    bases_of,
+    cells,
+    notes_on,
+    scored_at,
+    scores_of,
+    set_name,
+    swept_runs,
+)
 from tli.analysis.table import Cell
 from tli.config.parameters import Params
 from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
 
 
-def first_base(results: Bases) -> Results:
-    """The results that name the sets; all bases are scored on the same ones."""
-    return results if isinstance(results, Results) else results[0]
-
-
-def released(results: Bases, params: Params) -> list[Shown]:
-    """The scored sets, each item with its `question` as released."""
-    return [scored for scored in all_sets(first_base(results), params) if scored.version == "released"]
+def swept_sets(results: Bases, params: Params) -> list[Shown]:
+    """The sets that were scored at some rank of the sweep, each item with its `question` as released."""
+    return [
+        scored
+        for scored in all_sets(results, params)
+        if scored.version == "released" and any(swept_runs(rows, scored.set, params) for rows in scores_of(results))
+    ]
 
 
 def set_cells(scored: Shown, params: Params) -> dict[str, Cell]:
@@ -33,8 +42,13 @@ def set_cells(scored: Shown, params: Params) -> dict[str, Cell]:
 
 
 def set_notes(results: Bases, params: Params) -> list[str]:
-    """The notes of every table of released sets."""
-    return notes_on(released(results, params), first_base(results).metrics["benchmarks"], params)
+    """The notes of every table of these sets: those of `notes_on`, and which sets were scored at some ranks only."""
+    sets, bases = swept_sets(results, params), scores_of(results)
+    at_ranks = {set_name(scored.set, params): scored_at(bases, scored.set, params) for scored in sets}
+    return [
+        *notes_on(sets, bases_of(results)[0].metrics["benchmarks"], params),
+        *(f"{name}: {ranks}" for name, ranks in at_ranks.items() if ranks),
+    ]
 
 
 def bootstrap(values: Values, rank: int, scale: float, params: Params) -> Bootstrap:

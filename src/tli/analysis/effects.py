@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tli.analysis.outcomes import Array, Outcome, Values
+from tli.analysis.scores import AT_CHANCE
 from tli.config.parameters import Params
 from tli.stats import equivalence, p_values, t_tests
 from tli.stats.bootstrap import Bootstrap, cluster_bootstrap
@@ -54,17 +55,28 @@ class Effect(NamedTuple):
 
 
 def effects(outcomes: Sequence[Outcome], params: Params) -> list[Effect]:
-    """Every outcome's effect, the tests corrected within the families of params.stats."""
+    """Every outcome's effect, the tests corrected within the families of params.stats.
+
+    An outcome at chance has no tests, and the families do not count it.
+    """
     uncorrected = [_effect(outcome, params) for outcome in outcomes]
     return [effect for family in params.stats.families for effect in _corrected(uncorrected, family, params)]
 
 
 def _corrected(uncorrected: Sequence[Effect], family: str, params: Params) -> list[Effect]:
     members = [effect for effect in uncorrected if effect.outcome.family == family]
-    tests = [(index, test) for index, effect in enumerate(members) for test in TESTS if test in effect.p]
+    tests = [
+        (index, test)
+        for index, effect in enumerate(members)
+        for test in TESTS
+        if test in effect.p and not effect.outcome.at_chance
+    ]
     adjusted = holm([members[index].p[test] for index, test in tests], params.stats.alpha).adjusted
     return [
-        effect._replace(p_holm={test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index})
+        effect._replace(
+            p_holm=dict.fromkeys(effect.p)
+            | {test: p for (at, test), p in zip(tests, adjusted, strict=True) if at == index}
+        )
         for index, effect in enumerate(members)
     ]
 
@@ -119,6 +131,8 @@ def _effect(outcome: Outcome, params: Params) -> Effect:
     tests |= {"trend": line.p, "equivalence": None if span is None else span.p}
     if odds is not None:
         tests["odds"] = odds.doubling.p
+    if outcome.at_chance:
+        tests, detectable = dict.fromkeys(tests), None
     span_drawn = cluster_bootstrap(
         _spans(values, doublings),
         draws=chosen.bootstrap.draws,
@@ -167,7 +181,12 @@ def _units(changes: Mapping[tuple[int, int], Array]) -> list[float]:
 
 
 def verdict(effect: Effect, alpha: float) -> str | None:
-    """What the rank does, from the corrected p of trend and equivalence; None where either is undefined."""
+    """What the rank does, from the corrected p of trend and equivalence; None where either is undefined.
+
+    AT_CHANCE where no loss could show.
+    """
+    if effect.outcome.at_chance:
+        return AT_CHANCE
     p_trend, p_equivalence = effect.p_holm["trend"], effect.p_holm["equivalence"]
     if p_trend is None or p_equivalence is None:
         return None

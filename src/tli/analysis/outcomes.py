@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 
 from tli.analysis.premises import of_items
 from tli.analysis.results import Results, Rows, run_name
-from tli.analysis.scores import SCORING, TASKS, each, item_name, language_name, languages
+from tli.analysis.scores import (
+    SCORING,
+    TASKS,
+    Bases,
+    at_chance,
+    bases_of,
+    each,
+    languages,
+    marked,
+    scored_at,
+    scores_of,
+    set_name,
+    swept_runs,
+)
 from tli.analysis.views import PAIR_SETS, WAYS, trained_view
 from tli.config.parameters import Params
 from tli.io.errors import UserError
@@ -25,7 +38,6 @@ from tli.stats.bootstrap import Groups
 from tli.stats.trend import Key
 
 Array = NDArray[np.float64]
-Bases = Results | Sequence[Results]
 T = TypeVar("T")
 
 
@@ -69,6 +81,7 @@ class Outcome(NamedTuple):
     margin: float  # what counts as no difference, in the unit of the values
     values: Values  # accuracies in percent of one item: 0 or 100
     answers: bool  # right or wrong, by item
+    at_chance: bool = False  # a benchmark's set at chance: it is described, not tested
 
 
 def base_number(results: Results) -> int:
@@ -78,18 +91,19 @@ def base_number(results: Results) -> int:
 
 
 def by_item(results: Bases, set_: str, measure: str, params: Params) -> Values:
-    """A measure of every item of a benchmark's set, with the items' premises as groups.
+    """A measure of every item of a benchmark's set in the runs that were scored on it, with the items' premises as
+    groups.
 
     Raises:
         UserError: a run was scored on other items than its base.
     """
     start, tuned, groups = {}, {}, {}
-    for base in _bases(results):
+    for base in bases_of(results):
         number, score = base_number(base), base.of("score")
         before = each(score, "base", set_, measure)
         start[number] = np.array([*before.values()])
         groups[number] = of_items(base.premises, set_, before)
-        for rank, seed in _runs(params):
+        for rank, seed in swept_runs(score, set_, params):
             after = each(score, run_name(rank, seed), set_, measure)
             tuned[number, seed, rank] = _in_order(before, after, score)
     return Values(start, tuned, groups)
@@ -102,7 +116,7 @@ def by_pair(results: Bases, set_: str, view: str, measure: str, params: Params) 
         UserError: a run was measured on other pairs than its base.
     """
     start, tuned = {}, {}
-    for base in _bases(results):
+    for base in bases_of(results):
         number, similarity = base_number(base), base.of("similarity")
         before = similarity.each("base", set_, view, measure)
         start[number] = np.array([*before.values()])
@@ -110,10 +124,6 @@ def by_pair(results: Bases, set_: str, view: str, measure: str, params: Params) 
             after = similarity.each(run_name(rank, seed), set_, view, measure)
             tuned[number, seed, rank] = _in_order(before, after, similarity)
     return Values(start, tuned)
-
-
-def _bases(results: Bases) -> Sequence[Results]:
-    return [results] if isinstance(results, Results) else results
 
 
 def _runs(params: Params) -> Iterator[tuple[int, int]]:
@@ -157,14 +167,30 @@ def similarities(results: Bases, params: Params) -> Iterator[Outcome]:
 
 
 def accuracies(results: Bases, params: Params) -> Iterator[Outcome]:
-    """Accuracy in percent by task and language, with each item's `question` as released."""
-    for task in TASKS:
-        for language in languages(_bases(results)[0].of("score"), task):
-            set_ = f"{task}.{language}"
-            right = by_item(results, set_, "correct", params)
+    """Accuracy in percent by task and language, with each item's `question` as released; of sets scored at every rank.
+
+    A set at chance is among them, so that its numbers are shown; its outcome says that it is not tested.
+    """
+    bases, margin = scores_of(results), params.stats.margins.accuracy
+    for set_ in _released_sets(bases):
+        if not scored_at(bases, set_, params):
+            right, chance = by_item(results, set_, "correct", params), at_chance(bases, set_, params)
             values = Values(_percent(right.start), _percent(right.tuned), right.groups)
-            name = f"{item_name(task, params)}, {language_name(set_, params)}"
-            yield _outcome(task, set_, name, SCORING, params.stats.margins.accuracy, values, params)
+            name = marked(set_name(set_, params), chance)
+            outcome = _outcome(set_.partition(".")[0], set_, name, SCORING, margin, values, params)
+            yield outcome._replace(at_chance=chance)
+
+
+def not_at_every_rank(results: Bases, params: Params) -> str:
+    """A note on the sets that `accuracies` leaves out: at which ranks they were scored. Empty where there are none."""
+    bases = scores_of(results)
+    at_ranks = {set_: scored_at(bases, set_, params) for set_ in _released_sets(bases)}
+    left_out = [f"{set_name(set_, params)} ({ranks})" for set_, ranks in at_ranks.items() if ranks]
+    return f"no verdict over the ranks: {'; '.join(left_out)}" if left_out else ""
+
+
+def _released_sets(bases: Sequence[Rows]) -> list[str]:
+    return [f"{task}.{language}" for task in TASKS for language in languages(bases[0], task)]
 
 
 def _percent(values: Mapping[T, Array]) -> dict[T, Array]:

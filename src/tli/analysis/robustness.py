@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from tli.analysis.effects import Effect, effects, verdict
 from tli.analysis.outcomes import Outcome, outcomes, scope, tidy
 from tli.analysis.results import Results
+from tli.analysis.scores import AT_CHANCE, CHANCE_NOTE
 from tli.analysis.table import Cell, Column, Kind, shown
 from tli.config.parameters import Params
 from tli.stats.equivalence import BOTH, DIFFERENT, EQUIVALENT, NEITHER
@@ -24,6 +25,7 @@ VERDICTS = {
     BOTH: "differs within margin",
     DIFFERENT: "differs",
     NEITHER: "cannot tell",
+    AT_CHANCE: AT_CHANCE,
     None: "undefined",
 }
 NOT_APART = "not told apart"
@@ -129,20 +131,26 @@ def summary_notes(measured: Sequence[Effect], params: Params) -> list[str]:
 
 def counted(measured: Sequence[Effect], params: Params) -> str:
     """The verdicts in one sentence."""
-    places = Counter(against_zero(effect, params) or "undefined" for effect in measured)
-    words = Counter(VERDICTS[verdict(effect, params.stats.alpha)] for effect in measured)
+    tested = [effect for effect in measured if not effect.outcome.at_chance]
+    places = Counter(against_zero(effect, params) or "undefined" for effect in tested)
+    words = Counter(VERDICTS[verdict(effect, params.stats.alpha)] for effect in tested)
     order = ("below", "above", NOT_APART, "undefined")
     first = ", ".join(f"{place} in {places[place]}" for place in order if places[place])
     second = ", ".join(f"{word} in {words[word]}" for word in VERDICTS.values() if words[word])
-    return f"Of {len(measured)} outcomes, mean of the ranks against rank 0: {first}; verdict on the rank: {second}"
+    parts = [f"mean of the ranks against rank 0: {first}", f"verdict on the rank: {second}"] if tested else []
+    untested = len(measured) - len(tested)
+    parts += [f"{AT_CHANCE}: no loss could show in {untested}"] if untested else []
+    return f"Of {len(measured)} outcomes, {'; '.join(parts)}"
 
 
 def against_zero(effect: Effect, params: Params) -> str | None:
     """Whether the mean of the ranks is `above` or `below` rank 0, or NOT_APART; None where either test is undefined.
 
     It differs where the corrected test, which takes the adapters as given, and the interval, which resamples them too,
-    both say so.
+    both say so. AT_CHANCE where no loss could show.
     """
+    if effect.outcome.at_chance:
+        return AT_CHANCE
     p = effect.p_holm["change"]
     if p is None or effect.low is None or effect.high is None:
         return None
@@ -154,6 +162,8 @@ def sentence(effect: Effect, params: Params) -> str:
     """The verdict on an outcome in words, filled with its numbers."""
     number, place = _Numbers(effect.outcome), against_zero(effect, params)
     name = effect.outcome.name[:1].upper() + effect.outcome.name[1:]
+    if effect.outcome.at_chance:
+        return f"{name}: no loss could show."
     interval = number.interval(effect.low, effect.high, params.stats.confidence)
     if place is None:
         first = f"the mean of the ranks against rank 0 is {number(effect.change)}, without a test"
@@ -237,9 +247,15 @@ def percent(confidence: float) -> str:
 
 
 def notes_of(measured: Sequence[Effect]) -> list[str]:
-    """Each note of the statistics once, with its outcomes where it does not hold for all."""
+    """Each note of the statistics once, with its outcomes where it does not hold for all; what `at chance` means."""
     of: dict[str, list[str]] = {}
     for effect in measured:
         for note in filter(None, scope(effect.note)):
             of.setdefault(note, []).append(effect.outcome.name)
-    return [note if len(names) == len(measured) else f"{'; '.join(names)}: {note}" for note, names in of.items()]
+    notes = [note if len(names) == len(measured) else f"{'; '.join(names)}: {note}" for note, names in of.items()]
+    return [*notes, *chance_notes(measured)]
+
+
+def chance_notes(measured: Sequence[Effect]) -> list[str]:
+    """What `at chance` means, where an outcome is."""
+    return [CHANCE_NOTE] if any(effect.outcome.at_chance for effect in measured) else []

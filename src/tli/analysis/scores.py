@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tli.analysis.results import Measured, Results, Rows
+from tli.analysis.results import Measured, Results, Rows, run_name
 from tli.analysis.table import Cell, Column
 from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
 from tli.config.parameters import Params
@@ -43,6 +43,12 @@ LANGUAGES = {
 }
 CORRECTED = prompts.CORRECTED  # ends the task of XCOPA items that are asked again with English COPA's `question`
 SET_COLUMNS = (Column("set", "set", id=True), Column("task", "task"), Column("language", "language"))
+AT_CHANCE = "at chance"  # ends the name of a set that `at_chance` finds
+CHANCE_NOTE = (
+    f"{AT_CHANCE}: no loss could show; the interval of the base's accuracy contains chance, so there is no test and no "
+    "verdict"
+)
+Bases = Results | Sequence[Results]  # the results of one base, or of each of several
 
 
 def item_name(task: str, params: Params) -> str:
@@ -91,19 +97,79 @@ def language_name(set_: str, params: Params) -> str:
     return f"{name} (COPA)" if is_copa else name
 
 
+def set_name(set_: str, params: Params) -> str:
+    """The items and the language of a set in words: `XNLI, Swahili`."""
+    return f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}"
+
+
+def bases_of(results: Bases) -> Sequence[Results]:
+    """The results of each base."""
+    return [results] if isinstance(results, Results) else results
+
+
+def scores_of(results: Bases) -> list[Rows]:
+    """The rows of the scores of each base."""
+    return [base.of("score") for base in bases_of(results)]
+
+
+def at_chance(bases: Sequence[Rows], set_: str, params: Params) -> bool:
+    """Whether the base does not differ from chance on a set, so that training could not show a loss.
+
+    Wilson's interval of the base's accuracy, over the items of all bases pooled, contains 1 / number of choices. The
+    adapters' answers are not looked at: the set is known before training, and leaving it out of a family of tests
+    selects no result.
+
+    Args:
+        bases: the rows of the scores of each base.
+    """
+    right = [answer for rows in bases for answer in correct(rows, "base", set_)]
+    interval = proportions.wilson(sum(right), len(right), params.stats.confidence)
+    task = set_.partition(".")[0].removesuffix(CORRECTED)
+    return interval is not None and interval[0] <= 1 / len(CLASSES[task]) <= interval[1]
+
+
+def marked(name: str, is_at_chance: bool) -> str:
+    """The name of a set, or of its language, as every table, figure and sentence shows it: `Swahili, at chance`."""
+    return f"{name}, {AT_CHANCE}" if is_at_chance else name
+
+
+def swept_runs(rows: Rows, set_: str, params: Params) -> list[tuple[int, int]]:
+    """(rank, seed) of each run of the sweep that was scored on a set."""
+    runs = [(rank, seed) for rank in params.sweep.ranks for seed in params.sweep.seeds]
+    return [(rank, seed) for rank, seed in runs if rows.has(run_name(rank, seed), set_, "-", "correct")]
+
+
+def swept_ranks(bases: Sequence[Rows], set_: str, params: Params) -> list[int]:
+    """The ranks of the sweep at which an adapter of every base was scored on a set."""
+    of_bases = [{rank for rank, _ in swept_runs(rows, set_, params)} for rows in bases]
+    return [rank for rank in params.sweep.ranks if all(rank in ranks for ranks in of_bases)]
+
+
+def scored_at(bases: Sequence[Rows], set_: str, params: Params) -> str:
+    """At which ranks a set was scored, in words; empty where it was at every rank of the sweep."""
+    ranks = [str(rank) for rank in swept_ranks(bases, set_, params)]
+    if len(ranks) == len(params.sweep.ranks):
+        return ""
+    if not ranks:
+        return "scored at no rank of the sweep"
+    *first, last = ranks
+    return f"scored at ranks {', '.join(first)} and {last} only" if first else f"scored at rank {last} only"
+
+
 def languages(rows: Rows, task: str) -> list[str]:
     """The languages of a task, in the order of the rows."""
     return [set_.removeprefix(f"{task}.") for set_ in rows.sets("correct") if set_.startswith(f"{task}.")]
 
 
 class Shown(NamedTuple):
-    """A scored set: its task, its language in words, whether `question` is released or corrected, its split."""
+    """A scored set: task, language in words, whether `question` is released or corrected, split, whether at chance."""
 
     set: str
     task: str
     language: str
     version: str
     split: str
+    at_chance: bool = False
 
 
 def shown(rows: Rows, counts: Measured, params: Params, *tasks: str) -> list[Shown]:
@@ -123,9 +189,14 @@ def shown(rows: Rows, counts: Measured, params: Params, *tasks: str) -> list[Sho
     return scored
 
 
-def all_sets(results: Results, params: Params) -> list[Shown]:
-    """The scored sets of every task."""
-    return shown(results.of("score"), results.metrics["benchmarks"], params, *TASKS)
+def all_sets(results: Bases, params: Params) -> list[Shown]:
+    """The scored sets of every task, which all bases share; the language of a set at chance is marked."""
+    bases = scores_of(results)
+    return [
+        scored._replace(language=marked(scored.language, is_at_chance), at_chance=is_at_chance)
+        for scored in shown(bases[0], bases_of(results)[0].metrics["benchmarks"], params, *TASKS)
+        for is_at_chance in [at_chance(bases, scored.set, params)]
+    ]
 
 
 def set_columns(scored: Sequence[Shown]) -> list[Column]:
@@ -151,7 +222,8 @@ CORRECTION = (
 
 
 def notes_on(scored: Sequence[Shown], counts: Measured, params: Params) -> list[str]:
-    """The notes of a table of scores: whose the items are, the split, what corrected means, what is not scored.
+    """The notes of a table of scores: whose the items are, the split, what `corrected` and `at chance` mean, what is
+    not scored.
 
     Args:
         scored: the sets of the table. counts: the metrics of the stage `benchmarks`.
@@ -161,6 +233,7 @@ def notes_on(scored: Sequence[Shown], counts: Measured, params: Params) -> list[
         said_of_items(params),
         f"split: {splits.pop()}" if len(splits) == 1 else "",
         CORRECTION if any(of.version == "corrected" for of in scored) else "",
+        CHANCE_NOTE if any(of.at_chance for of in scored) else "",
         *not_scored(counts, params),
     ]
 
@@ -168,10 +241,7 @@ def notes_on(scored: Sequence[Shown], counts: Measured, params: Params) -> list[
 def not_scored(counts: Measured, params: Params) -> list[str]:
     """Each set without scores, with the reason that the stage `benchmarks` gives."""
     left_out = [(key.removesuffix(".left_out"), why) for key, why in counts.items() if key.endswith(".left_out")]
-    return [
-        f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}: not scored, {why}"
-        for set_, why in left_out
-    ]
+    return [f"{set_name(set_, params)}: not scored, {why}" for set_, why in left_out]
 
 
 def each(rows: Rows, run: str, set_: str, measure: str) -> dict[str, float]:

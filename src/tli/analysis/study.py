@@ -19,10 +19,11 @@ from weakref import WeakKeyDictionary
 import pandas as pd
 
 from tli.analysis.effects import Effect, effects
-from tli.analysis.outcomes import outcomes
+from tli.analysis.outcomes import not_at_every_rank, outcomes
 from tli.analysis.premises import read_premises
-from tli.analysis.results import COLUMNS, Results, check_unique, flat, run_name
+from tli.analysis.results import COLUMNS, Results, Rows, check_unique, flat, run_name
 from tli.analysis.robustness import notes_of
+from tli.analysis.scores import at_chance
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Key, Params
 from tli.io.errors import UserError
@@ -53,6 +54,22 @@ class Change(NamedTuple):
     def values(self) -> list[float]:
         """After minus before."""
         return [after - before for before, after in zip(self.before, self.after, strict=True)]
+
+
+class Read(NamedTuple):
+    """What one reading of the rows of every variant gives.
+
+    Attributes:
+        means: the means of every measure, by LEVELS.
+        effects: variant with several ranks -> the effect of the rank on each outcome.
+        untested: a note for each of these variants with sets that were not scored at each rank.
+        at_chance: (variant, set) of each set on which the variant's bases are at chance.
+    """
+
+    means: pd.DataFrame
+    effects: dict[str, list[Effect]]
+    untested: list[str]
+    at_chance: set[tuple[str, str]]
 
 
 class Study:
@@ -111,20 +128,32 @@ class Study:
         return [Key(base, variant) for base in self.bases[variant]]
 
     @cached_property
-    def _read(self) -> tuple[pd.DataFrame, dict[str, list[Effect]]]:
-        """The means of every variant, and the effects of the rank of those with several ranks, from one reading."""
-        frames, effects_of = [], {}
+    def _read(self) -> Read:
+        frames, effects_of, untested, chance = [], {}, [], set()
         for variant, params in self.params.items():
             results = self.results(variant)
             frames += [means(of_base, variant) for of_base in results]
+            answers = [_answers_of_base(of_base) for of_base in results]
+            chance |= {(variant, set_) for set_ in answers[0].sets("correct") if at_chance(answers, set_, params)}
             if len(params.sweep.ranks) > 1:
                 effects_of[variant] = effects(outcomes(results, params), params)
-        return pd.concat(frames).sort_index(), effects_of
+                if note := not_at_every_rank(results, params):
+                    untested.append(f"{variant}: {note}")
+        return Read(pd.concat(frames).sort_index(), effects_of, untested, chance)
 
     @property
     def effects(self) -> dict[str, list[Effect]]:
         """Variant with several ranks -> the effect of the rank on each outcome, over bases."""
-        return self._read[1] if self.bases else {}
+        return self._read.effects if self.bases else {}
+
+    @property
+    def untested(self) -> list[str]:
+        """Of each variant with several ranks: which sets have no verdict, because they were not scored at each rank."""
+        return self._read.untested if self.bases else []
+
+    def at_chance(self, variant: str, set_: str) -> bool:
+        """Whether the bases of a variant are at chance on a set, all their items pooled."""
+        return (variant, set_) in self._read.at_chance
 
     def effects_on(self, *, answers: bool) -> dict[str, list[Effect]]:
         """The effects on accuracies (`answers`), or those on cosines and retrieval."""
@@ -148,7 +177,7 @@ class Study:
     @property
     def means(self) -> pd.DataFrame:
         """Every measure before and after training: the columns before and after, by LEVELS."""
-        return self._read[0]
+        return self._read.means
 
     @cached_property
     def _changes(self) -> dict[tuple[str, int, str, str, str], Change]:
@@ -186,21 +215,26 @@ class Study:
     def against_reference(self, variant: str, rank: int, set_: str, view: str, measure: str) -> list[float]:
         """The change minus that of the reference variant at the same rank, on the bases that both have.
 
-        Empty for the reference itself, for a variant on bases with a sink, and for a rank that the reference lacks.
+        Empty for the reference itself, for a variant on bases with a sink, and where the reference has no such rows.
         """
         first = self.reference
-        if first is None or first == variant or self.sink(variant) or rank not in self.params[first].sweep.ranks:
+        where = (rank, set_, view, measure)
+        if first is None or first == variant or self.sink(variant) or (first, *where) not in self._changes:
             return []
         change, other = (
-            dict(zip(self.bases[name], self.change(name, rank, set_, view, measure).values, strict=True))
-            for name in (variant, first)
+            dict(zip(self.bases[name], self.change(name, *where).values, strict=True)) for name in (variant, first)
         )
         return [value - other[base] for base, value in change.items() if base in other]
 
     def sets(self, variant: str) -> list[str]:
-        """The benchmark sets that were scored, in the order of the tasks and languages."""
+        """The benchmark sets that were scored at a rank above 0, in the order of the tasks and languages."""
         names = self.means.index[self.means.index.get_level_values("measure") == "accuracy"]
         return sorted({set_ for name, _, set_, *_ in names if name == variant})
+
+    def ranks(self, variant: str, set_: str) -> list[int]:
+        """The ranks of a variant at which a set was scored."""
+        ranks = self.params[variant].sweep.ranks
+        return [rank for rank in ranks if (variant, rank, set_, "-", "accuracy") in self._changes]
 
 
 _studies: WeakKeyDictionary[Results, tuple[Params, Study]] = WeakKeyDictionary()
@@ -239,6 +273,12 @@ def read_key(folder: Path, key: Key, params: Params) -> Results:
     frame[texts] = frame[texts].astype("category")  # a twentieth of the memory
     counts = flat(read_json(folder / "benchmarks.json", "metrics of a stage"))
     return Results(frame, {"benchmarks": counts}, {}, read_premises(folder / "items.jsonl"))
+
+
+def _answers_of_base(results: Results) -> Rows:
+    """Whether the base answers each item rightly; reads less than `Results.of`, which takes the rows of every run."""
+    frame = results.frame
+    return Rows(frame[(frame["measure"] == "correct") & (frame["run"] == "base")], "score")
 
 
 def means(results: Results, variant: str) -> pd.DataFrame:

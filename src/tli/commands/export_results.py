@@ -66,6 +66,8 @@ def results(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str,
     by_task = ("configs", "versions", "n-shot", "higher_is_better", "n-samples")
     sections |= {name: {} for name in by_task}
     for task in shown(rows, counts, params, *TASKS):
+        if not rows.has(run, task.set, "-", "correct"):
+            continue  # the sweep may be scored on some sets only
         name = task_name(task, params)
         correct = [*each(rows, run, task.set, "correct").values()]
         released = counts.get(f"{task.task}.{task.set.partition('.')[2]}.{task.split}.released", len(correct))
@@ -95,6 +97,8 @@ def samples(rows: Rows, run: str, counts: Measured, params: Params) -> dict[str,
     """
     tasks: dict[str, list[dict[str, Any]]] = {}
     for task in shown(rows, counts, params, *TASKS):
+        if not rows.has(run, task.set, "-", "correct"):
+            continue
         name = task_name(task, params)
         options = range(len(CLASSES[task.task]))
         log_p = [each(rows, run, task.set, f"loglik.{option}") for option in options]

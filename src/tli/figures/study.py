@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from tli.analysis.results import Results
-from tli.analysis.scores import item_name, language_name, said_of_items
+from tli.analysis.scores import AT_CHANCE, marked, said_of_items, set_name
 from tli.analysis.study import over_bases, study_of
 from tli.analysis.table import Kind, shown
 from tli.analysis.views import trained_view
@@ -43,10 +43,13 @@ def figure(results: Results, params: Params) -> tuple[Canvas, str, str] | None:
         )
         for panel, set_ in zip(axes[1:], sets, strict=False):
             accuracy = {
-                name: {rank: over_bases(study.change(name, rank, set_, "-", "accuracy").values, params) for rank in of}
-                for name, of in ranks.items()
+                name: {
+                    rank: over_bases(study.change(name, rank, set_, "-", "accuracy").values, params)
+                    for rank in study.ranks(name, set_)
+                }
+                for name in ranks
             }
-            title = f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}"
+            title = marked(set_name(set_, params), study.at_chance(first, set_))
             findings.append(_draw(panel, accuracy, title, "change, points", margins.accuracy, "points"))
         for panel in axes[count:]:
             panel.set_visible(False)
@@ -56,6 +59,8 @@ def figure(results: Results, params: Params) -> tuple[Canvas, str, str] | None:
         f"random pairs, and accuracy. Means over bases; bars: {params.stats.confidence:.0%} t interval over bases, not "
         f"corrected for their number; grey: the declared margin. {said_of_items(params)}"
     ).rstrip()
+    if any(study.at_chance(first, set_) for set_ in sets):
+        caption += f" {AT_CHANCE.capitalize()}: no loss could show."
     return canvas, caption, f"Change by rank, a line for each scaling. {'; '.join(findings)}."
 
 
@@ -63,6 +68,8 @@ def _draw(panel: Axes, lines: Lines, title: str, label: str, margin: float, kind
     """Draws a panel; returns in words at which rank each line is lowest."""
     lowest = []
     for number, ((name, by_rank), (colour, marker, line)) in enumerate(zip(lines.items(), MARKS, strict=False)):
+        if not by_rank:
+            continue
         means = [test.gain or 0.0 for test in by_rank.values()]
         below = [
             0.0 if test.low is None else mean - test.low for mean, test in zip(means, by_rank.values(), strict=True)

@@ -10,7 +10,7 @@ from tli.analysis import published
 from tli.analysis.render import read_model
 from tli.analysis.results import Rows, flat
 from tli.analysis.row_file import read_files
-from tli.analysis.scores import CORRECTED, item_name, language_name, said_of_items
+from tli.analysis.scores import CORRECTED, at_chance, marked, said_of_items, set_name
 from tli.analysis.table import Table
 from tli.analysis.views import MOMENTS, PAIR_SETS, points, trained_view
 from tli.config.parameters import Params
@@ -152,5 +152,5 @@ def _set(set_: str, items: Sequence[Item], most: int, scores: Rows, params: Para
         values = [[round(of_choice[item.id], 3) for of_choice in likelihoods[run]] for run in runs]
         return [item.context, item.options, item.label, *values, *(int(chosen[run][item.id]) for run in runs)]
 
-    name = f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}"
+    name = marked(set_name(set_, params), at_chance([scores], set_, params))
     return {"name": name, "number": len(items), "rows": [line(item) for item in items[:most]]}

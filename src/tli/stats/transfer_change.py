@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ def transfer_change(
     margins_before: Mapping[str, Floats] | None = None,
     margins_after: Mapping[str, Floats] | None = None,
     source: str = "en",
+    never_worst: Collection[str] = (),
 ) -> TransferChange:
     """Changes of transfer from {language: whether each item is right}; the items are in the same order on both sides.
 
@@ -41,8 +42,8 @@ def transfer_change(
     the source). gap = accuracy of the source - mean accuracy of the targets (XTREME's cross-lingual transfer gap, Hu et
     al. 2020). The change of the source's accuracy shows forgetting (Chaudhry et al. 2018, with the opposite sign).
     Worst language: the target with the lowest change (a worst group, as in Sagawa et al. 2020), the first by name of
-    equals. margin = log p(right choice) - max log p(other choice). Raises ValueError where languages or numbers of
-    items differ.
+    equals; none of `never_worst`. margin = log p(right choice) - max log p(other choice). Raises ValueError where
+    languages or numbers of items differ.
     """
     _same(before, after)
     score = {name: (_share(before[name]), _share(after[name])) for name in sorted(before) if len(before[name])}
@@ -51,7 +52,7 @@ def transfer_change(
     pairs = [(np.asarray(before[name], dtype=bool), np.asarray(after[name], dtype=bool)) for name in targets]
     won, lost = (sum(int((a & ~b).sum()) for a, b in order) for order in ([(y, x) for x, y in pairs], pairs))
     both = bool(targets) and source in score
-    worst = min(change, key=lambda name: (change[name], name)) if change else None
+    worst = min(change.keys() - set(never_worst), key=lambda name: (change[name], name), default=None)
     gaps = [score[source][i] - float(np.mean([pair[i] for pair in targets.values()])) for i in (0, 1) if both]
     margin = None
     if margins_before is not None and margins_after is not None:

@@ -49,7 +49,7 @@ def columns(results: Results, params: Params) -> list[Column]:
 
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
-    """Per set: the base, every rank of the sweep, the paper's configuration."""
+    """Per set: the base, every rank of the sweep that was scored on it, the paper's configuration."""
     scores, sets = results.of("score"), all_sets(results, params)
     for scored in sets:
         set_ = scored.set
@@ -60,13 +60,16 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
         distinct = len(set(premises))
         note = f"{set_}: {len(items):,} items share {distinct:,} premises" if distinct < len(items) else ""
         yield {**first, "run": "base", "rank": 0, **single(scores, "base", set_, params), "note": note}
-        for rank in params.sweep.ranks:
-            runs = [run_name(rank, seed) for seed in params.sweep.seeds]
+        untested: dict[str, Cell] = dict.fromkeys(("p_median", "significant")) if scored.at_chance else {}
+        for rank in right.ranks:
+            runs = [run_name(rank, seed) for _, seed, of_run in right.tuned if of_run == rank]
             over_seeds = spread([accuracy(scores, run, set_) for run in runs])
             row: dict[str, Cell] = {"run": "sweep", "rank": rank, "accuracy": over_seeds.mean, "sd": over_seeds.sd}
-            yield {**first, **row, **_change(scores, runs, set_, bootstrap(right, rank, 100.0, params), params)}
+            change = _change(scores, runs, set_, bootstrap(right, rank, 100.0, params), params)
+            yield {**first, **row, **change, **untested}
         row = {"run": "main", "rank": params.lora.rank, **single(scores, "main", set_, params)}
-        yield {**first, **row, **_change(scores, ["main"], set_, _of_main(scores, set_, premises, params), params)}
+        change = _change(scores, ["main"], set_, _of_main(scores, set_, premises, params), params)
+        yield {**first, **row, **change, **untested}
 
 
 def _of_main(scores: Rows, set_: str, premises: Sequence[str], params: Params) -> Bootstrap:

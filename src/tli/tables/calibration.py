@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tli.analysis.changes import released, set_cells, set_notes
-from tli.analysis.outcomes import Bases, by_item
-from tli.analysis.scores import CLASSES, SCORING, SET_COLUMNS
+from tli.analysis.changes import set_cells, set_notes, swept_sets
+from tli.analysis.outcomes import by_item
+from tli.analysis.scores import CLASSES, SCORING, SET_COLUMNS, Bases
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
 from tli.stats.calibration import Calibration
@@ -37,7 +37,7 @@ COLUMNS = (
 
 def rows(results: Bases, params: Params) -> Iterator[dict[str, Cell]]:
     """Per set and rank; rank 0 is the base."""
-    for scored in released(results, params):
+    for scored in swept_sets(results, params):
         measures = ["label", *(f"loglik.{choice}" for choice in range(len(CLASSES[scored.task])))]
         label, *choices = (by_item(results, scored.set, measure, params) for measure in measures)
         runs = {0: [([x.start[base] for x in choices], label.start[base]) for base in label.start]}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tli.analysis.changes import bootstrap, flipped, released, set_cells, set_notes
-from tli.analysis.outcomes import Bases, by_item, scope, tidy
-from tli.analysis.scores import SCORING, SET_COLUMNS
+from tli.analysis.changes import bootstrap, flipped, set_cells, set_notes, swept_sets
+from tli.analysis.outcomes import by_item, scope, tidy
+from tli.analysis.scores import SCORING, SET_COLUMNS, Bases
 from tli.analysis.table import Column
 from tli.config.parameters import Params
 from tli.stats.power import detectable_flips
@@ -35,7 +35,7 @@ COLUMNS = (
 
 def rows(results: Bases, params: Params) -> Iterator[dict[str, object]]:
     """Per set and rank above 0."""
-    for scored in released(results, params):
+    for scored in swept_sets(results, params):
         right, margins = (by_item(results, scored.set, measure, params) for measure in ("correct", "margin"))
         items = next(iter(right.start.values())).size
         for rank in right.ranks:
@@ -51,7 +51,7 @@ def rows(results: Bases, params: Params) -> Iterator[dict[str, object]]:
                 "high": tidy(accuracy.high),
                 "won": won,
                 "lost": lost,
-                "detectable": None if smallest.effect is None else 100 * smallest.effect,
+                "detectable": None if smallest.effect is None or scored.at_chance else 100 * smallest.effect,
                 "margin": margin.estimate,
                 "margin_low": margin.low,
                 "margin_high": margin.high,

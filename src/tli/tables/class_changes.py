@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tli.analysis.changes import bootstrap, flipped, released, set_cells, set_notes
-from tli.analysis.outcomes import Bases, Values, by_item, scope, tidy
-from tli.analysis.scores import CLASSES, SCORING, SET_COLUMNS
+from tli.analysis.changes import bootstrap, flipped, set_cells, set_notes, swept_sets
+from tli.analysis.outcomes import Values, by_item, scope, tidy
+from tli.analysis.scores import CLASSES, SCORING, SET_COLUMNS, Bases
 from tli.analysis.table import Column
 from tli.config.parameters import Params
 from tli.stats.descriptive import mean, spread
@@ -40,7 +40,7 @@ COLUMNS = (
 
 def rows(results: Bases, params: Params) -> Iterator[dict[str, object]]:
     """Per set, class and rank; rank 0 is the base."""
-    for scored in released(results, params):
+    for scored in swept_sets(results, params):
         right, label, chosen = (
             by_item(results, scored.set, measure, params) for measure in ("correct", "label", "pred")
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tli.analysis.effects import Effect, verdict
+from tli.analysis.outcomes import not_at_every_rank
 from tli.analysis.results import Results
 from tli.analysis.robustness import OUTCOME_COLUMNS, effects_of, ends, notes_of, percent, tested_cells, units
 from tli.analysis.table import Cell, Column
@@ -42,19 +43,20 @@ def rows_of(measured: Sequence[Effect], params: Params) -> Iterator[dict[str, Ce
     for effect in measured:
         row: dict[str, Cell] = {**tested_cells(effect), "margin": effect.outcome.margin}
         if (span := effect.span) is not None:
-            row |= {"span": span.estimate, "low": span.low, "high": span.high, "p": span.p}
+            row |= {"span": span.estimate, "low": span.low, "high": span.high}
         yield {
             **row,
             "drawn_low": effect.span_drawn.low,
             "drawn_high": effect.span_drawn.high,
+            "p": effect.p["equivalence"],
             "p_holm": effect.p_holm["equivalence"],
             "verdict": verdict(effect, params.stats.alpha) or "undefined",
         }
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """What the intervals are, what the verdict rests on, when the margins were declared."""
-    return notes_on(effects_of(results, params), params)
+    """What the intervals are, what the verdict rests on, when the margins were declared, which sets have no verdict."""
+    return [*notes_on(effects_of(results, params), params), not_at_every_rank(results, params)]
 
 
 def notes_on(measured: Sequence[Effect], params: Params) -> list[str]:

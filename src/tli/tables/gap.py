@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from tli.analysis.changes import released, set_notes
-from tli.analysis.outcomes import Bases, Values, by_item, tidy
-from tli.analysis.scores import SCORING, TASKS, item_name, language_name
+from tli.analysis.changes import set_notes, swept_sets
+from tli.analysis.outcomes import Values, by_item, tidy
+from tli.analysis.scores import AT_CHANCE, SCORING, TASKS, Bases, item_name, language_name, marked
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
 from tli.stats.descriptive import spread
@@ -41,44 +41,71 @@ COLUMNS = (
 )
 PIECES = {"english": "source_change", "targets": "target_change", "worst": "worst_change", "gap": "gap_after"}
 Languages = Mapping[str, Values]  # language -> values
+SOURCE_LANGUAGE = "en"  # the others are targets
+UNEVEN = "models: those scored in any language of the task; a cell is over the models that were scored in its languages"
 
 
 def rows(results: Bases, params: Params) -> Iterator[dict[str, object]]:
-    """Per task and rank above 0."""
-    sets = [scored.set for scored in released(results, params)]
+    """Per task and rank above 0, over the languages that were scored at that rank."""
+    sets = swept_sets(results, params)
     for task in TASKS:
-        codes = [set_.removeprefix(f"{task}.") for set_ in sets if set_.startswith(f"{task}.")]
+        chance = {scored.set.partition(".")[2]: scored.at_chance for scored in sets if scored.task == task}
         right, margins = (
-            {code: by_item(results, f"{task}.{code}", measure, params) for code in codes}
+            {code: by_item(results, f"{task}.{code}", measure, params) for code in chance}
             for measure in ("correct", "margin")
         )
-        runs = next(iter(right.values())).tuned if codes else {}
+        runs = dict.fromkeys(key for values in right.values() for key in values.tuned)
         for rank in sorted({key[2] for key in runs}):
-            changes = [_against_base(right, margins, key) for key in runs if key[2] == rank]
+            models = [key for key in runs if key[2] == rank]
+            codes = {code: chance[code] for code, values in right.items() if rank in values.ranks}
+            able = [code for code, is_at_chance in codes.items() if code != SOURCE_LANGUAGE and not is_at_chance]
+            never_worst = [code for code in codes if chance[code]] if able else []
+            changes = [_against_base(right, margins, key, never_worst) for key in models]
             worst = Counter(change.worst_language for change in changes if change.worst_language is not None)
             most = min(worst, key=lambda code: (-worst[code], code)) if worst else None
+            language = None if most is None else marked(language_name(f"{task}.{most}", params), chance[most])
             yield {
                 "task": task,
                 "items": item_name(task, params),
                 "rank": rank,
                 "models": len(changes),
                 **_over_models(changes),
-                "language": None if most is None else language_name(f"{task}.{most}", params),
+                "language": language,
                 "note": [
                     *(change.note for change in changes),
-                    "one target language: the worst is the mean" if len(codes) == 2 else "",
+                    *_row_notes(task, codes, params),
+                    UNEVEN if any(key not in right[code].tuned for code in codes for key in models) else "",
                 ],
             }
 
 
-def _against_base(right: Languages, margins: Languages, key: Key) -> TransferChange:
-    """One adapter against its own base over the languages of a task."""
+def _row_notes(task: str, codes: Mapping[str, bool], params: Params) -> Iterator[str]:
+    """A single target language; which languages of a row are at chance.
+
+    Args:
+        codes: language -> whether it is at chance.
+    """
+    targets = [code for code in codes if code != SOURCE_LANGUAGE]
+    if len(targets) == 1:
+        yield "one target language: the worst is the mean"
+    if any(codes.values()):
+        names = [language_name(f"{task}.{code}", params) for code in targets if codes[code]]
+        which = [language_name(f"{task}.{SOURCE_LANGUAGE}", params)] if codes.get(SOURCE_LANGUAGE) else []
+        which += [f"{len(names)} of {len(targets)} target languages ({', '.join(names)})"] if names else []
+        yield f"{item_name(task, params)}, {AT_CHANCE}: {' and '.join(which)}"
+
+
+def _against_base(right: Languages, margins: Languages, key: Key, never_worst: Collection[str]) -> TransferChange:
+    """One adapter against its own base over the languages of a task in which it was scored."""
     base = key[0]
+    codes = [code for code, values in right.items() if key in values.tuned]
     return transfer_change(
-        {code: values.start[base] == 1 for code, values in right.items()},
-        {code: values.tuned[key] == 1 for code, values in right.items()},
-        {code: values.start[base] for code, values in margins.items()},
-        {code: values.tuned[key] for code, values in margins.items()},
+        {code: right[code].start[base] == 1 for code in codes},
+        {code: right[code].tuned[key] == 1 for code in codes},
+        {code: margins[code].start[base] for code in codes},
+        {code: margins[code].tuned[key] for code in codes},
+        SOURCE_LANGUAGE,
+        never_worst,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tli.analysis.effects import Effect
+from tli.analysis.outcomes import not_at_every_rank
 from tli.analysis.results import Results
-from tli.analysis.robustness import OUTCOME_COLUMNS, count_bases, of_scores
+from tli.analysis.robustness import OUTCOME_COLUMNS, chance_notes, count_bases, of_scores
 from tli.analysis.scores import SCORING, said_of_items
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
@@ -57,8 +58,8 @@ def rows_of(measured: Sequence[Effect]) -> Iterator[dict[str, Cell]]:
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """What a cluster is, for what the odds hold, and what is undefined."""
-    return notes_on(of_scores(results, params), params)
+    """What a cluster is, for what the odds hold, what is undefined, and which sets have no odds."""
+    return [*notes_on(of_scores(results, params), params), not_at_every_rank(results, params)]
 
 
 def notes_on(measured: Sequence[Effect], params: Params) -> list[str]:
@@ -70,4 +71,5 @@ def notes_on(measured: Sequence[Effect], params: Params) -> list[str]:
         "seeds.",
         said_of_items(params),
         *(f"{effect.outcome.name}: {effect.odds.note}" for effect in measured if effect.odds and effect.odds.note),
+        *chance_notes(measured),
     ]

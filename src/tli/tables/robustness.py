@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tli.analysis.outcomes import not_at_every_rank
 from tli.analysis.results import Results
 from tli.analysis.robustness import OUTCOME_COLUMNS, of_scores, summary_columns, summary_notes, summary_rows
 from tli.analysis.scores import SCORING, said_of_items
@@ -30,5 +31,6 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """The verdicts in words, then how the numbers are computed and what the items are."""
-    return [*summary_notes(of_scores(results, params), params), said_of_items(params)]
+    """The verdicts in words, then how the numbers are computed, which sets have no verdict, what the items are."""
+    notes = summary_notes(of_scores(results, params), params)
+    return [*notes, not_at_every_rank(results, params), said_of_items(params)]

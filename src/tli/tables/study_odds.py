@@ -31,8 +31,9 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 def notes(results: Results, params: Params) -> list[str]:
     """The notes of the table odds, for each variant."""
     study = study_of(results, params)
-    return [
+    notes = [
         note
         for variant, effects in study.effects_on(answers=True).items()
         for note in odds.notes_on(effects, study.params[variant])
     ]
+    return [*notes, *study.untested]

@@ -30,6 +30,6 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """How many bases there are, what is corrected together, what the items are."""
+    """How many bases there are, what is corrected together, which sets have no verdict, what the items are."""
     study = study_of(results, params)
-    return [*study.notes_on(study.effects_on(answers=True)), said_of_items(params)]
+    return [*study.notes_on(study.effects_on(answers=True)), *study.untested, said_of_items(params)]

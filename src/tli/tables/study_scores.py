@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tli.analysis.results import Results
-from tli.analysis.scores import SCORING, item_name, language_name, said_of_items
+from tli.analysis.scores import CHANCE_NOTE, SCORING, marked, said_of_items, set_name
 from tli.analysis.study import BASE, VARIANT, Study, correct, over_bases, study_of
 from tli.analysis.table import Cell, Column
 from tli.config.parameters import Params
@@ -41,7 +41,10 @@ COLUMNS = (
 
 
 def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
-    """One row per variant, rank, task and language; p-values are corrected within a task."""
+    """One row per variant, rank, task and language; p-values are corrected within a task.
+
+    A set at chance has no p-values, and the correction does not count it.
+    """
     study = study_of(results, params)
     by_task: dict[str, list[dict[str, Cell]]] = {}
     notes: list[list[str]] = []
@@ -49,6 +52,8 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
     for variant, of_variant in study.params.items():
         for rank in of_variant.sweep.ranks:
             for set_ in study.sets(variant):
+                if rank not in study.ranks(variant, set_):
+                    continue
                 row, row_notes = _row(study, variant, rank, set_, params)
                 by_task.setdefault(set_.partition(".")[0], []).append(row)
                 table.append(row)
@@ -62,17 +67,20 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, object]]:
 def _row(study: Study, variant: str, rank: int, set_: str, params: Params) -> tuple[dict[str, Cell], list[str]]:
     """One row with uncorrected p-values, and the notes on it."""
     test = over_bases(study.change(variant, rank, set_, "-", "accuracy").values, params)
-    items = f"{item_name(set_.partition('.')[0], params)}, {language_name(set_, params)}"
+    is_at_chance = study.at_chance(variant, set_)
+    items = marked(set_name(set_, params), is_at_chance)
     row: dict[str, Cell] = {"variant": variant, "rank": rank, "set": set_, "items": items}
     row |= {"base": BASE[study.sink(variant)], "bases": test.n, "change": test.gain, "sd": test.gain_sd}
-    row |= {"low": test.low, "high": test.high, "p_holm": test.p}
+    row |= {"low": test.low, "high": test.high} | ({} if is_at_chance else {"p_holm": test.p})
+    notes = [test.note, CHANCE_NOTE if is_at_chance else ""]
     apart = study.against_reference(variant, rank, set_, "-", "accuracy")
     if not apart:
-        return row, [test.note]
+        return row, notes
     against = over_bases(apart, params)
     alike = tost(apart, params.stats.margins.accuracy, params.stats.alpha)
     row |= {"against": against.gain, "against_low": alike.low, "against_high": alike.high}
-    return row | {"against_p_holm": against.p, "alike_p_holm": alike.p}, [test.note, against.note, alike.note]
+    row |= {} if is_at_chance else {"against_p_holm": against.p, "alike_p_holm": alike.p}
+    return row, [*notes, against.note, alike.note]
 
 
 def notes(results: Results, params: Params) -> list[str]:

@@ -30,6 +30,7 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
 def notes(results: Results, params: Params) -> list[str]:
     """The notes of the table trends, for each variant."""
     study = study_of(results, params)
-    return [
+    notes = [
         note for variant, effects in study.effects.items() for note in trends.notes_on(effects, study.params[variant])
     ]
+    return [*notes, *study.untested]

@@ -73,5 +73,6 @@ def notes(results: Results, params: Params) -> list[str]:
     study = study_of(results, params)
     return [
         *study.notes_on(study.effects),
+        *study.untested,
         "a verdict that differs between scalings is one on the scaling, which changes the factor of B A with the rank",
     ]

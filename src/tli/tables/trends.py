@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tli.analysis.effects import Effect
+from tli.analysis.outcomes import not_at_every_rank
 from tli.analysis.results import Results
 from tli.analysis.robustness import OUTCOME_COLUMNS, effects_of, ends, notes_of, tested_cells, units
 from tli.analysis.table import Cell, Column
@@ -45,7 +46,8 @@ def rows_of(measured: Sequence[Effect]) -> Iterator[dict[str, Cell]]:
         line = effect.trend
         yield {
             **tested_cells(effect),
-            **{key: getattr(line, key) for key in ("slope", "se", "low", "high", "t", "df", "p", "method")},
+            **{key: getattr(line, key) for key in ("slope", "se", "low", "high", "t", "df", "method")},
+            "p": effect.p["trend"],
             "p_holm": effect.p_holm["trend"],
             "detectable": None if effect.detectable is None else effect.detectable / effect.doublings,
             "units": f"{line.units} {line.unit}s",
@@ -53,8 +55,8 @@ def rows_of(measured: Sequence[Effect]) -> Iterator[dict[str, Cell]]:
 
 
 def notes(results: Results, params: Params) -> list[str]:
-    """Over what the slope is computed and tested."""
-    return notes_on(effects_of(results, params), params)
+    """Over what the slope is computed and tested, and which sets have none."""
+    return [*notes_on(effects_of(results, params), params), not_at_every_rank(results, params)]
 
 
 def notes_on(measured: Sequence[Effect], params: Params) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from tli.analysis.cells import Cells
 from tli.analysis.results import Measured, Value, load_yaml
+from tli.analysis.scores import AT_CHANCE
 from tli.analysis.tolerances import Tolerances
 from tli.analysis.views import points
 from tli.config.parameters import Params
@@ -108,10 +109,12 @@ def resolve(key: str, values: Measured, params: Params) -> str:
 
 
 def value_of(conclusion: Conclusion, values: Measured, params: Params) -> tuple[Value, str]:
-    """The value of a conclusion in a run, and its state."""
+    """The value of a conclusion in a run, and its state; AT_CHANCE where the table says so in place of a verdict."""
     keys = [resolve(key, values, params) for key in conclusion.keys]
     if any(key not in values for key in keys):
         return None, MISSING
+    if any(values.get(f"{key.rpartition('/')[0]}/verdict") == AT_CHANCE for key in keys):
+        return None, AT_CHANCE
     numbers = [values[key] for key in keys]
     if not all(isinstance(number, int | float) for number in numbers):
         return None, UNDEFINED

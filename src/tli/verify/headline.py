@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tli.analysis.results import Value
+from tli.analysis.scores import AT_CHANCE
 from tli.analysis.table import Table
 from tli.analysis.views import trained_view
 from tli.config.parameters import Params
 
 
 def headline_values(tables: Mapping[str, Table], params: Params) -> dict[str, Value]:
-    """Gain in cosine of trained pairs and of random pairs, P@1 after training, accuracies; four decimals."""
+    """Gain in cosine of trained pairs and of random pairs, P@1 after training, accuracies; four decimals.
+
+    `at_chance` names the sets at chance, where there are any.
+    """
     view = trained_view(params)
     keys = {
         "gain": f"before_after/run,{view},trained/gain",
@@ -26,4 +30,7 @@ def headline_values(tables: Mapping[str, Table], params: Params) -> dict[str, Va
         value = values.get(key.format(rank=params.lora.rank))
         if value is not None:
             headline[name] = round(value, 4) if isinstance(value, float) else value
+    scored = tables["accuracy_by_rank"].matching(run="main") if "accuracy_by_rank" in tables else []
+    if chance := [str(row["set"]) for row in scored if str(row["language"]).endswith(AT_CHANCE)]:
+        headline["at_chance"] = ", ".join(chance)
     return headline
