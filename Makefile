@@ -49,7 +49,7 @@ $(call need,'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info
 got $(shell '$(PYTHON)' -V 2>&1): name another: make PYTHON=/path/to/python3.11)\
 $(call need,'$(PYTHON)' -c 'import ensurepip; import venv',$(PYTHON) has no venv module: install it (on Debian and Ubuntu: apt install python3-venv))
 
-.PHONY: help setup repro plots test test-slow test-all compare soak bench bench-8b cluster-test sbom lint image image-test clean lock
+.PHONY: help setup repro plots test test-slow test-all compare soak parity bench bench-8b cluster-test sbom lint image image-test clean lock
 
 help: ## print these lines
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/make \1\t\2/p' Makefile | expand -t 19
