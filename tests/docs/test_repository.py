@@ -342,7 +342,18 @@ def test_make_prints_one_line_a_target() -> None:
     call = make()
     assert call.returncode == 0, call.stderr
     assert [line.split()[:2] for line in call.stdout.splitlines()] == [["make", target] for target in targets]
-    tests = {"test", "test-slow", "test-all", "compare", "soak", "cluster-test", "image-test", "bench", "bench-8b"}
+    tests = {
+        "test",
+        "test-slow",
+        "test-all",
+        "compare",
+        "soak",
+        "parity",
+        "cluster-test",
+        "image-test",
+        "bench",
+        "bench-8b",
+    }
     named = tests | {"setup", "repro", "plots", "sbom", "lint", "image", "clean", "lock"}
     assert named | {"help"} == set(targets)
 

@@ -124,20 +124,25 @@ def test_a_missing_or_other_file_is_refused(made: FileBenchmarks, tmp_path: Path
         files.read(made)
 
 
-@given(st.integers(0, 4), st.sampled_from([1, 2, 4, 8, 16, 32]), st.sampled_from(["en", "sw"]), st.integers(1, 5))
-def test_what_the_sweep_scores(seed: int, rank: int, language: str, seeds: int) -> None:
-    swept = Swept(seeds=seeds, languages=("en",), others=(2, 16))
+@given(
+    st.integers(0, 4),
+    st.sampled_from([1, 2, 4, 8, 16, 32]),
+    st.sampled_from(["xcopa.en", "xcopa.sw"]),
+    st.integers(1, 5),
+)
+def test_what_the_sweep_scores(seed: int, rank: int, set_: str, seeds: int) -> None:
+    swept = Swept(seeds=seeds, sets=("xcopa.en",), others=(2, 16))
     chosen = NATURAL.active.benchmarks.model_copy(update={"sweep": swept})
     params = with_benchmarks(NATURAL, chosen)
-    assert params.sweep_scores(language, rank, seed) == (seed < seeds and (language == "en" or rank in (2, 16)))
+    assert params.sweep_scores(set_, rank, seed) == (seed < seeds and (set_ == "xcopa.en" or rank in (2, 16)))
     everything = with_benchmarks(NATURAL, chosen.model_copy(update={"sweep": None}))
-    assert everything.sweep_scores(language, rank, seed)
+    assert everything.sweep_scores(set_, rank, seed)
 
 
 def test_the_sweep_leaves_out_what_it_is_told_to(
     made: FileBenchmarks, params: Params, pairs: list[Pair], tiny_quantized: Path, tmp_path: Path
 ) -> None:
-    swept = Swept(seeds=1, languages=("en",), others=(4,))
+    swept = Swept(seeds=1, sets=("xcopa.en", "xnli.en"), others=(4,))
     chosen = with_benchmarks(params, made.model_copy(update={"sweep": swept}))
     benchmarks.run(tmp_path, tmp_path / "items", tmp_path / "metrics.json", chosen)
     word_list, ranks = tmp_path / "pairs.tsv", {2: "r2", 4: "r4"}
@@ -148,8 +153,9 @@ def test_the_sweep_leaves_out_what_it_is_told_to(
     first, *others = chosen.sweep.seeds
     assert others, "the smoke parameters have one seed"
     scored = read_rows(rows / "score.tsv")
-    by_run = {run: {*part["set"].str.rpartition(".")[2]} for run, part in scored.groupby("run")}
-    assert by_run == {f"r2-s{first}": {"en"}, f"r4-s{first}": {"en", "sw"}}
+    by_run = {run: {*part["set"]} for run, part in scored.groupby("run")}
+    english, swahili = {"xcopa.en", "xnli.en"}, {"xcopa.sw", "xnli.sw", "xcopa-corrected.sw"}
+    assert by_run == {f"r2-s{first}": english, f"r4-s{first}": english | swahili}
     assert len({*read_rows(rows / "similarity.tsv")["run"]}) == 2 * len(chosen.sweep.seeds)
 
 

@@ -49,7 +49,7 @@ def read_premises(path: Path) -> dict[str, dict[str, str]]:
     premises: dict[str, dict[str, str]] = {}
     for item in read_items(path):
         try:
-            premises.setdefault(f"{item.task}.{item.language}", {})[item.id] = premise(item)
+            premises.setdefault(item.set, {})[item.id] = premise(item)
         except ValueError as error:
             raise UserError(f"{path}: {item.id}: {error}; run `dvc repro`, which writes this file") from None
     return premises

@@ -17,6 +17,7 @@ import pandas as pd
 from tli.analysis.premises import Premises, read_premises
 from tli.analysis.table import Cell, Table
 from tli.config.parameters import MicroworldModel, Params
+from tli.data.benchmarks.prompts import CORRECTED
 from tli.io.errors import UserError
 from tli.io.files import sha256_of
 from tli.io.rows import read_rows
@@ -124,13 +125,15 @@ def check_unique(path: Path, rows: pd.DataFrame) -> None:
 
 
 def _check_scores(frame: pd.DataFrame, build: Path, params: Params) -> None:
-    """Every set that the base is scored on has rows of each run of the sweep that scores its language."""
+    """Every set that the base is scored on has rows of each run of the sweep that scores it."""
     scores = frame[(frame["stage"] == "score") & (frame["measure"] == "correct")]
     measured = set(zip(scores["run"], scores["set"], strict=True))
     for set_ in scores.loc[scores["run"] == "base", "set"].unique():
-        language = set_.rpartition(".")[2]
         for rank, seed in product(params.sweep.ranks, params.sweep.seeds):
-            if params.sweep_scores(language, rank, seed) and (run_name(rank, seed), set_) not in measured:
+            if (
+                params.sweep_scores(set_.replace(CORRECTED, ""), rank, seed)
+                and (run_name(rank, seed), set_) not in measured
+            ):
                 path = build / "sweep" / "rows" / f"r{rank}" / "score.tsv"
                 raise UserError(f"{path}: no rows of {run_name(rank, seed)} for {set_}; run `dvc repro`")
 

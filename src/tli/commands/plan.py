@@ -198,7 +198,7 @@ def _swept(params: Params) -> int:
         for task, language, items in _items(params)
         for rank in params.sweep.ranks
         for seed in params.sweep.seeds
-        if params.sweep_scores(language, rank, seed)
+        if params.sweep_scores(f"{task}.{language}", rank, seed)
     )
 
 

@@ -69,12 +69,12 @@ class Limit(Section):
 class Swept(Section):
     """What the rank sweep scores; null is everything. The base and the paper's configuration score every item.
 
-    `languages` are scored at every rank, with the first `seeds` of sweep.seeds. The other languages are scored only at
-    the ranks in `others`, with the same seeds.
+    `sets` (TASK.LANGUAGE) are scored at every rank, with the first `seeds` of sweep.seeds. The other sets are scored
+    only at the ranks in `others`, with the same seeds.
     """
 
     seeds: Count
-    languages: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    sets: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     others: Annotated[tuple[int, ...], Field(strict=False)]
 
 

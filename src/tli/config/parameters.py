@@ -515,13 +515,13 @@ class Params(Section):
         """Whether the stage `translate` measures this process's model."""
         return self.active.benchmarks.source != "none" and self.model not in self.translate.skip
 
-    def sweep_scores(self, language: str, rank: int, seed: int) -> bool:
-        """Whether the sweep scores the items of a language with the adapter of this rank and seed."""
+    def sweep_scores(self, set_: str, rank: int, seed: int) -> bool:
+        """Whether the sweep scores the items of a set (TASK.LANGUAGE) with the adapter of this rank and seed."""
         benchmarks = self.active.benchmarks
         swept = benchmarks.sweep if isinstance(benchmarks, HubBenchmarks | FileBenchmarks) else None
         if swept is None:
             return benchmarks.source != "none"
-        at_rank = language in swept.languages or rank in swept.others
+        at_rank = set_ in swept.sets or rank in swept.others
         return at_rank and seed in self.sweep.seeds[: swept.seeds]
 
     @property

@@ -225,11 +225,11 @@ def _item_rows(run_id: RunId, item: Item, scores: Sequence[float]) -> Iterator[R
         "margin": scores[item.label] - max(others),
     }
     for name, value in values.items():
-        yield Row(*run_id, f"{item.task}.{item.language}", item.id, "-", name, value)
+        yield Row(*run_id, item.set, item.id, "-", name, value)
 
 
 def padding_drift(
-    items: Sequence[Item], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, sample: int = 64
+    items: Sequence[Item], model: nn.Module, tokenizer: PreTrainedTokenizerBase, batch_size: int, sample: int = 16
 ) -> Row:
     """The largest |difference|, in nats, between a log-likelihood scored in a batch of trees and scored alone.
 

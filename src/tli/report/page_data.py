@@ -137,7 +137,7 @@ def benchmark(path: Path, scores: Rows, params: Params) -> list[dict[str, Any]]:
     sets: dict[str, list[Item]] = {}
     for item in read_items(path) if path.is_file() and params.active.benchmarks.source != "none" else []:
         if not item.task.endswith(CORRECTED):
-            sets.setdefault(f"{item.task}.{item.language}", []).append(item)
+            sets.setdefault(item.set, []).append(item)
     scored = {set_: items for set_, items in sets.items() if scores.has("base", set_, "-", "pred")}
     return [_set(set_, items, MOST_ITEMS // len(scored), scores, params) for set_, items in scored.items()]
 

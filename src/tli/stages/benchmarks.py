@@ -253,7 +253,7 @@ def _rows(baseline: str, items: Iterable[Item], predictions: Mapping[str, int]) 
                 "pred": predictions[item.id],
                 "correct": int(predictions[item.id] == item.label),
             }
-            columns = (baseline, "-", 0, "-", f"{item.task}.{item.language}", item.id, "-")
+            columns = (baseline, "-", 0, "-", item.set, item.id, "-")
             rows += [Row(*columns, measure, value) for measure, value in values.items()]
     return rows
 

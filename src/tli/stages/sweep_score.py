@@ -6,7 +6,7 @@ Inputs: word pairs, items.jsonl, the NF4 checkpoint, the adapters of `sweep-trai
 Outputs, one run per rank and seed (`r8-s3`):
 - similarity.tsv: sets trained, control and all; NF4 views (the named views; for a variant every view); measures of
   measure/pair_rows.py.
-- score.tsv: sets task.language, no view; measures loglik.N, label, pred, correct, margin. Which languages are scored at
+- score.tsv: sets task.language, no view; measures loglik.N, label, pred, correct, margin. Which sets are scored at
   which rank and with which seeds says `benchmarks.sweep`.
 
 Rank 0 is the base model; its rows come from the stage base-rows. Used by: the tables `ranks`, `xcopa`, `xnli`,
@@ -23,6 +23,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from tli.config.parameters import Params
+from tli.data.benchmarks.prompts import CORRECTED
 from tli.data.words.lexicon import read_pairs
 from tli.io import progress, resume
 from tli.io.errors import UserError
@@ -82,13 +83,14 @@ def _measure_adapters(
         lora.check_adapter(adapter, model)  # check before measuring anything
 
     @cache
-    def prepared(*languages: str) -> scoring.PreparedItems:
-        chosen = [item for item in items if item.language in languages]
-        return scoring.prepare(chosen, tokenizer, compute.batch_size)
+    def prepared(*sets: str) -> scoring.PreparedItems:
+        return scoring.prepare([item for item in items if item.set in sets], tokenizer, compute.batch_size)
 
     def write(run_id: RunId, adapter: Path, run_folder: Path) -> None:
-        languages = dict.fromkeys(item.language for item in items)
-        scored = [lang for lang in languages if params.sweep_scores(lang, run_id.rank, int(run_id.seed))]
+        sets = dict.fromkeys(item.set for item in items)
+        scored = [
+            set_ for set_ in sets if params.sweep_scores(set_.replace(CORRECTED, ""), run_id.rank, int(run_id.seed))
+        ]
         adapted = lora.load(model, adapter)
         rows = pair_rows.measure(run_id, pairs, adapted, tokenizer, params, "nf4", every_layer=every_layer)
         write_rows(run_folder / pair_rows.FILE, rows)

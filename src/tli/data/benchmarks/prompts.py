@@ -68,6 +68,11 @@ class Item(NamedTuple):
     context: str
     options: tuple[str, ...]
 
+    @property
+    def set(self) -> str:
+        """`xcopa.en`: the items of one task and language, whose scores are one number."""
+        return f"{self.task}.{self.language}"
+
 
 class Source(NamedTuple):
     """An item as released. `texts` has the fields of XCOPA or XNLI by name; label -1 means that it is not public."""
