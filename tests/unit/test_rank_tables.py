@@ -18,10 +18,21 @@ from statsmodels.stats.multitest import multipletests
 from synthetic import fabricate
 from tiny import ROOT
 from tli.analysis import outcomes, render, robustness
-from tli.analysis.effects import TESTS, Effect, effects, verdict
+from tli.analysis.effects import (
+    COSINE,
+    ITEMS,
+    TESTS,
+    WORDS,
+    Effect,
+    effects,
+    is_borderline,
+    processor_shift,
+    verdict,
+)
 from tli.analysis.outcomes import Outcome, Values
 from tli.analysis.results import Results, read_results, run_name
 from tli.analysis.table import Table
+from tli.analysis.tolerances import load
 from tli.config import parameters
 from tli.config.parameters import Params
 from tli.io.errors import UserError
@@ -224,6 +235,33 @@ def test_a_known_effect_has_its_verdict_and_sentence(
     assert effect.change == pytest.approx(change + 2.5 * slope, abs=1.0 if noise < 1 else 15)
     assert effect.span is not None
     assert effect.span.estimate == pytest.approx(5 * slope, abs=0.5 if noise < 1 else 60)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2, -2.0])
+def test_a_verdict_is_borderline_where_a_shift_changes_it(slope: float) -> None:
+    """No shift changes nothing; one that carries the fitted change over the margin, or over 0, does."""
+    (effect,) = effects([outcome(slope, 0.0, 0.1, LONG, bases=6)], LONG)
+    assert effect.span is not None
+    assert effect.span.estimate is not None
+    assert is_borderline(effect, 0.0, 0.05) is False
+    assert is_borderline(effect, abs(abs(effect.span.estimate) - effect.outcome.margin) + 1.0, 0.05) is True
+
+
+def test_a_verdict_that_is_clear_is_stable_and_none_has_no_mark() -> None:
+    (clear,) = effects([outcome(-2.0, 0.0, 0.1, LONG, bases=6)], LONG)
+    assert is_borderline(clear, processor_shift(clear.outcome, words=686), 0.05) is False
+    (chance,) = effects([outcome(-2.0, 0.0, 0.1, LONG, bases=6)._replace(at_chance=True)], LONG)
+    assert is_borderline(chance, 1.0, 0.05) is None
+
+
+def test_what_a_processor_may_shift_is_the_floor_of_the_tolerances() -> None:
+    floors = {name: measure.floor for name, measure in load(ROOT / "paper" / "tolerances.yaml").measures.items()}
+    assert (floors["scores"], floors["retrieval"], floors["cosines"]) == (ITEMS, WORDS, COSINE)
+    items = outcome(0.0, 0.0, 0.1, LONG)._replace(answers=True)
+    n = next(iter(items.values.start.values())).size
+    assert processor_shift(items, words=686) == pytest.approx(100 * ITEMS / n)
+    assert processor_shift(items._replace(key="p1.sw_en", answers=False), words=686) == pytest.approx(WORDS / 686)
+    assert processor_shift(items._replace(key="cosine.trained", answers=False), words=686) == COSINE
 
 
 def test_a_hump_that_a_line_does_not_see_is_reported() -> None:

@@ -180,6 +180,48 @@ def _units(changes: Mapping[tuple[int, int], Array]) -> list[float]:
     return [float(np.mean([x.mean() for key, x in changes.items() if key[0] == base])) for base in bases]
 
 
+# How far an outcome may lie from its value on another processor: the floors of paper/tolerances.yaml.
+ITEMS, WORDS, COSINE = 2, 2, 1e-4
+
+
+def processor_shift(outcome: Outcome, words: int) -> float:
+    """How far another processor may move an outcome, in its unit: two items of a set, two words, or 1e-4 of a cosine.
+
+    Args:
+        words: the number of word pairs.
+    """
+    if outcome.answers:
+        return 100 * ITEMS / min(x.size for x in outcome.values.start.values())
+    return WORDS / words if outcome.key.startswith("p1") else COSINE
+
+
+def is_borderline(effect: Effect, shift: float, alpha: float) -> bool | None:
+    """Whether the verdict changes if the fitted change from the lowest to the highest rank moves by up to `shift`.
+
+    Each p is computed anew for the moved change, with the same standard error, and multiplied as Holm's method
+    multiplied it. None where there is no verdict.
+    """
+    span, stated = effect.span, verdict(effect, alpha)
+    if span is None or span.estimate is None or span.se is None or span.df is None or stated in (None, AT_CHANCE):
+        return None
+    for moved in (span.estimate - shift, span.estimate + shift):
+        again = equivalence.tost_estimate(moved, span.se, span.df, effect.outcome.margin, alpha)
+        if (
+            equivalence.verdict(
+                _as_holm(effect, "equivalence", again.p), _as_holm(effect, "trend", again.p_zero), alpha
+            )
+            != stated
+        ):
+            return True
+    return False
+
+
+def _as_holm(effect: Effect, test: str, p: float | None) -> float:
+    """p times the factor by which Holm's method raised the p of a test."""
+    before, after = effect.p[test], effect.p_holm[test]
+    return min(1.0, (p or 0.0) * (after / before if before and after else 1.0))
+
+
 def verdict(effect: Effect, alpha: float) -> str | None:
     """What the rank does, from the corrected p of trend and equivalence; None where either is undefined.
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tli.analysis.effects import verdict
+from tli.analysis.effects import COSINE, ITEMS, WORDS, is_borderline, processor_shift, verdict
 from tli.analysis.outcomes import tidy
 from tli.analysis.results import Results
 from tli.analysis.robustness import OUTCOME_COLUMNS, VERDICTS, against_zero
 from tli.analysis.study import study_of
 from tli.analysis.table import Cell, Column
+from tli.analysis.views import PAIR_SETS, trained_view
 from tli.config.parameters import Params
 
 TITLE = "Study: verdicts on the rank by scaling"
@@ -22,11 +23,12 @@ CAPTION = (
     "the fitted change from the lowest to the highest rank, and the verdict on the rank."
 )
 SOURCE = ("study",)
+STABLE = {True: "borderline", False: "stable", None: "-"}
 VIEW = "the view that the loss reads; scores under NF4"
 
 
 def columns(results: Results, params: Params) -> list[Column]:
-    """Four columns per variant."""
+    """Five columns per variant."""
     return [
         *OUTCOME_COLUMNS,
         Column("unit", "unit"),
@@ -39,6 +41,7 @@ def columns(results: Results, params: Params) -> list[Column]:
                 Column(f"place_{name}", "against rank 0"),
                 Column(f"span_{name}", "lowest to highest rank, fitted", "number"),
                 Column(f"rank_{name}", "the rank"),
+                Column(f"stable_{name}", "other processors"),
             )
         ),
     ]
@@ -47,6 +50,8 @@ def columns(results: Results, params: Params) -> list[Column]:
 def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
     """One row per outcome."""
     table: dict[str, dict[str, Cell]] = {}
+    similarity, view = results.of("similarity"), trained_view(params)
+    words = sum(len(similarity.each("base", set_, view, "cosine")) for set_ in PAIR_SETS)
     for name, effects in study_of(results, params).effects.items():
         for effect in effects:
             outcome = effect.outcome
@@ -63,6 +68,9 @@ def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
                     f"place_{name}": against_zero(effect, params) or "undefined",
                     f"span_{name}": None if effect.span is None else tidy(effect.span.estimate),
                     f"rank_{name}": VERDICTS[verdict(effect, params.stats.alpha)],
+                    f"stable_{name}": STABLE[
+                        is_borderline(effect, processor_shift(outcome, words), params.stats.alpha)
+                    ],
                 }
             )
     yield from table.values()
@@ -74,5 +82,7 @@ def notes(results: Results, params: Params) -> list[str]:
     return [
         *study.notes_on(study.effects),
         *study.untested,
+        "other processors: borderline where the verdict changes if the fitted change moves by what another processor "
+        f"may do to every adapter ({ITEMS} items of a set, {WORDS} words, {COSINE:g} of a cosine), else stable",
         "a verdict that differs between scalings is one on the scaling, which changes the factor of B A with the rank",
     ]
