@@ -11,6 +11,7 @@ from typing import Any
 from synthetic import fabricate, verdict_files
 from tiny import ROOT
 from tli.config import parameters
+from tli.config.benchmarks import NoBenchmarks
 from tli.config.parameters import Params
 from tli.stages import tables, verify
 
@@ -20,7 +21,8 @@ SMOKE = ROOT / "tests" / "smoke" / "params.yaml"
 def smoke_models() -> tuple[Params, Params]:
     """The smoke parameters for two models of unlike form: SmolLM2 without items, and the micro-world with items."""
     microworld = parameters.load(SMOKE, model="microworld")
-    smollm2 = parameters.load(ROOT / "params.yaml", model="smollm2").active
+    loaded = parameters.load(ROOT / "params.yaml", model="smollm2").active
+    smollm2 = loaded.model_copy(update={"benchmarks": NoBenchmarks(source="none")})
     both = {"models": ("smollm2", "microworld"), "profiles": {**microworld.profiles, "smollm2": smollm2}}
     return microworld.model_copy(update={**both, "model": "smollm2"}), microworld.model_copy(update=both)
 

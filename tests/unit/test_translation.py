@@ -63,23 +63,23 @@ def test_a_translation_of_either_set_is_right() -> None:
 
 
 def test_no_control_word_is_in_an_example() -> None:
-    assert translate.examples(DOUBLE, Translate(shots=1, seed=0)) == DOUBLE[:1], (
+    assert translate.examples(DOUBLE, Translate(shots=1, seed=0, skip=())) == DOUBLE[:1], (
         "each other one holds a control form's word"
     )
     with pytest.raises(UserError, match=r"translate\.shots: expected at most 1, .*, got 2; set fewer"):
-        translate.examples(DOUBLE, Translate(shots=2, seed=0))
+        translate.examples(DOUBLE, Translate(shots=2, seed=0, skip=()))
 
 
 @given(shots=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
 def test_the_prompt_never_holds_a_word_of_the_control_set(shots: int, seed: int) -> None:
     pairs = read_pairs(ROOT / "data" / "pairs.tsv")
-    drawn = translate.examples(pairs, Translate(shots=shots, seed=seed))
+    drawn = translate.examples(pairs, Translate(shots=shots, seed=seed, skip=()))
     assert len(set(drawn)) == shots
     assert {pair.set for pair in drawn} == {"trained"}
     before = translate.prompt(drawn, "QUERY").removesuffix("QUERY = QUERY,")
     control = {word for pair in pairs if pair.set == "control" for word in f"{pair[0]} {pair[1]}".lower().split()}
     assert not control & set(before.lower().replace(".", " ").replace(",", " ").split())
-    assert drawn == translate.examples(pairs, Translate(shots=shots, seed=seed))
+    assert drawn == translate.examples(pairs, Translate(shots=shots, seed=seed, skip=()))
 
 
 def test_the_prompt_is_a_dictionary_line_of_the_micro_world() -> None:
