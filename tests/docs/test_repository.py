@@ -25,7 +25,9 @@ from ruamel.yaml import YAML
 
 import compare
 from tiny import ROOT
+from tli.analysis import render
 from tli.commands.process import PORTABLE
+from tli.io.structured import read_json
 
 SOURCE = ROOT / "src"
 # Folders that change no number: `check` depends on config; no stage depends on the others or on cli.py.
@@ -627,3 +629,21 @@ def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_ver
         assert made.exists() == bool(status)
     assert set(compare.RUNS["own"].values()) == {""}, "a stage takes an empty variable away"
     assert {*compare.RUNS["avx2"]} == {"ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"}
+
+
+# The supplement.
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "paper" / "supplement").iterdir()), ids=lambda folder: folder.name)
+def test_a_kept_run_s_pages_are_those_of_its_tables(folder: Path, tmp_path: Path) -> None:
+    """tables.json gives every page to the byte; run.json has the command, the date, and the digests of code and data."""
+    kept = render.read_model(folder / "tables.json")
+    intro = (folder / "README.md").read_text(encoding="utf-8").partition("\n\n- [")[0].split("\n\n")
+    render.write_pages(tmp_path / "pages", intro, [kept], "figures")
+    for path in sorted((tmp_path / "pages").iterdir()):
+        assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+    for figure in kept.figures:
+        assert (folder / "figures" / kept.model / figure.file).is_file()
+    facts = read_json(folder / "run.json")
+    assert {"command", "date", "minutes", "processors", "code", "data", "parameters"} <= facts.keys()
+    assert facts["command"] in (folder / "README.md").read_text(encoding="utf-8")
