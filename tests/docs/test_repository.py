@@ -636,7 +636,7 @@ def test_a_comparison_runs_under_both_instruction_sets_and_has_the_status_of_ver
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "paper" / "supplement").iterdir()), ids=lambda folder: folder.name)
 def test_a_kept_run_s_pages_are_those_of_its_tables(folder: Path, tmp_path: Path) -> None:
-    """tables.json gives every page to the byte; run.json has the command, the date, and the digests of code and data."""
+    """tables.json gives every page to the byte; run.json has its command, date, code and data."""
     kept = render.read_model(folder / "tables.json")
     intro = (folder / "README.md").read_text(encoding="utf-8").partition("\n\n- [")[0].split("\n\n")
     render.write_pages(tmp_path / "pages", intro, [kept], "figures")
