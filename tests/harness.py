@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from bitsandbytes.nn import Linear4bit
 from lm_eval.api.task import ConfigurableTask
 
 from tiny import SHARED
 from tli.data.benchmarks.prompts import TEXTS, Source
+from tli.model import checkpoint
 
 # The real items, as far as they are here: (task, language) -> file of the split that the harness scores.
 REAL = {
@@ -20,6 +23,20 @@ REAL = {
     ("xnli", "en"): "xnli/xnli.dev.en.jsonl",
     ("xnli", "sw"): "xnli/xnli.dev.sw.jsonl",
 }
+
+
+def in_float32(model: Any) -> Any:
+    """The same 4-bit model computing in float32, where batches of other shapes agree to the fourth digit.
+
+    Unpacked for each product, as elsewhere here: bitsandbytes' own kernel for processors takes no width such as 96.
+    """
+    checkpoint.disable_repacking(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = torch.float32
+    return model.eval()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
 from click.testing import CliRunner
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
@@ -17,6 +16,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+import harness
 from synthetic import fabricate
 from tiny import ROOT, changed_files
 from tli.analysis import render
@@ -59,20 +59,6 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_quantized: Path, list
     return folder
 
 
-def in_float32(model: Any) -> Any:
-    """The same 4-bit model computing in float32, where batches of other shapes agree to the fourth digit.
-
-    Unpacked for each product, as elsewhere here: bitsandbytes' own kernel for processors takes no width such as 96.
-    """
-    checkpoint.disable_repacking(model)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.compute_dtype = torch.float32
-    return model.eval()
-
-
 def block(text: str, language: str) -> str:
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
     return str(found)
@@ -106,7 +92,7 @@ def test_the_harness_loads_it_by_its_peft_argument(
     arguments = dict(part.split("=", 1) for part in given.split(","))
     assert arguments == {"pretrained": (tiny_quantized / "nf4").as_posix(), "peft": "."}
     theirs = HFLM(**arguments, device="cpu", batch_size=2)
-    in_float32(theirs.model)
+    harness.in_float32(theirs.model)
     instances = [
         Instance(request_type="loglikelihood", doc={}, arguments=(ITEM.context, option), idx=number)
         for number, option in enumerate(ITEM.options)
@@ -114,8 +100,8 @@ def test_the_harness_loads_it_by_its_peft_argument(
     found = [likelihood for likelihood, _ in theirs.loglikelihood(instances, disable_tqdm=True)]
     tokenizer, base = checkpoint.tokenizer(tiny_quantized / "nf4"), checkpoint.load(tiny_quantized / "nf4")
     asked = scoring.plan(scoring.requests(tokenizer, ITEM), tokenizer.pad_token_id, 2)
-    alone = scoring.log_likelihoods(in_float32(base), asked)
-    ours = scoring.log_likelihoods(in_float32(lora.load(base, adapter)), asked)
+    alone = scoring.log_likelihoods(harness.in_float32(base), asked)
+    ours = scoring.log_likelihoods(harness.in_float32(lora.load(base, adapter)), asked)
     assert found == pytest.approx(ours, abs=5e-4)
     assert found != pytest.approx(alone, abs=0.05)
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 import harness
 from tiny import ROOT, SHARED
@@ -120,7 +121,7 @@ def test_a_missing_or_other_file_is_refused(made: FileBenchmarks, tmp_path: Path
     with pytest.raises(UserError, match="expected SHA-256"):
         files.read(made)
     path.unlink()
-    with pytest.raises(UserError, match=r"no such file; copy it there from somewhere \(SHA-256"):
+    with pytest.raises(UserError, match=r"no such file \(SHA-256 \w+\); copy it there from somewhere"):
         files.read(made)
 
 
@@ -137,6 +138,12 @@ def test_what_the_sweep_scores(seed: int, rank: int, set_: str, seeds: int) -> N
     assert params.sweep_scores(set_, rank, seed) == (seed < seeds and (set_ == "xcopa.en" or rank in (2, 16)))
     everything = with_benchmarks(NATURAL, chosen.model_copy(update={"sweep": None}))
     assert everything.sweep_scores(set_, rank, seed)
+
+
+def test_a_set_that_is_not_scored_cannot_be_swept(made: FileBenchmarks) -> None:
+    raw = made.model_dump()
+    with pytest.raises(ValidationError, match=r"sweep.sets: expected some of xcopa.en, xcopa.sw, .*, got xcopa.it"):
+        FileBenchmarks.model_validate(raw | {"sweep": {"seeds": 1, "sets": ("xcopa.it",), "others": ()}})
 
 
 def test_the_sweep_leaves_out_what_it_is_told_to(

@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -118,11 +117,7 @@ def asked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         folder = folder / "quantized" / "nf4"
     loaded = {"llama": checkpoint.load, "qwen": AutoModelForCausalLM.from_pretrained}[kind](folder).eval()
     rough = copy.deepcopy(loaded).to(torch.bfloat16) if not quantised else None
-    for parameter in loaded.parameters():
-        parameter.data = parameter.data.float() if parameter.is_floating_point() else parameter.data
-    for module in loaded.modules():
-        if isinstance(module, Linear4bit):
-            module.compute_dtype = torch.float32
+    harness.in_float32(loaded)
     assert {p.dtype for p in loaded.parameters()} <= {torch.float32, torch.uint8}
     return SimpleNamespace(name=request.param, model=loaded, rough=rough, tokenizer=checkpoint.tokenizer(folder))
 

@@ -211,7 +211,8 @@ def test_a_known_effect_over_five_bases_is_found(tmp_path: Path, effect: float) 
     words = {"differs"} if large else {"equivalent", "differs within margin"}
     assert set(verdicts["rank_2r"][["cosine.trained", "cosine.control"]]) <= words
     assert not large or verdicts["place_2r"]["cosine.trained"] == "above"
-    assert set(verdicts["stable_2r"]) <= {"stable", "borderline"}
+    assert set(verdicts["stable_2r"]) <= {"stable", "borderline", "-"}
+    assert ((verdicts["stable_2r"] == "-") == verdicts["rank_2r"].isin(["undefined", "at chance"])).all()
     summary = pd.concat([frame(made[name]) for name in ("study_robustness", "study_robustness_alignment")])
     assert (summary.set_index("key")["verdict"][verdicts.index] == verdicts["rank_2r"]).all()
     controls = frame(made["study_controls"]).set_index(["control", "view"]).sort_index()

@@ -191,27 +191,30 @@ def processor_shift(outcome: Outcome, words: int) -> float:
         words: the number of word pairs.
     """
     if outcome.answers:
-        return 100 * ITEMS / min(x.size for x in outcome.values.start.values())
+        return 100 * ITEMS / items_of(outcome)
     return WORDS / words if outcome.key.startswith("p1") else COSINE
+
+
+def items_of(outcome: Outcome) -> int:
+    """The number of items or word pairs of an outcome, in the smallest base."""
+    return min(x.size for x in outcome.values.start.values())
 
 
 def is_borderline(effect: Effect, shift: float, alpha: float) -> bool | None:
     """Whether the verdict changes if the fitted change from the lowest to the highest rank moves by up to `shift`.
 
     Each p is computed anew for the moved change, with the same standard error, and multiplied as Holm's method
-    multiplied it. None where there is no verdict.
+    multiplied it. Both p change with the size of the change alone, so that the ends, and 0 if it lies between them,
+    decide. None where there is no verdict.
     """
     span, stated = effect.span, verdict(effect, alpha)
     if span is None or span.estimate is None or span.se is None or span.df is None or stated in (None, AT_CHANCE):
         return None
-    for moved in (span.estimate - shift, span.estimate + shift):
+    low, high = span.estimate - shift, span.estimate + shift
+    for moved in (low, high, *([0.0] if low < 0 < high else [])):
         again = equivalence.tost_estimate(moved, span.se, span.df, effect.outcome.margin, alpha)
-        if (
-            equivalence.verdict(
-                _as_holm(effect, "equivalence", again.p), _as_holm(effect, "trend", again.p_zero), alpha
-            )
-            != stated
-        ):
+        p = (_as_holm(effect, "equivalence", again.p), _as_holm(effect, "trend", again.p_zero))
+        if equivalence.verdict(*p, alpha) != stated:
             return True
     return False
 

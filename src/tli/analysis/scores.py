@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tli.analysis.results import Measured, Results, Rows, run_name
 from tli.analysis.table import Cell, Column
-from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
+from tli.config.benchmarks import FileBenchmarks, GivenBenchmarks
 from tli.config.parameters import Params
 from tli.data.benchmarks import prompts
 from tli.stats import mcnemar, proportions
@@ -81,7 +81,7 @@ def said_of_items(params: Params) -> str:
             "The items were written for this artifact, in COPA's and NLI's form: they are not XCOPA and XNLI scores. "
             "The Swahili ones were translated and reviewed twice, not by a native speaker."
         )
-    if isinstance(benchmarks, HubBenchmarks | FileBenchmarks) and benchmarks.limit is not None:
+    if isinstance(benchmarks, GivenBenchmarks) and benchmarks.limit is not None:
         return (
             f"At most {benchmarks.limit.items} items of each set are scored, whole premises drawn with seed "
             f"{benchmarks.limit.seed}: larger sets have no full scores."

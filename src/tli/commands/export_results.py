@@ -16,7 +16,7 @@ from typing import Any
 from tli.analysis.results import Measured, Rows
 from tli.analysis.row_file import read_files
 from tli.analysis.scores import CLASSES, CORRECTED, TASKS, Shown, each, released_items, shown, written_here
-from tli.config.benchmarks import FileBenchmarks, HubBenchmarks
+from tli.config.benchmarks import FileBenchmarks, GivenBenchmarks, HubBenchmarks
 from tli.config.parameters import HubModel, Params
 from tli.config.section import HubRepo
 from tli.data.benchmarks.prompts import COPA_TEST
@@ -157,7 +157,7 @@ def _model(rows: Rows, run: str, params: Params) -> dict[str, Any]:
     name = model.repo if isinstance(model, HubModel) else model.title
     arguments: dict[str, str | int] = {"model": params.model, "run": run, "rank": int(first["rank"])}
     arguments |= {"scaling": str(first["variant"]), "seed": str(first["seed"])}
-    limit = settings.limit if isinstance(settings, HubBenchmarks | FileBenchmarks) else None
+    limit = settings.limit if isinstance(settings, GivenBenchmarks) else None
     return {"model": name, "model_args": arguments, "limit": limit and limit.items}
 
 

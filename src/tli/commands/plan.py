@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tli.config.benchmarks import FileBenchmarks, HubBenchmarks, MicroworldBenchmarks
+from tli.config.benchmarks import FileBenchmarks, GivenBenchmarks, HubBenchmarks, MicroworldBenchmarks
 from tli.config.parameters import HubModel, MicroworldModel, PackagedModel, Params
 from tli.data.benchmarks.prompts import COPA_TEST
 from tli.data.words import lexicon
@@ -30,7 +30,7 @@ SPARE = 1 << 25  # bytes between rows of the embeddings that are fetched without
 ROWS = 1.5  # distinct tokens per word form
 ALONE, PADDED = 4, 6  # tokens per word form with BOS: in batches by length, and in padded training batches
 # options, tokens per option, scored items, other items
-BENCHMARKS = {"xcopa": (2, 25, 500, 100), "xnli": (3, 45, 2490, 5010)}
+BENCHMARKS = {"xcopa": (2, 25, 500, 100), COPA_TEST: (2, 25, 500, 0), "xnli": (3, 45, 2490, 5010)}
 ITEM = 200.0  # bytes of a released item
 
 
@@ -162,22 +162,17 @@ def _items(params: Params) -> Iterator[tuple[str, str, int]]:
     """Yields (task, language, number of scored items)."""
     settings = params.active.benchmarks
     if isinstance(settings, MicroworldBenchmarks):
-        yield from ((task, language, settings.items.test) for task in BENCHMARKS for language in ("en", "sw"))
-    elif isinstance(settings, HubBenchmarks | FileBenchmarks):
-        for task, language, path in _sets(settings):
+        yield from ((task, language, settings.items.test) for task in ("xcopa", "xnli") for language in ("en", "sw"))
+    elif isinstance(settings, GivenBenchmarks):
+        paths: dict[str, Path] = {}
+        if isinstance(settings, FileBenchmarks):
+            scored = (file for file in settings.files if file.use == "score")
+            paths = {f"{file.task}.{file.language}": Path(settings.folder) / file.path for file in scored}
+        for set_ in sorted(settings.sets):
+            task, _, language = set_.partition(".")
+            path = paths.get(set_)
             items = len(path.read_bytes().splitlines()) if path and path.is_file() else BENCHMARKS[task][2]
             yield task, language, min(items, settings.limit.items) if settings.limit else items
-
-
-def _sets(settings: HubBenchmarks | FileBenchmarks) -> Iterator[tuple[str, str, Path | None]]:
-    """Yields (task, language, local file) of each scored set. English COPA counts as a language of XCOPA."""
-    if isinstance(settings, FileBenchmarks):
-        for file in settings.files:
-            if file.use == "score":
-                yield file.task.replace(COPA_TEST, "xcopa"), file.language, Path(settings.folder) / file.path
-    else:
-        for task, languages in {"xcopa": ("en", *settings.xcopa.languages), "xnli": settings.xnli.languages}.items():
-            yield from ((task, language, None) for language in languages)
 
 
 def _tokens(task: str, items: int) -> int:

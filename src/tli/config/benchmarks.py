@@ -78,15 +78,37 @@ class Swept(Section):
     others: Annotated[tuple[int, ...], Field(strict=False)]
 
 
-class HubBenchmarks(Section):
+class GivenBenchmarks(Section):
+    """Items that are not made here but read, from the hub or from files."""
+
+    limit: Limit | None
+    sweep: Swept | None
+
+    @property
+    def sets(self) -> set[str]:
+        """The sets (TASK.LANGUAGE) that are scored."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _swept_sets_are_scored(self) -> Self:
+        if self.sweep and (unknown := [name for name in self.sweep.sets if name not in self.sets]):
+            raise ValueError(f"sweep.sets: expected some of {', '.join(sorted(self.sets))}, got {unknown[0]}")
+        return self
+
+
+class HubBenchmarks(GivenBenchmarks):
     """XCOPA, English COPA and XNLI as released, fetched from the Hugging Face hub."""
 
     source: Literal["hub"]
     xcopa: HubTask
     copa: HubRepo
     xnli: HubTask
-    limit: Limit | None
-    sweep: Swept | None
+
+    @property
+    def sets(self) -> set[str]:
+        """English COPA counts as XCOPA's `en`."""
+        translated = {f"xcopa.{language}" for language in self.xcopa.languages}
+        return {"xcopa.en"} | translated | {f"xnli.{language}" for language in self.xnli.languages}
 
 
 class ItemFile(Section):
@@ -106,7 +128,7 @@ class ItemFile(Section):
     commit: Text | None
 
 
-class FileBenchmarks(Section):
+class FileBenchmarks(GivenBenchmarks):
     """Items from local files in `folder`, each identified by its hash.
 
     `items_of: project` marks items that were written for this artifact, so that no table calls them XCOPA or XNLI.
@@ -116,8 +138,10 @@ class FileBenchmarks(Section):
     folder: Text
     items_of: Literal["project", "released"]
     files: Annotated[tuple[ItemFile, ...], Field(min_length=1, strict=False)]
-    limit: Limit | None
-    sweep: Swept | None
+
+    @property
+    def sets(self) -> set[str]:
+        return {f"{file.task}.{file.language}" for file in self.files if file.use == "score"}
 
     @model_validator(mode="after")
     def _once(self) -> Self:

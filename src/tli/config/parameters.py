@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tli.config.benchmarks import Benchmarks, FileBenchmarks, HubBenchmarks
+from tli.config.benchmarks import Benchmarks, FileBenchmarks, GivenBenchmarks
 from tli.config.section import (
     Count,
     Dtype,
@@ -518,7 +518,7 @@ class Params(Section):
     def sweep_scores(self, set_: str, rank: int, seed: int) -> bool:
         """Whether the sweep scores the items of a set (TASK.LANGUAGE) with the adapter of this rank and seed."""
         benchmarks = self.active.benchmarks
-        swept = benchmarks.sweep if isinstance(benchmarks, HubBenchmarks | FileBenchmarks) else None
+        swept = benchmarks.sweep if isinstance(benchmarks, GivenBenchmarks) else None
         if swept is None:
             return benchmarks.source != "none"
         at_rank = set_ in swept.sets or rank in swept.others

@@ -74,12 +74,10 @@ def run(world: Path, out: Path, metrics: Path, params: Params) -> None:
         collected = from_files(settings)
     else:
         collected = from_world(read_sources(world / "items.jsonl"), split)
-    items_by_task = {
-        key: [render(source, not made_here) for source in sources] for key, sources in collected.scored.items()
-    }
-    fitted_items = {
-        key: [render(source, not made_here) for source in sources] for key, sources in collected.fitted.items()
-    }
+    items_by_task, fitted_items = (
+        {key: [render(source, released=not made_here) for source in sources] for key, sources in half.items()}
+        for half in (collected.scored, collected.fitted)
+    )
     scored_items = [item for group in items_by_task.values() for item in group]
     rows = _rows("choice-only", scored_items, choice_only_predictions(collected.scored, collected.fitted))
     if made_here:

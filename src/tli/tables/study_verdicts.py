@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tli.analysis.effects import COSINE, ITEMS, WORDS, is_borderline, processor_shift, verdict
+from tli.analysis.effects import COSINE, ITEMS, WORDS, is_borderline, items_of, processor_shift, verdict
 from tli.analysis.outcomes import tidy
 from tli.analysis.results import Results
 from tli.analysis.robustness import OUTCOME_COLUMNS, VERDICTS, against_zero
 from tli.analysis.study import study_of
 from tli.analysis.table import Cell, Column
-from tli.analysis.views import PAIR_SETS, trained_view
 from tli.config.parameters import Params
 
 TITLE = "Study: verdicts on the rank by scaling"
@@ -50,9 +49,8 @@ def columns(results: Results, params: Params) -> list[Column]:
 def rows(results: Results, params: Params) -> Iterator[dict[str, Cell]]:
     """One row per outcome."""
     table: dict[str, dict[str, Cell]] = {}
-    similarity, view = results.of("similarity"), trained_view(params)
-    words = sum(len(similarity.each("base", set_, view, "cosine")) for set_ in PAIR_SETS)
     for name, effects in study_of(results, params).effects.items():
+        words = sum(items_of(effect.outcome) for effect in effects if effect.outcome.key.startswith("cosine."))
         for effect in effects:
             outcome = effect.outcome
             unit = "points" if outcome.answers else "share" if outcome.key.startswith("p1") else "cosine"

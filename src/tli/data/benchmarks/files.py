@@ -12,12 +12,14 @@ import json
 from pathlib import Path
 
 from tli.config.benchmarks import FileBenchmarks, ItemFile
-from tli.data.benchmarks.items import label_of, text_of
-from tli.data.benchmarks.prompts import LABELS, LANGUAGES, QUESTIONS, TEXTS, Source
+from tli.data.benchmarks.items import label_field, read_texts
+from tli.data.benchmarks.prompts import LABELS, LANGUAGES, Source
 from tli.data.benchmarks.released import Group, Groups
 from tli.io.errors import UserError
 from tli.io.files import read_text, sha256_of
 from tli.io.structured import parse_json
+
+PROJECT = "project"  # the origin of items that were written for this artifact
 
 
 def read(settings: FileBenchmarks) -> Groups:
@@ -41,12 +43,13 @@ def _items(path: Path, file: ItemFile) -> Group:
             f"{', '.join(LANGUAGES[file.task])} for {file.task}, got {file.language}; the harness has no prompt for it"
         )
     published = f"{file.origin}{f' @ {file.commit}' if file.commit else ''}"
+    get = "run `dvc pull data.dvc`" if file.origin == PROJECT else f"copy it there from {published}"
     if not path.is_file():
-        raise UserError(f"{path}: no such file; copy it there from {published} (SHA-256 {file.sha256})")
+        raise UserError(f"{path}: no such file (SHA-256 {file.sha256}); {get}")
     if (actual := sha256_of(path)) != file.sha256:
         raise UserError(
-            f"{path}: expected SHA-256 {file.sha256}, the one of {published}, got {actual}; "
-            "restore the file, or set sha256 and origin of yours in params.yaml"
+            f"{path}: expected SHA-256 {file.sha256}, got {actual}; {get}, or set sha256 and origin of yours in "
+            "params.yaml"
         )
     group: Group = {}
     first: dict[str, int] = {}
@@ -55,9 +58,7 @@ def _items(path: Path, file: ItemFile) -> Group:
         record = parse_json(line, where)
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}; fix the line")
-        texts = {
-            name: text_of(where, record, name, QUESTIONS if name == "question" else None) for name in TEXTS[file.task]
-        }
+        texts = read_texts(where, record, file.task)
         idx = record.get("idx", number - 1)
         if type(idx) is not int or idx < 0 or idx in group:
             raise UserError(f"{where}: idx: expected each number once, got {idx!r}; number the items")
@@ -65,7 +66,7 @@ def _items(path: Path, file: ItemFile) -> Group:
         if content in first:
             raise UserError(f"{where}: expected each item once, got that of line {first[content]} again; remove one")
         first[content] = number
-        label = label_of(where, record, LABELS[file.task])
+        label = label_field(where, record, LABELS[file.task])
         name = f"{file.task}.{file.language}.{file.split}.{idx:04}"
         group[idx] = Source(name, file.task, file.language, file.split, label, texts)
     if not group:

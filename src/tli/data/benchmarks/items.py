@@ -31,13 +31,13 @@ def read_sources(path: Path) -> list[Source]:
     """
     sources: list[Source] = []
     for where, record in _records(path):
-        task = text_of(where, record, "task", WORLD_TASKS)
-        language = text_of(where, record, "language", LANGUAGES[task])
-        texts = {name: text_of(where, record, name, QUESTIONS if name == "question" else None) for name in TEXTS[task]}
+        task = text_field(where, record, "task", WORLD_TASKS)
+        language = text_field(where, record, "language", LANGUAGES[task])
+        texts = read_texts(where, record, task)
         known = {"id", "task", "language", "split", "label", *texts}
         if unknown := [key for key in record if key not in known and not key.startswith("world_")]:
             raise UserError(f"{where}: {unknown[0]}: expected only {', '.join(sorted(known))}; remove the field")
-        split, label = text_of(where, record, "split", WORLD_SPLITS), label_of(where, record, LABELS[task])
+        split, label = text_field(where, record, "split", WORLD_SPLITS), label_field(where, record, LABELS[task])
         sources.append(Source(record["id"], task, language, split, label, texts))
     return sources
 
@@ -52,14 +52,14 @@ def read_items(path: Path | str) -> list[Item]:
     for where, record in _records(path):
         if missing := [name for name in Item._fields if name not in record]:
             raise UserError(f"{where}: {missing[0]}: missing; run `dvc repro`, which writes this file")
-        task, options = text_of(where, record, "task", OPTIONS), record["options"]
+        task, options = text_field(where, record, "task", OPTIONS), record["options"]
         count = OPTIONS[task]
         if not isinstance(options, list) or len(options) != count or not all(isinstance(o, str) and o for o in options):
             raise UserError(f"{where}: options: expected {count} texts, got {options!r}; run `dvc repro`")
         if not isinstance(record["context"], str) or re.search(HALF, "".join([record["context"], *options])):
             raise UserError(f"{where}: context: expected a text, got {record['context']!r}; run `dvc repro`")
-        language, split = text_of(where, record, "language"), text_of(where, record, "split", SPLITS)
-        label = label_of(where, record, count)
+        language, split = text_field(where, record, "language"), text_field(where, record, "split", SPLITS)
+        label = label_field(where, record, count)
         items.append(Item(record["id"], task, language, split, label, record["context"], tuple(options)))
     return items
 
@@ -84,7 +84,7 @@ def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         record = parse_json(line, where)
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected a JSON object, got {line[:40]!r}; fix the line")
-        name = text_of(where, record, "id")
+        name = text_field(where, record, "id")
         if re.search(r"\s", name):
             raise UserError(f"{where}: id: expected no white space, got {name!r}; rename it")
         key = (str(record.get("task")), name)
@@ -94,7 +94,7 @@ def _records(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, record
 
 
-def text_of(where: str, record: Mapping[str, Any], name: str, allowed: Iterable[str] | None = None) -> str:
+def text_field(where: str, record: Mapping[str, Any], name: str, allowed: Iterable[str] | None = None) -> str:
     """The field `name`, which must be a text on one line that is not blank, and one of `allowed` if given."""
     if name not in record:
         raise UserError(f"{where}: {name}: missing; add the field")
@@ -106,7 +106,12 @@ def text_of(where: str, record: Mapping[str, Any], name: str, allowed: Iterable[
     return value
 
 
-def label_of(where: str, record: Mapping[str, Any], count: int) -> int:
+def read_texts(where: str, record: Mapping[str, Any], task: str) -> dict[str, str]:
+    """The texts of an item of a task by the names of their fields."""
+    return {name: text_field(where, record, name, QUESTIONS if name == "question" else None) for name in TEXTS[task]}
+
+
+def label_field(where: str, record: Mapping[str, Any], count: int) -> int:
     """The field `label`, which must be an integer from 0 to count - 1."""
     value = record.get("label")
     if type(value) is not int or not 0 <= value < count:
